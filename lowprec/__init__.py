@@ -1,0 +1,44 @@
+"""Software floating point for PyTorch: any format, rounding and accumulator, bit-exact.
+
+Values live in float32 or float64 tensors and are always members of the chosen format.
+"""
+
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
+from . import kernels as kernels
+from ._version import __version__ as __version__
+from .arithmetic import dot as dot
+from .arithmetic import matmul as matmul
+from .arithmetic import round as round
+from .formats import Format as Format
+from .formats import format as format
+from .formats import formats as formats
+from .rounding import Accumulator as Accumulator
+from .rounding import Order as Order
+from .rounding import Rounding as Rounding
+from .rounding import RoundingMode as RoundingMode
+from .rounding import Saturation as Saturation
+from .rounding import Variant as Variant
+
+_LAZY_MODULES = (
+    "experiments",
+    "functional",
+    "measure",
+    "nn",
+    "optim",
+    "plot",
+    "testing",
+    "theory",
+)
+
+
+def __getattr__(name: str) -> _Any:
+    # Submodules load on first use, so that `import lowprec` costs little over torch.
+    if name in _LAZY_MODULES:
+        return _import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY_MODULES})

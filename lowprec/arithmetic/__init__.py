@@ -1,0 +1,9 @@
+"""Correctly rounded operations on tensors whose values live in a wide carrier."""
+
+from ._codec import decode as decode
+from ._codec import encode as encode
+from ._matmul import dot as dot
+from ._matmul import gemm as gemm
+from ._matmul import matmul as matmul
+from ._round import check_carrier as check_carrier
+from ._round import round as round

@@ -1,0 +1,273 @@
+"""`lowprec.round`: rounding of tensors with a straight-through gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..random import as_seed
+from ..rounding import (
+    Rounding,
+    RoundingLike,
+    RoundingMode,
+    Saturation,
+    Variant,
+    as_rounding,
+)
+
+_CARRIERS = (torch.float32, torch.float64)
+
+
+def check_carrier(x: Any, what: str) -> None:
+    """Refuse what is not a float32 or float64 tensor.
+
+    Raises:
+        TypeError: saying which dtype was given and what to do.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{what} must be a float32 or float64 tensor, got {type(x).__name__}: "
+            "torch.tensor(value, dtype=torch.float64) makes one"
+        )
+    if x.dtype in _CARRIERS:
+        return
+    name = str(x.dtype).removeprefix("torch.")
+    if x.dtype in (torch.float16, torch.bfloat16):
+        advice = "a half carrier would round a second time; use x.float()"
+    elif x.dtype.is_complex:
+        advice = "round torch.view_as_real(x)"
+    else:
+        advice = "convert it first, for example x.to(torch.float32)"
+    raise TypeError(f"{what} must be a float32 or float64 tensor, got {name}: {advice}")
+
+
+def apply(x: Tensor, rounding: Rounding, seed: Tensor | None, offset: int) -> Tensor:
+    """Round without autograd; ``seed`` is needed by stochastic modes only."""
+    code = list(rounding.code)
+    result: Tensor
+    if seed is None:
+        result = kernels.round(x, code)
+    else:
+        result = kernels.round_stochastic(x, code, seed, offset)
+    return result
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Rounding whose derivative is taken as one; the gradient may be rounded too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        rounding: Rounding,
+        seed: Tensor | None,
+        offset: int,
+        backward: Rounding | None,
+        backward_seed: Tensor | None,
+    ) -> Tensor:
+        ctx.backward_rounding, ctx.backward_seed = backward, backward_seed
+        ctx.offset = offset
+        return apply(x, rounding, seed, offset)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,) = gradients
+        if ctx.backward_rounding is not None:
+            gradient = _straight_through(
+                gradient,
+                ctx.backward_rounding,
+                ctx.backward_seed,
+                ctx.offset,
+                None,
+                None,
+            )
+        return gradient, None, None, None, None, None
+
+
+class _StraightThroughTransformable(torch.autograd.Function):
+    """The same for torch.func, whose transforms need setup_context and jvp.
+
+    It is a second class because Dynamo refuses functions with a jvp.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        rounding: Rounding,
+        seed: Tensor | None,
+        offset: int,
+        backward: Rounding | None,
+        backward_seed: Tensor | None,
+    ) -> Tensor:
+        return apply(x, rounding, seed, offset)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, _, _, ctx.offset, ctx.backward_rounding, ctx.backward_seed = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,) = gradients
+        if ctx.backward_rounding is not None:
+            gradient = _straight_through_transformable(
+                gradient,
+                ctx.backward_rounding,
+                ctx.backward_seed,
+                ctx.offset,
+                None,
+                None,
+            )
+        return gradient, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return tangents[0].clone()
+
+
+# Typed as what they are used as: torch leaves Function.apply untyped.
+_straight_through: Callable[..., Tensor] = _StraightThrough.apply
+_straight_through_transformable: Callable[..., Tensor] = (
+    _StraightThroughTransformable.apply
+)
+
+
+def _transforms_active() -> bool:
+    try:
+        return bool(torch._C._are_functorch_transforms_active())
+    except AttributeError:  # private: without it, torch.func needs the slower class
+        return True
+
+
+def dispatch(
+    x: Tensor,
+    rounding: Rounding,
+    seed: Tensor | None,
+    offset: int,
+    backward: Rounding | None,
+    backward_seed: Tensor | None,
+) -> Tensor:
+    """Choose the cheapest autograd path that is right here."""
+    arguments = (x, rounding, seed, offset, backward, backward_seed)
+    result: Tensor
+    if torch.compiler.is_compiling():
+        result = _straight_through(*arguments)
+    elif _transforms_active():
+        result = _straight_through_transformable(*arguments)
+    elif x.requires_grad and torch.is_grad_enabled():
+        result = _straight_through(*arguments)
+    else:
+        return apply(x, rounding, seed, offset)
+    return result
+
+
+def _modified(
+    rounding: RoundingLike,
+    mode: RoundingMode | str | None,
+    saturation: Saturation | str | None,
+    random_bits: int | None,
+    variant: Variant | str | None,
+) -> Rounding:
+    changes: dict[str, Any] = {
+        "mode": mode,
+        "saturation": saturation,
+        "random_bits": random_bits,
+        "variant": variant,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    result = as_rounding(rounding)
+    return replace(result, **changes) if changes else result
+
+
+def round(
+    x: Tensor,
+    rounding: RoundingLike,
+    mode: RoundingMode | str | None = None,
+    *,
+    saturation: Saturation | str | None = None,
+    random_bits: int | None = None,
+    variant: Variant | str | None = None,
+    backward: RoundingLike | None = None,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    offset: int = 0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Round every element of a tensor to a number format.
+
+    fl(x) = sign(x) (k + up) 2^q with |x| = (k + nu) 2^q, where 2^q is the format's
+    quantum at x (max(floor(log2 |x|), emin) - p + 1) and the mode decides ``up`` from
+    the discarded fraction nu in [0, 1). Saturation is applied after rounding with an
+    exponent that is unbounded above.
+
+    Contract:
+        Exact from either carrier: one rounding, by integer operations. NaN stays NaN;
+        zeros keep their sign where the format has signed zeros, also results that
+        round to zero. Overflow follows ``saturation``; underflow rounds to the
+        subnormals, or to zero and the smallest normal where there are none.
+        Stochastic modes are a pure function of (seed, row-major element index +
+        offset), whatever device, threads, strides or sharding. The gradient is that
+        of the identity, rounded to ``backward`` if that is given.
+
+    Args:
+        x: float32 or float64 tensor of any shape and layout.
+        rounding: a `Rounding`, or a `Format`, format name or torch dtype, which mean
+            nearest-even without saturation.
+        mode: overrides the rounding's mode.
+        saturation: overrides the rounding's saturation.
+        random_bits: overrides the rounding's number of random bits.
+        variant: overrides the rounding's stochastic variant.
+        backward: rounding of the gradient; None leaves it unrounded.
+        generator: source of the seed of stochastic modes; None means torch's default
+            generator, so ``torch.manual_seed`` reproduces a run.
+        seed: the seed itself instead, an int or 0-d int64 tensor.
+        offset: linear index of the first element, for shards of a larger tensor.
+        out: tensor of ``x``'s shape and dtype that receives the result; may be ``x``.
+
+    Returns:
+        Tensor of ``x``'s shape and dtype; every element is a value of the format.
+
+    Raises:
+        TypeError: if ``x`` is not a float32 or float64 tensor.
+        ValueError: if a name is unknown, the carrier cannot hold the format's values,
+            ``out`` does not match, or both ``generator`` and ``seed`` are given.
+
+    Example:
+        >>> x = torch.tensor([1.0, 1.00390625, 3.3])
+        >>> round(x, "bfloat16").tolist()
+        [1.0, 1.0, 3.296875]
+        >>> round(x, "e4m3fn", "stochastic", seed=1).tolist()
+        [1.0, 1.0, 3.25]
+
+    References:
+        IEEE 754-2019 section 4.3; for the stochastic variants P3109 3.2.2.
+    """
+    check_carrier(x, "x")
+    forward = _modified(rounding, mode, saturation, random_bits, variant)
+    gradient = None if backward is None else as_rounding(backward)
+    forward_seed = as_seed(seed, generator) if forward.stochastic else None
+    backward_seed = None
+    if gradient is not None and gradient.stochastic:
+        backward_seed = as_seed(None if forward_seed is not None else seed, generator)
+    result = dispatch(x, forward, forward_seed, offset, gradient, backward_seed)
+    return result if out is None else _store(result, out)
+
+
+def _store(result: Tensor, out: Tensor) -> Tensor:
+    check_carrier(out, "out")
+    if out.shape != result.shape or out.dtype != result.dtype:
+        raise ValueError(
+            f"out must have shape {tuple(result.shape)} and dtype {result.dtype}, "
+            f"got {tuple(out.shape)} and {out.dtype}"
+        )
+    if torch.is_grad_enabled() and (result.requires_grad or out.requires_grad):
+        raise ValueError(
+            "out= does not support gradients: use it under torch.no_grad()"
+        )
+    return out.copy_(result)

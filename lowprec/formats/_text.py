@@ -1,0 +1,154 @@
+"""Formats as text: their properties side by side, or one format a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from ._exact import Real, floor_log2, power_of_two
+
+if TYPE_CHECKING:
+    from ._format import Format
+
+__all__ = ["describe", "table"]
+
+# Factors up to here have at most four decimals.
+_SHORT_DENOMINATOR = 16
+
+_TRAPS = (
+    "eps (torch, numpy) is the gap between 1 and the next value; unit_roundoff (the u",
+    "of error analysis) is half of it, the largest relative error of rounding to",
+    "nearest. precision counts the implicit bit, names eXmY do not: e4m3 has p = 4.",
+)
+
+
+def _yes(flag: bool) -> str:
+    return "yes" if flag else "no"
+
+
+def _power_form(value: Real) -> str:
+    """Return a positive number exactly, as ``2^e`` or ``factor*2^e``."""
+    exact = Fraction(value)
+    exponent = floor_log2(exact)
+    factor = exact / power_of_two(exponent)
+    if factor == 1:
+        return f"2^{exponent}"
+    if factor.denominator <= _SHORT_DENOMINATOR:
+        return f"{float(factor)}*2^{exponent}"
+    gap = 2 - factor
+    if gap.numerator == 1:
+        return f"(2 - 2^{floor_log2(gap)})*2^{exponent}"
+    return f"{factor.numerator}*2^{exponent - floor_log2(Fraction(factor.denominator))}"
+
+
+def _decimal(value: Real) -> str:
+    """Return seven digits, or the exact form where binary64 has no such number."""
+    return f"{value:.7g}" if isinstance(value, float) else _power_form(value)
+
+
+def _both(value: Real) -> str:
+    form, decimal = _power_form(value), _decimal(value)
+    return decimal if form == decimal else f"{decimal} = {form}"
+
+
+def _bits(format: Format) -> str:
+    try:
+        fields = (int(format.signed), format.exponent_bits, format.significand_bits)
+    except ValueError:
+        return "none: too few codes"
+    return f"{format.bits} = {' + '.join(map(str, fields))}"
+
+
+def _specials(format: Format) -> str:
+    present = {
+        "infinity": format.infinities,
+        "NaN": format.nans,
+        "-0": format.signed_zero,
+    }
+    return ", ".join(name for name, has in present.items() if has) or "none"
+
+
+def _properties(format: Format) -> dict[str, str]:
+    return {
+        "": format.name or "(no name)",
+        "bits = sign + exponent + stored": _bits(format),
+        "precision p": f"{format.precision}",
+        "exponents": f"{format.emin} .. {format.emax}",
+        "max": _both(format.max),
+        "smallest normal": _both(format.smallest_normal),
+        "smallest positive": _both(format.smallest_subnormal),
+        "eps = 2^(1-p)": _both(format.eps),
+        "unit_roundoff = 2^-p": _both(format.unit_roundoff),
+        "subnormals": _yes(format.subnormals),
+        "special values": _specials(format),
+        "encoding": format.encoding,
+        "torch dtype": format.dtype or "none",
+    }
+
+
+def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines of aligned columns."""
+    kept = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*kept, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in kept
+    ]
+
+
+def describe(*formats: Format) -> str:
+    """Return the properties of formats as text, side by side.
+
+    Contract:
+        Powers of two are exact; decimals show seven significant digits.
+
+    Args:
+        formats: one or more formats.
+
+    Returns:
+        A table with one property a line and one format a column, and a note on `eps`
+        and `precision`.
+
+    Raises:
+        ValueError: if no format is given.
+
+    Example:
+        >>> from lowprec.formats import format
+        >>> print(describe(format("e4m3fn"), format("e5m2")).splitlines()[4])
+        max                              448 = 1.75*2^8      57344 = 1.75*2^15
+    """
+    if not formats:
+        raise ValueError("describe needs at least one format, such as format('e5m2')")
+    properties = [_properties(one) for one in formats]
+    rows = [[label, *(one[label] for one in properties)] for label in properties[0]]
+    return "\n".join([*_columns(rows), "", *_TRAPS])
+
+
+def table(formats: Sequence[Format], aliases: Sequence[str]) -> str:
+    """Return formats as text, one a line, with their other names last."""
+    head = (
+        *("name", "bits", "p", "emin", "emax", "max", "min normal", "min positive"),
+        *("u", "inf", "NaN", "-0", "also called"),
+    )
+    rows = [
+        (
+            one.name or "(no name)",
+            f"{one.bits}",
+            f"{one.precision}",
+            f"{one.emin}",
+            f"{one.emax}",
+            _decimal(one.max),
+            _power_form(one.smallest_normal),
+            _power_form(one.smallest_subnormal),
+            _power_form(one.unit_roundoff),
+            _yes(one.infinities),
+            _yes(one.nans),
+            _yes(one.signed_zero),
+            names,
+        )
+        for one, names in zip(formats, aliases, strict=True)
+    ]
+    return "\n".join(_columns([head, *rows]))

@@ -1,0 +1,13 @@
+"""Kernels: plain integers in, tensors out; no `Format` is known here.
+
+The hot operations are torch.library operations, so torch's dispatcher, fake tensors,
+vmap and torch.compile see them. `portable` runs everywhere and is what every faster
+kernel must equal bit for bit.
+"""
+
+from ._library import matmul as matmul
+from ._library import round as round
+from ._library import round_stochastic as round_stochastic
+from ._library import status as status
+from ._library import using as using
+from .codes import RoundingCode as RoundingCode

@@ -1,0 +1,170 @@
+"""The torch.library operations and the choice of kernel behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import portable, sums
+
+_LIBRARY = torch.library.Library("lowprec", "DEF")
+_LIBRARY.define("round(Tensor x, int[] code) -> Tensor")
+_LIBRARY.define(
+    "round_stochastic(Tensor x, int[] code, Tensor seed, SymInt offset) -> Tensor"
+)
+_LIBRARY.define(
+    "matmul(Tensor a, Tensor b, int[] accumulate, int[] product, int order, "
+    "int block_size, Tensor seed, SymInt offset) -> Tensor"
+)
+
+BACKENDS = ("portable",)
+_forced: ContextVar[str | None] = ContextVar("lowprec_kernels", default=None)
+
+
+def status() -> dict[str, str]:
+    """Say which kernel serves each device type.
+
+    Returns:
+        A mapping from device type to kernel name.
+
+    Example:
+        >>> status()["cuda"]
+        'portable'
+    """
+    return {"cpu": "portable", "cuda": "portable", "other": "portable"}
+
+
+@contextmanager
+def using(backend: str) -> Iterator[None]:
+    """Force a kernel inside the context, for tests and debugging.
+
+    Args:
+        backend: ``"portable"``.
+
+    Raises:
+        ValueError: if there is no such kernel.
+
+    Example:
+        >>> with using("portable"):
+        ...     pass
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown kernel {backend!r}: it must be one of {BACKENDS}")
+    token = _forced.set(backend)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def _round(x: Tensor, code: Sequence[int]) -> Tensor:
+    return portable.round(x, code)
+
+
+def _round_stochastic(
+    x: Tensor, code: Sequence[int], seed: Tensor, offset: int
+) -> Tensor:
+    return portable.round_stochastic(x, code, seed, offset)
+
+
+def _matmul(
+    a: Tensor,
+    b: Tensor,
+    accumulate: Sequence[int],
+    product: Sequence[int],
+    order: int,
+    block_size: int,
+    seed: Tensor,
+    offset: int,
+) -> Tensor:
+    return sums.matmul(a, b, accumulate, product, order, block_size, seed, offset)
+
+
+_LIBRARY.impl("round", _round, "CompositeExplicitAutograd")
+_LIBRARY.impl("round_stochastic", _round_stochastic, "CompositeExplicitAutograd")
+_LIBRARY.impl("matmul", _matmul, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("lowprec::round", lib=_LIBRARY)
+def _round_fake(x: Tensor, code: Sequence[int]) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+@torch.library.register_fake("lowprec::round_stochastic", lib=_LIBRARY)
+def _round_stochastic_fake(
+    x: Tensor, code: Sequence[int], seed: Tensor, offset: int
+) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+@torch.library.register_fake("lowprec::matmul", lib=_LIBRARY)
+def _matmul_fake(a: Tensor, b: Tensor, *_: Any) -> Tensor:
+    return a.new_empty((*a.shape[:-1], b.shape[-1]))
+
+
+round = torch.ops.lowprec.round.default
+round_stochastic = torch.ops.lowprec.round_stochastic.default
+matmul = torch.ops.lowprec.matmul.default
+
+
+@torch.library.register_vmap("lowprec::round", lib=_LIBRARY)
+def _round_vmap(
+    info: Any, in_dims: tuple[Any, ...], x: Tensor, code: Sequence[int]
+) -> tuple[Tensor, int]:
+    return round(x, code), in_dims[0]
+
+
+def _batch_first(value: Tensor, dim: int | None, size: int) -> Tensor:
+    if dim is None:
+        return value.expand(size, *value.shape)
+    return value.movedim(dim, 0)
+
+
+@torch.library.register_vmap("lowprec::round_stochastic", lib=_LIBRARY)
+def _round_stochastic_vmap(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    x: Tensor,
+    code: Sequence[int],
+    seed: Tensor,
+    offset: int,
+) -> tuple[Tensor, int]:
+    # Element indices count inside one example, so examples with the same seed get the
+    # same random words, as a loop over the examples would.
+    xs = _batch_first(x, in_dims[0], info.batch_size)
+    seeds = _batch_first(seed, in_dims[2], info.batch_size)
+    rows = [
+        round_stochastic(x_i, code, seed_i, offset)
+        for x_i, seed_i in zip(xs.unbind(), seeds.unbind(), strict=True)
+    ]
+    return torch.stack(rows), 0
+
+
+@torch.library.register_vmap("lowprec::matmul", lib=_LIBRARY)
+def _matmul_vmap(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    a: Tensor,
+    b: Tensor,
+    accumulate: Sequence[int],
+    product: Sequence[int],
+    order: int,
+    block_size: int,
+    seed: Tensor,
+    offset: int,
+) -> tuple[Tensor, int]:
+    rows = [
+        matmul(a_i, b_i, accumulate, product, order, block_size, seed_i, offset)
+        for a_i, b_i, seed_i in zip(
+            _batch_first(a, in_dims[0], info.batch_size).unbind(),
+            _batch_first(b, in_dims[1], info.batch_size).unbind(),
+            _batch_first(seed, in_dims[6], info.batch_size).unbind(),
+            strict=True,
+        )
+    ]
+    return torch.stack(rows), 0

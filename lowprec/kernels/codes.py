@@ -1,0 +1,69 @@
+"""The plain integers by which kernels know a rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+SUBNORMALS = 1
+INFINITIES = 2
+NANS = 4
+SIGNED = 8
+SIGNED_ZERO = 16
+
+NEAREST_EVEN = 0
+NEAREST_AWAY = 1
+NEAREST_ZERO = 2
+TOWARD_POSITIVE = 3
+TOWARD_NEGATIVE = 4
+TOWARD_ZERO = 5
+TO_ODD = 6
+STOCHASTIC = 7
+STOCHASTIC_EQUAL = 8
+
+SATURATE_NONE = 0
+SATURATE_FINITE = 1
+SATURATE_PROPAGATE = 2
+
+VARIANT_A = 0
+VARIANT_B = 1
+VARIANT_C = 2
+
+SEQUENTIAL = 0
+BLOCKED = 1
+PAIRWISE = 2
+
+# Purposes of random words (fourth counter word of Philox).
+PURPOSE_ROUND = 0
+PURPOSE_PRODUCT = 1
+PURPOSE_ADD = 2
+PURPOSE_COMBINE = 3
+
+
+class RoundingCode(NamedTuple):
+    """A rounding as nine integers; `lowprec.Rounding.code` makes it."""
+
+    precision: int
+    emin: int
+    emax: int
+    max_significand: int
+    flags: int
+    mode: int
+    saturation: int
+    random_bits: int
+    variant: int
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the mode consumes random words."""
+        return self.mode >= STOCHASTIC
+
+
+def decode(code: Sequence[int]) -> RoundingCode:
+    """Return the named form of the integers a torch operation received."""
+    if len(code) != len(RoundingCode._fields):
+        raise ValueError(
+            f"a rounding code has {len(RoundingCode._fields)} integers "
+            f"{RoundingCode._fields}, got {list(code)}"
+        )
+    return RoundingCode(*code)

@@ -1,0 +1,264 @@
+"""Rounding in plain torch integer operations: every device, traceable, bit-exact.
+
+The definition is `lowprec.testing.exact_round`; this file is its tensor twin. A finite
+carrier value is significand * 2^lsb with an integer significand. Rounding drops
+``shift`` low bits of it, chosen so that the format's quantum remains, and decides by
+the dropped bits whether to step up. No floating-point operation takes part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..random import philox_words
+from . import codes
+from .codes import RoundingCode
+
+# Shifts of int64 are defined up to 63; 62 leaves room for one more bit, and a
+# significand of 53 bits shifted by 62 is below a quarter already.
+_LARGEST_SHIFT = 62
+
+
+class Carrier(NamedTuple):
+    """Bit layout of a carrier dtype."""
+
+    integer: torch.dtype
+    width: int
+    precision: int
+    bias: int
+
+    @property
+    def infinity(self) -> int:
+        """Bits of +inf."""
+        return (2 * self.bias + 1) << (self.precision - 1)
+
+    @property
+    def nan(self) -> int:
+        """Bits of the quiet NaN."""
+        return self.infinity | 1 << (self.precision - 2)
+
+    def power_bits(self, exponent: Tensor) -> Tensor:
+        """Bits of 2^exponent, for exponents of normal numbers."""
+        return (exponent + self.bias) << (self.precision - 1)
+
+
+CARRIERS = {
+    torch.float32: Carrier(torch.int32, 32, 24, 127),
+    torch.float64: Carrier(torch.int64, 64, 53, 1023),
+}
+
+
+def max_bits(code: RoundingCode, carrier: Carrier) -> int:
+    """Return the carrier's bits of the largest finite value of the format.
+
+    Raises:
+        ValueError: if results of this rounding may not exist in the carrier.
+    """
+    width = code.max_significand.bit_length()
+    if code.emax > carrier.bias and code.precision >= carrier.precision:
+        return carrier.infinity - 1  # nothing in the carrier can overflow or round up
+    excess = max(width - carrier.precision, 0)
+    inexact = code.max_significand & ((1 << excess) - 1)
+    if code.emax > carrier.bias or code.emin > carrier.bias or inexact:
+        name = "float32" if carrier.width == 32 else "float64"
+        advice = ": use a float64 carrier" if carrier.width == 32 else ""
+        raise ValueError(
+            f"a {name} carrier cannot hold every value of the format with precision "
+            f"{code.precision}, emin {code.emin}, emax {code.emax}{advice}"
+        )
+    significand = code.max_significand >> excess << (carrier.precision - width + excess)
+    lowest = 1 - carrier.bias
+    if code.emax < lowest:
+        raise ValueError(
+            f"every value of the format with emax {code.emax} is subnormal in the "
+            f"carrier, whose emin is {lowest}: use a float64 carrier"
+        )
+    hidden = 1 << (carrier.precision - 1)
+    return (code.emax + carrier.bias) * hidden + significand - hidden
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    return torch.ones_like(exponent) << exponent
+
+
+def _bit_length(value: Tensor) -> Tensor:
+    """Bits needed for each non-negative integer below 2^53, by binary search."""
+    length = torch.zeros_like(value)
+    for step in (32, 16, 8, 4, 2, 1):
+        large = value >= (1 << step)
+        length = torch.where(large, length + step, length)
+        value = torch.where(large, value >> step, value)
+    return length + value
+
+
+def _round_up(
+    code: RoundingCode,
+    significand: Tensor,
+    shift: Tensor,
+    negative: Tensor,
+    words: Tensor | None,
+) -> Tensor:
+    """Decide by the dropped bits whether the kept significand is increased by one."""
+    clamped = shift.clamp(0, _LARGEST_SHIFT)
+    unit = _power_of_two(clamped)
+    dropped = significand & (unit - 1)
+    mode = code.mode
+    if mode in (codes.NEAREST_EVEN, codes.NEAREST_AWAY, codes.NEAREST_ZERO):
+        half = unit >> 1
+        if mode == codes.NEAREST_ZERO:
+            return dropped > half
+        if mode == codes.NEAREST_AWAY:
+            return (dropped >= half) & (shift > 0)
+        odd = ((significand >> clamped) & 1) == 1
+        return (dropped > half) | ((dropped == half) & odd & (shift > 0))
+    inexact = dropped != 0
+    if mode == codes.TOWARD_POSITIVE:
+        return inexact & ~negative
+    if mode == codes.TOWARD_NEGATIVE:
+        return inexact & negative
+    if mode == codes.TOWARD_ZERO:
+        return torch.zeros_like(inexact)
+    if mode == codes.TO_ODD:
+        return inexact & (((significand >> clamped) & 1) == 0)
+    if words is None:
+        raise ValueError("a stochastic rounding needs random words")
+    if mode == codes.STOCHASTIC_EQUAL:
+        return inexact & (words >= 1 << 31)
+    return _stochastic_up(code, dropped, shift, words)
+
+
+def _stochastic_up(
+    code: RoundingCode, dropped: Tensor, shift: Tensor, words: Tensor
+) -> Tensor:
+    """Compare random bits, aligned to the top of the dropped fraction, with it."""
+    bits = code.random_bits
+    random = words >> (32 - bits)
+    if code.variant == codes.VARIANT_B:
+        bits, random = bits + 1, 2 * random + 1
+    spare = shift - bits  # bits of the fraction below the random ones
+    below = spare.clamp(0, _LARGEST_SHIFT)
+    fraction = (dropped >> below) << (-spare).clamp(min=0).clamp(max=bits)
+    if code.variant == codes.VARIANT_C:
+        unit = _power_of_two(below)
+        rest, half = dropped & (unit - 1), unit >> 1
+        odd = (fraction & 1) == 1
+        nearest = (rest > half) | ((rest == half) & odd & (below > 0))
+        fraction = fraction + nearest
+    return fraction + random >= 1 << bits
+
+
+def _overflow_bits(
+    code: RoundingCode, largest: int, infinity: int, negative: Tensor
+) -> Tensor | int:
+    """Magnitude bits of the result for finite values beyond the largest one."""
+    if code.saturation != codes.SATURATE_NONE:
+        return largest
+    if code.mode in (codes.TOWARD_ZERO, codes.TO_ODD):
+        return largest
+    if code.mode == codes.TOWARD_POSITIVE:
+        return torch.where(negative, largest, infinity)
+    if code.mode == codes.TOWARD_NEGATIVE:
+        return torch.where(negative, infinity, largest)
+    return infinity
+
+
+def round_with_words(
+    x: Tensor, code: Sequence[int], words: Tensor | None = None
+) -> Tensor:
+    """Round every element, taking the random word of each from ``words``.
+
+    Args:
+        x: float32 or float64 tensor of any shape and layout.
+        code: the nine integers of a `RoundingCode`.
+        words: int64 tensor of ``x``'s shape with 32-bit words; stochastic modes only.
+
+    Returns:
+        A new tensor of ``x``'s dtype and shape.
+
+    Raises:
+        ValueError: if the carrier is too narrow, or words are missing.
+    """
+    code = codes.decode(code)
+    carrier = CARRIERS[x.dtype]
+    largest = max_bits(code, carrier)
+    bits = x.view(carrier.integer).to(torch.int64)
+    negative = bits < 0
+    magnitude = bits & ((1 << (carrier.width - 1)) - 1)
+
+    hidden = 1 << (carrier.precision - 1)
+    field = magnitude >> (carrier.precision - 1)
+    subnormal = field == 0
+    significand = torch.where(subnormal, magnitude, (magnitude & (hidden - 1)) + hidden)
+    lowest = 1 - carrier.bias
+    exponent = field - carrier.bias
+    if code.emin < lowest:  # carrier subnormals are normal numbers of the format
+        true = _bit_length(significand) + (lowest - carrier.precision)
+        exponent = torch.where(subnormal, true, exponent)
+    lsb = field.clamp(min=1) - (carrier.bias + carrier.precision - 1)
+
+    quantum = exponent.clamp(min=code.emin) - (code.precision - 1)
+    if not code.flags & codes.SUBNORMALS:
+        quantum = torch.where(exponent < code.emin, code.emin, quantum)
+    shift = quantum - lsb
+
+    up = _round_up(code, significand, shift, negative, words)
+    clamped = shift.clamp(0, carrier.precision)
+    unit = _power_of_two(clamped)
+    # In the bits of the carrier a carry out of the fraction is the next binade.
+    rounded = (magnitude & -unit) + torch.where(up, unit, 0)
+    vanished = shift >= carrier.precision  # only 0 and one quantum are candidates
+    single = torch.where(up, carrier.power_bits(quantum), 0)
+    rounded = torch.where(vanished, single, rounded)
+
+    infinity = largest
+    if code.flags & codes.NANS:
+        infinity = carrier.nan
+    if code.flags & codes.INFINITIES:
+        infinity = carrier.infinity
+    over = _overflow_bits(code, largest, infinity, negative)
+    rounded = torch.where(rounded > largest, over, rounded)
+    finite_only = code.saturation == codes.SATURATE_FINITE
+    rounded = torch.where(
+        magnitude == carrier.infinity, largest if finite_only else infinity, rounded
+    )
+
+    if not code.flags & codes.SIGNED:
+        below = negative & (rounded > 0)
+        outside = carrier.nan if code.flags & codes.NANS else 0
+        floor: Tensor | int = 0
+        if code.saturation == codes.SATURATE_NONE:
+            floor = outside
+        elif code.saturation == codes.SATURATE_PROPAGATE:
+            floor = torch.where(magnitude == carrier.infinity, outside, 0)
+        rounded = torch.where(below, floor, rounded)
+        negative = negative & ~below
+    if not code.flags & codes.SIGNED_ZERO:
+        negative = negative & (rounded != 0)
+
+    sign = -(1 << (carrier.width - 1))
+    result = torch.where(negative, rounded + sign, rounded)
+    result = torch.where(magnitude > carrier.infinity, bits, result)
+    return result.to(carrier.integer).view(x.dtype)
+
+
+def linear_index(x: Tensor, offset: int) -> Tensor:
+    """Row-major element indices of ``x``, whatever its strides, plus ``offset``."""
+    index = torch.arange(x.numel(), device=x.device, dtype=torch.int64)
+    return (index + offset).view(x.shape)
+
+
+def round(x: Tensor, code: Sequence[int]) -> Tensor:
+    """Round every element in a deterministic mode."""
+    return round_with_words(x, code)
+
+
+def round_stochastic(
+    x: Tensor, code: Sequence[int], seed: Tensor, offset: int
+) -> Tensor:
+    """Round every element with the random word of its linear index."""
+    words = philox_words(linear_index(x, offset), seed)
+    return round_with_words(x, code, words)

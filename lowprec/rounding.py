@@ -1,0 +1,355 @@
+"""What one rounding and one accumulator are: frozen values without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum, StrEnum
+from typing import Any, Literal
+
+from .formats import Format, format
+
+__all__ = [
+    "Accumulator",
+    "AccumulatorLike",
+    "Order",
+    "Rounding",
+    "RoundingLike",
+    "RoundingMode",
+    "Saturation",
+    "Variant",
+    "as_accumulator",
+    "as_rounding",
+]
+
+# The kernels keep significands in 64-bit integers; beyond 62 bits a rounding is the
+# identity on every carrier, so a wider precision is the same as this one.
+_WIDEST_PRECISION = 62
+_MOST_RANDOM_BITS = 32
+
+
+class RoundingMode(StrEnum):
+    """Rounding-direction attribute: which neighbour a value between two takes.
+
+    The deterministic modes are those of IEEE 754-2019 section 4.3 plus
+    ``nearest_zero`` (ties toward zero) and ``to_odd`` (inexact results take the
+    neighbour with odd significand). ``stochastic`` goes up with probability equal to
+    the discarded fraction (up to ``random_bits``); ``stochastic_equal`` tosses a coin.
+
+    References:
+        IEEE 754-2019, section 4.3; P3109 interim report 3.2.2; Croci et al. 2022.
+    """
+
+    NEAREST_EVEN = "nearest_even"
+    NEAREST_AWAY = "nearest_away"
+    NEAREST_ZERO = "nearest_zero"
+    TOWARD_POSITIVE = "toward_positive"
+    TOWARD_NEGATIVE = "toward_negative"
+    TOWARD_ZERO = "toward_zero"
+    TO_ODD = "to_odd"
+    STOCHASTIC = "stochastic"
+    STOCHASTIC_EQUAL = "stochastic_equal"
+
+
+class Saturation(StrEnum):
+    """What happens beyond the largest finite value, after rounding.
+
+    ``none``: IEEE 754 overflow (infinity, or NaN in a format without infinities, or
+    the largest finite value in a format with neither). ``finite``: everything,
+    infinity too, becomes the largest finite value. ``propagate``: finite values
+    become the largest finite value, infinity stays.
+
+    References:
+        P3109 interim report 3.2.2, OvfInf / SatFinite / SatPropagate.
+    """
+
+    NONE = "none"
+    FINITE = "finite"
+    PROPAGATE = "propagate"
+
+
+class Variant(StrEnum):
+    """How a stochastic rounding treats the bits beyond its random bits.
+
+    With nu the discarded fraction and R uniform in [0, 2^r): up iff
+    ``A``: floor(nu 2^r) + R >= 2^r (hardware; truncates nu),
+    ``B``: floor(nu 2^(r+1)) + 2R + 1 >= 2^(r+1) (rounds nu half up),
+    ``C``: RNE(nu 2^r) + R >= 2^r (rounds nu to nearest even; unbiased).
+
+    References:
+        P3109 StochasticA/B/C; FitzGibbon and Felix, ARITH 2025.
+    """
+
+    A = "A"
+    B = "B"
+    C = "C"
+
+
+class Order(StrEnum):
+    """Order of the additions of a sum: recursive, blocked or pairwise (Higham)."""
+
+    SEQUENTIAL = "sequential"
+    BLOCKED = "blocked"
+    PAIRWISE = "pairwise"
+
+
+def _member(enum: type[Enum], value: Any, what: str) -> Any:
+    try:
+        return enum(value)
+    except ValueError:
+        allowed = ", ".join(repr(member.value) for member in enum)
+        raise ValueError(
+            f"unknown {what} {value!r}: it must be one of {allowed}"
+        ) from None
+
+
+def _position(member: Enum) -> int:
+    return list(type(member)).index(member)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """A map fl(.) from the reals to a format: direction, saturation, randomness.
+
+    fl(x) = sign(x) (k + up) 2^q with |x| = (k + nu) 2^q, q the exponent of the
+    format's quantum at x, and ``up`` decided by the mode. The exponent is unbounded
+    above during rounding; saturation is applied afterwards.
+
+    Contract:
+        NaN stays NaN, also in formats that have none; a zero keeps its sign where the
+        format has signed zeros; representable values are unchanged in every mode.
+        Stochastic modes are pure functions of (seed, element index).
+
+    Args:
+        format: a `Format`, a name such as ``"bfloat16"`` or ``"e6m8"``, or a torch
+            dtype.
+        mode: a `RoundingMode` or its name.
+        saturation: a `Saturation` or its name.
+        random_bits: random bits per rounding, 1 to 32; only stochastic modes use it.
+        variant: a `Variant` or its name; only ``stochastic`` uses it.
+
+    Raises:
+        TypeError: if ``format`` is not a format or ``random_bits`` not an integer.
+        ValueError: if a name is unknown or ``random_bits`` is out of range.
+
+    Example:
+        >>> Rounding("bfloat16", "stochastic", random_bits=8).mode.value
+        'stochastic'
+
+    References:
+        IEEE 754-2019 section 4; P3109 projection specification.
+    """
+
+    format: Format
+    mode: RoundingMode = RoundingMode.NEAREST_EVEN
+    saturation: Saturation = Saturation.NONE
+    random_bits: int = _MOST_RANDOM_BITS
+    variant: Variant = Variant.A
+
+    def __post_init__(self) -> None:
+        """Normalise names to values and check ranges."""
+        set_field = object.__setattr__
+        set_field(self, "format", format(self.format))
+        set_field(self, "mode", _member(RoundingMode, self.mode, "rounding mode"))
+        set_field(
+            self, "saturation", _member(Saturation, self.saturation, "saturation")
+        )
+        set_field(self, "variant", _member(Variant, self.variant, "variant"))
+        bits = self.random_bits
+        if isinstance(bits, bool) or not isinstance(bits, int):
+            raise TypeError(
+                f"random_bits must be an int from 1 to {_MOST_RANDOM_BITS}, "
+                f"got {bits!r} of type {type(bits).__name__}"
+            )
+        if not 1 <= bits <= _MOST_RANDOM_BITS:
+            raise ValueError(
+                f"random_bits must be from 1 to {_MOST_RANDOM_BITS}, got {bits}"
+            )
+
+    def __repr__(self) -> str:
+        """Return one line that evaluates back, only what differs from the default."""
+        parts = [repr(self.format.name) if self._named() else repr(self.format)]
+        if self.mode is not RoundingMode.NEAREST_EVEN:
+            parts.append(repr(self.mode.value))
+        if self.saturation is not Saturation.NONE:
+            parts.append(f"saturation={self.saturation.value!r}")
+        if self.random_bits != _MOST_RANDOM_BITS:
+            parts.append(f"random_bits={self.random_bits}")
+        if self.variant is not Variant.A:
+            parts.append(f"variant={self.variant.value!r}")
+        return f"Rounding({', '.join(parts)})"
+
+    def _named(self) -> bool:
+        if self.format.name is None:
+            return False
+        try:
+            return format(self.format.name) == self.format
+        except ValueError:
+            return False
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether results depend on random bits."""
+        return self.mode in (RoundingMode.STOCHASTIC, RoundingMode.STOCHASTIC_EQUAL)
+
+    @property
+    def code(self) -> tuple[int, ...]:
+        """The nine integers that kernels take (`lowprec.kernels.RoundingCode`)."""
+        target = self.format
+        emin, significand = target.emin, target.max_significand
+        if emin is None or significand is None:  # resolved by Format.__post_init__
+            raise ValueError(f"{target!r} has unresolved fields")
+        excess = max(target.precision - _WIDEST_PRECISION, 0)
+        flags = (
+            1 * target.subnormals
+            + 2 * target.infinities
+            + 4 * target.nans
+            + 8 * target.signed
+            + 16 * target.signed_zero
+        )
+        return (
+            target.precision - excess,
+            emin,
+            target.emax,
+            significand >> excess,
+            flags,
+            _position(self.mode),
+            _position(self.saturation),
+            self.random_bits,
+            _position(self.variant),
+        )
+
+
+# What is accepted wherever a rounding is expected: `as_rounding` normalises it. Torch
+# dtypes are accepted too, but this layer does not know torch.
+RoundingLike = Rounding | Format | str
+
+
+def as_rounding(value: Any) -> Rounding:
+    """Return ``value`` as a `Rounding`; formats mean nearest-even, no saturation.
+
+    Args:
+        value: a `Rounding`, `Format`, format name or torch dtype.
+
+    Returns:
+        The rounding.
+
+    Raises:
+        TypeError: if ``value`` is none of these.
+        ValueError: if it is an unknown name.
+
+    Example:
+        >>> as_rounding("e4m3fn").mode.value
+        'nearest_even'
+    """
+    return value if isinstance(value, Rounding) else Rounding(value)
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """How a sum of products is rounded: after each addition, in a stated order.
+
+    acc <- fl(acc + pi(a_k b_k)), from +0, with one rounding of the exact sum. pi is
+    the identity for exact products (a chain of fused multiply-adds), or a rounding.
+
+    Contract:
+        ``sequential``: k ascending. ``blocked``: each block of ``block_size`` terms is
+        summed from +0, then the block sums are added sequentially. ``pairwise``: the
+        terms are rounded to the accumulator, then neighbours are added level by level.
+
+    Args:
+        rounding: of every addition; a `Rounding` or its shorthand.
+        product: ``"exact"``, ``"accumulator"`` (rounded as the sums are) or a
+            `Rounding` or its shorthand.
+        order: an `Order` or its name.
+        block_size: terms per block, positive; required by and only allowed for
+            ``blocked``.
+
+    Raises:
+        TypeError: if ``block_size`` is not an integer.
+        ValueError: if a name is unknown, or ``block_size`` does not fit ``order``.
+
+    Example:
+        >>> Accumulator("e8m15").product
+        'exact'
+
+    References:
+        Higham, Accuracy and Stability of Numerical Algorithms, section 4.1;
+        Blanchard, Higham and Mary 2020 (blocked summation).
+    """
+
+    rounding: Rounding
+    product: Rounding | Literal["exact", "accumulator"] = "exact"
+    order: Order = Order.SEQUENTIAL
+    block_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Normalise shorthands and check that order and block size agree."""
+        object.__setattr__(self, "rounding", as_rounding(self.rounding))
+        if self.product not in ("exact", "accumulator"):
+            object.__setattr__(self, "product", as_rounding(self.product))
+        object.__setattr__(self, "order", _member(Order, self.order, "order"))
+        size = self.block_size
+        if self.order is not Order.BLOCKED:
+            if size is not None:
+                raise ValueError(
+                    f"block_size={size!r} needs order='blocked', "
+                    f"got order={self.order.value!r}"
+                )
+        elif isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(
+                "order='blocked' needs block_size, a positive int, "
+                f"got {size!r} of type {type(size).__name__}"
+            )
+        elif size < 1:
+            raise ValueError(f"block_size must be positive, got {size}")
+
+    def __repr__(self) -> str:
+        """Return one line that evaluates back, only what differs from the default."""
+        parts = [repr(self.rounding)]
+        if self.product != "exact":
+            parts.append(f"product={self.product!r}")
+        if self.order is not Order.SEQUENTIAL:
+            parts.append(f"order={self.order.value!r}")
+        if self.block_size is not None:
+            parts.append(f"block_size={self.block_size}")
+        return f"Accumulator({', '.join(parts)})"
+
+    @property
+    def product_rounding(self) -> Rounding | None:
+        """The rounding of each product, or None where products are exact."""
+        if isinstance(self.product, Rounding):
+            return self.product
+        return self.rounding if self.product == "accumulator" else None
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether results depend on random bits."""
+        product = self.product_rounding
+        return self.rounding.stochastic or (product is not None and product.stochastic)
+
+    def replace(self, **changes: Any) -> Accumulator:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+
+AccumulatorLike = Accumulator | RoundingLike
+
+
+def as_accumulator(value: Any) -> Accumulator:
+    """Return ``value`` as an `Accumulator`; roundings mean sequential, exact products.
+
+    Args:
+        value: an `Accumulator`, or anything `as_rounding` accepts.
+
+    Returns:
+        The accumulator.
+
+    Raises:
+        TypeError: if ``value`` is none of these.
+        ValueError: if it is an unknown name.
+
+    Example:
+        >>> as_accumulator("e8m15").order.value
+        'sequential'
+    """
+    return value if isinstance(value, Accumulator) else Accumulator(value)
