@@ -11,9 +11,14 @@ from ._version import __version__ as __version__
 from .arithmetic import dot as dot
 from .arithmetic import matmul as matmul
 from .arithmetic import round as round
+from .emulate import emulate as emulate
+from .errors import NumericalWarning as NumericalWarning
+from .errors import PerformanceWarning as PerformanceWarning
 from .formats import Format as Format
 from .formats import format as format
 from .formats import formats as formats
+from .precision import Policy as Policy
+from .precision import Precision as Precision
 from .rounding import Accumulator as Accumulator
 from .rounding import Order as Order
 from .rounding import Rounding as Rounding

@@ -112,7 +112,8 @@ def encode_value(x: Any, format: Format) -> Any:
     if isinstance(exact, float):
         if math.isnan(exact):
             return _nan(format)
-        return (_infinity(format) or 0) + (sign if math.copysign(1, exact) < 0 else 0)
+        magnitude = _infinity(format) or 0 if math.isinf(exact) else 0
+        return magnitude + (sign if math.copysign(1.0, exact) < 0 else 0)
     if exact == 0:
         return 0
     emin = 1 - format.bias

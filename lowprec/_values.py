@@ -1,0 +1,113 @@
+"""Shortest spellings and JSON forms of the value objects that a `Precision` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from .formats import Format
+from .rounding import Accumulator, Rounding, as_rounding
+
+ACCUMULATORS = ("accumulator", "grad_accumulator")
+
+
+def items(value: Any) -> list[tuple[str, Any]]:
+    """Return the fields of a dataclass instance without descending into them."""
+    return [(field.name, getattr(value, field.name)) for field in fields(value)]
+
+
+def shorthand(value: Any) -> str:
+    """Return the shortest expression that means ``value`` as a field."""
+    if isinstance(value, Accumulator) and value == Accumulator(value.rounding):
+        return shorthand(value.rounding)
+    if isinstance(value, Rounding) and value == Rounding(value.format):
+        name = value.format.name
+        return repr(name if _is_known(name, value.format) else value.format)
+    return repr(value)
+
+
+def _is_known(name: str | None, target: Format) -> bool:
+    """Whether the format's name alone gives it back."""
+    if name is None:
+        return False
+    try:
+        return as_rounding(name).format == target
+    except ValueError:
+        return False
+
+
+def to_json(value: Any) -> Any:
+    """Return the JSON form of one field: a string if the shorthand has one."""
+    if isinstance(value, Format):
+        return value.name if _is_known(value.name, value) else dict(items(value))
+    if isinstance(value, Rounding):
+        return _changes(value, Rounding(value.format), "format")
+    if isinstance(value, Accumulator):
+        return _changes(value, Accumulator(value.rounding), "rounding")
+    return getattr(value, "value", value)
+
+
+def _changes(value: Any, plain: Any, first: str) -> Any:
+    """Return what differs from the default; its first field alone if nothing does."""
+    changed = {
+        name: to_json(item)
+        for name, item in items(value)
+        if name == first or item != getattr(plain, name)
+    }
+    return changed if len(changed) > 1 else changed[first]
+
+
+def parse(name: str, data: Any) -> Any:
+    """Invert `to_json` for the field ``name``, up to normalisation.
+
+    Raises:
+        TypeError: if ``data`` is neither None, a string nor a mapping.
+        ValueError: if a key or a name is unknown.
+    """
+    if data is None or isinstance(data, str):
+        return data
+    check_mapping(data, f"the value of {name!r}")
+    if name in ACCUMULATORS and "rounding" in data:
+        known = checked_keys(data, Accumulator, "an Accumulator")
+        return Accumulator(
+            **{
+                key: parse(key, item) if key in ("rounding", "product") else item
+                for key, item in known.items()
+            }
+        )
+    if "format" in data:
+        known = checked_keys(data, Rounding, "a Rounding")
+        return Rounding(**(known | {"format": parse("format", known["format"])}))
+    return Format(**checked_keys(data, Format, "a Format"))
+
+
+def check_mapping(data: Any, what: str) -> None:
+    """Refuse what is not a mapping.
+
+    Raises:
+        TypeError: saying what was given.
+    """
+    if not isinstance(data, Mapping):
+        raise TypeError(
+            f"the JSON form of {what} must be a mapping, got {data!r} of type "
+            f"{type(data).__name__}"
+        )
+
+
+def checked_keys(data: Any, kind: type, what: str) -> dict[str, Any]:
+    """Return ``data`` as a dictionary if its keys are fields of ``kind``.
+
+    Raises:
+        TypeError: if it is not a mapping.
+        ValueError: naming the first unknown key and those allowed.
+    """
+    check_mapping(data, what)
+    allowed = [field.name for field in fields(kind)]
+    unknown = [key for key in data if key not in allowed]
+    if unknown:
+        raise ValueError(
+            f"unknown key {unknown[0]!r} in the JSON form of {what}: "
+            f"it must be one of {', '.join(allowed)}"
+        )
+    return dict(data)

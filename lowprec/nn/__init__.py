@@ -1,0 +1,8 @@
+"""Layers in emulated arithmetic and the in-place conversion of models to them."""
+
+from ._convert import Report as Report
+from ._convert import ReportRow as ReportRow
+from ._convert import convert_ as convert_
+from ._convert import report as report
+from ._convert import unconvert_ as unconvert_
+from ._linear import Linear as Linear

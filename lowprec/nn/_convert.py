@@ -1,0 +1,284 @@
+"""In-place conversion of models: modules change class, parameters stay."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from ..errors import NumericalWarning
+from ..precision import Policy, Precision, as_policy
+from . import _linear
+
+__all__ = ["Report", "ReportRow", "convert_", "report", "unconvert_"]
+
+_Module = TypeVar("_Module", bound=torch.nn.Module)
+_MARK = "_lowprec_converted"
+
+CONVERTED = "emulated"
+EXACT = "exact by nature"
+NOT_CONVERTED = "not emulated"
+
+
+class _Swap(NamedTuple):
+    """How modules of one torch class become emulated ones, and back."""
+
+    target: type[torch.nn.Module]
+    convert: Callable[[Any, Precision, torch.Generator | None], None]
+    restore: Callable[[Any], None]
+
+
+_SWAPS: dict[type[torch.nn.Module], _Swap] = {
+    torch.nn.Linear: _Swap(_linear.Linear, _linear.swap_to, _linear.swap_back),
+}
+_EMULATED = {swap.target: swap for swap in _SWAPS.values()}
+
+# Forward and backward only move values, choose among them or compare.
+_EXACT_MODULES = (
+    torch.nn.Identity,
+    torch.nn.Flatten,
+    torch.nn.Unflatten,
+    torch.nn.ReLU,
+    torch.nn.ZeroPad1d,
+    torch.nn.ZeroPad2d,
+    torch.nn.ZeroPad3d,
+    torch.nn.ChannelShuffle,
+    torch.nn.PixelShuffle,
+    torch.nn.PixelUnshuffle,
+)
+
+
+class ReportRow(NamedTuple):
+    """What happens to one module.
+
+    ``treatment`` is ``"emulated"``, ``"exact by nature"`` or ``"not emulated"``.
+    """
+
+    name: str
+    module: str
+    treatment: str
+    precision: Precision | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is emulated in a model, one row per module that computes something itself.
+
+    Containers have no row: `report` sees modules, not the calls inside a container's
+    ``forward``; `lowprec.emulate` sees those.
+    """
+
+    rows: tuple[ReportRow, ...]
+
+    def __iter__(self) -> Iterator[ReportRow]:
+        """Iterate over the rows in the order of ``named_modules``."""
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        """Return a table."""
+        cells = [
+            (row.name, row.module, row.treatment, str(row.precision or ""))
+            for row in self.rows
+        ]
+        cells.insert(0, ("name", "module", "treatment", "precision"))
+        widths = [max(len(line[i]) for line in cells) for i in range(4)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) for cell, width in zip(line, widths, strict=True)
+            ).rstrip()
+            for line in cells
+        )
+
+    def of(self, treatment: str) -> tuple[ReportRow, ...]:
+        """Return the rows with one treatment."""
+        return tuple(row for row in self.rows if row.treatment == treatment)
+
+
+def report(model: torch.nn.Module) -> Report:
+    """Say which modules of a model are emulated and which stay in the carrier.
+
+    Args:
+        model: any module.
+
+    Returns:
+        One row for every emulated module, every module without children and every
+        module with parameters of its own.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh())
+        >>> model = convert_(model, {"0": Precision(weight="bfloat16"), "1": None})
+        >>> print(report(model))
+        name  module  treatment     precision
+        0     Linear  emulated      Precision(weight='bfloat16')
+        1     Tanh    not emulated
+    """
+    rows = []
+    for name, module in model.named_modules():
+        if type(module) in _EMULATED:
+            treatment = CONVERTED
+        elif not _computes(module):
+            continue
+        elif type(module) in _EXACT_MODULES and not _overridden(module):
+            treatment = EXACT
+        else:
+            treatment = NOT_CONVERTED
+        precision = getattr(module, "precision", None)
+        rows.append(
+            ReportRow(
+                name,
+                type(module).__name__,
+                treatment,
+                precision if treatment == CONVERTED else None,
+            )
+        )
+    return Report(tuple(rows))
+
+
+def _computes(module: torch.nn.Module) -> bool:
+    own = any(parameter is not None for parameter in module._parameters.values())
+    return own or not module._modules
+
+
+def _overridden(module: torch.nn.Module) -> bool:
+    """Whether the instance has a forward of its own, which a class swap would miss."""
+    return "forward" in module.__dict__
+
+
+def _convertible(module: torch.nn.Module) -> bool:
+    return type(module) in _SWAPS and not _overridden(module)
+
+
+def _is_converted(module: torch.nn.Module) -> bool:
+    return _MARK in module.__dict__
+
+
+def convert_(
+    model: _Module,
+    policy: Policy | Precision | Mapping[str, Precision | None],
+    *,
+    strict: bool = False,
+    generator: torch.Generator | None = None,
+) -> _Module:
+    """Turn the layers of a model into emulated ones, in place.
+
+    Contract:
+        Modules change their class and nothing else: parameters, buffers, hooks,
+        names, ``state_dict`` and tied weights stay, so optimizers, DDP and
+        checkpoints do not notice; `unconvert_` undoes it. Only exact
+        ``torch.nn.Linear`` modules are converted so far: subclasses and modules whose
+        ``forward`` was replaced have a meaning this function does not know. Converting
+        again replaces the precision, also by None. Modules built as `lowprec.nn` ones
+        keep their own. A module that the policy gives a precision but that stays in
+        carrier arithmetic is named in a `NumericalWarning` (give it None in the policy
+        to accept that); `report` lists all. Calls inside the ``forward`` of containers
+        are not seen here; `lowprec.emulate` sees them.
+
+    Args:
+        model: the module to convert; it may itself be a layer.
+        policy: a `Policy`, a mapping of rules, or one `Precision` for all modules.
+        strict: refuse, before anything is changed, what would be warned about.
+        generator: source of the seeds of stochastic roundings of all layers.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        TypeError: if ``model`` is not a module or ``policy`` not a policy.
+        NotImplementedError: if ``strict`` and a module cannot be emulated.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+        >>> convert_(model, Precision(input="e4m3fn"))
+        Sequential(
+          (0): Linear(in_features=2, out_features=3, bias=True, \
+precision=Precision(input='e4m3fn'))
+          (1): ReLU()
+        )
+    """
+    _check_module(model)
+    rules = as_policy(policy)
+    plan: list[tuple[torch.nn.Module, Precision | None]] = []
+    missed = []
+    for name, module in model.named_modules():
+        precision = rules.precision_for(name)
+        if _convertible(module) or _is_converted(module):
+            plan.append((module, precision))
+        elif precision is not None and _is_missed(module):
+            missed.append((name, module))
+    if missed:
+        text = _missed_text(missed)
+        if strict:
+            raise NotImplementedError(text)
+        warnings.warn(text, NumericalWarning, stacklevel=2)
+    for module, precision in plan:
+        _restore(module)
+        if precision is not None:
+            _SWAPS[type(module)].convert(module, precision, generator)
+            module.__dict__[_MARK] = True
+    return model
+
+
+def _is_missed(module: torch.nn.Module) -> bool:
+    if type(module) in _EMULATED or not _computes(module):
+        return False
+    return type(module) not in _EXACT_MODULES or _overridden(module)
+
+
+def _missed_text(missed: list[tuple[str, torch.nn.Module]]) -> str:
+    counts = Counter(type(module).__qualname__ for _, module in missed)
+    kinds = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
+    names = ", ".join(repr(name) for name, _ in missed[:5])
+    more = ", ..." if len(missed) > 5 else ""
+    return (
+        "these modules have a precision in the policy but cannot be converted and "
+        f"stay in carrier arithmetic: {kinds}, namely {names}{more}; give them None in "
+        "the policy to accept that, for example Policy({'*': precision, "
+        f"{missed[0][0]!r}: None}})"
+    )
+
+
+def _check_module(model: Any) -> None:
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, got {type(model).__qualname__}"
+        )
+
+
+def _restore(module: torch.nn.Module) -> None:
+    if _is_converted(module):
+        del module.__dict__[_MARK]
+        _EMULATED[type(module)].restore(module)
+
+
+def unconvert_(model: _Module) -> _Module:
+    """Undo `convert_`: every converted module becomes what it was.
+
+    Contract:
+        Modules built as `lowprec.nn` ones stay as they are.
+
+    Args:
+        model: a module that `convert_` was applied to, or a copy of it.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        TypeError: if ``model`` is not a module.
+
+    Example:
+        >>> model = convert_(torch.nn.Linear(2, 3), Precision(input="e4m3fn"))
+        >>> unconvert_(model)
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    _check_module(model)
+    for module in model.modules():
+        _restore(module)
+    return model

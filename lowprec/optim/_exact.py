@@ -1,0 +1,187 @@
+"""Scaled sums of tensors, rounded once.
+
+Heads and errors are float64 tensors whose exact sum is the value to round. The sum is
+rounded to odd in float64 first, which keeps all that a second rounding to at most 51
+bits needs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..kernels.exact import add_to_odd, is_wide, two_product, two_sum
+from ..rounding import Rounding, RoundingMode
+
+_WIDEST = 51
+_NARROW = 26
+# Below, float64 may lose bits of a product's error; above, of its splitting.
+_SMALLEST_PRODUCT = 2.0**-960
+_LARGEST_FACTOR = 2.0**900
+_RESCALING = 2.0**-200
+# In a format with larger quanta every product below _SMALLEST_PRODUCT is only a sign.
+_SMALLEST_QUANTUM = -800
+_LARGEST = torch.finfo(torch.float64).max
+_CARRIERS = {torch.float32: (24, -149, 127), torch.float64: (53, -1074, 1023)}
+
+
+class Term(NamedTuple):
+    """One exact term of a sum; ``error`` None means that the head is exact."""
+
+    head: Tensor
+    error: Tensor | None = None
+
+
+def check_storage(rounding: Rounding | None, x: Tensor, what: str) -> None:
+    """Refuse tensors that cannot hold, or roundings that cannot produce, exact results.
+
+    Raises:
+        TypeError: if a format is given and ``x`` is not float32 or float64.
+        ValueError: if the dtype of ``x`` cannot hold the format's values.
+        NotImplementedError: for more than 51 significant bits.
+    """
+    if rounding is None:
+        return
+    name = str(x.dtype).removeprefix("torch.")
+    if x.dtype not in _CARRIERS:
+        raise TypeError(
+            f"{what} needs float32 or float64 parameters, which hold the format's "
+            f"values, got {name}: use model.float()"
+        )
+    precision, emin, emax = rounding.code[:3]
+    if precision > _WIDEST:
+        raise NotImplementedError(
+            f"{what} with {precision} significant bits cannot be emulated in float64: "
+            f"at most {_WIDEST} are correctly rounded; None computes in {name}"
+        )
+    digits, lowest, largest = _CARRIERS[x.dtype]
+    if precision > digits or quantum_exponent(rounding) < lowest or emax > largest:
+        advice = ": use model.double()" if x.dtype == torch.float32 else ""
+        raise ValueError(
+            f"{name} parameters cannot hold every value of {what} with precision "
+            f"{precision}, emin {emin}, emax {emax}{advice}"
+        )
+
+
+def quantum_exponent(rounding: Rounding) -> int:
+    """Return the exponent of the format's smallest positive value."""
+    precision, emin = rounding.code[:2]
+    return emin - precision + 1 if rounding.format.subnormals else emin
+
+
+def scaled(scale: float, x: Tensor, rounding: Rounding) -> Term:
+    """Return ``scale * x`` for a sum that ``rounding`` will round.
+
+    Contract:
+        Exact while the product lies in [2^-960, 2^1024). A smaller one becomes
+        2^-960 with its sign, which no rounding to the format can tell apart; a larger
+        one becomes the largest float64.
+
+    Raises:
+        ValueError: if a product is smaller and the format has values of that size.
+    """
+    head = x * scale
+    error = None
+    if _significant_bits(scale) > _NARROW or is_wide(x):
+        large = x.abs() > _LARGEST_FACTOR
+        factor = torch.where(large, x * _RESCALING, x)
+        _, error = two_product(factor, torch.full_like(x, scale))
+        error = torch.where(large, error / _RESCALING, error)
+        error = torch.where(error.isfinite() & head.isfinite(), error, 0.0)
+    head = torch.where(
+        x.isfinite() & head.isinf(), head.clamp(-_LARGEST, _LARGEST), head
+    )
+    tiny = (head.abs() < _SMALLEST_PRODUCT) & (x != 0)
+    if scale == 0 or not bool(tiny.any()):
+        return Term(head, error)
+    if quantum_exponent(rounding) < _SMALLEST_QUANTUM:
+        raise ValueError(
+            f"a product with {scale:g} is below 2^-960, where float64 cannot hold it "
+            f"exactly, and the format of {rounding!r} has values of that size: scale "
+            "the problem by a power of two"
+        )
+    sign = math.copysign(1.0, scale) * x.sign()
+    head = torch.where(tiny, sign * _SMALLEST_PRODUCT, head)
+    return Term(head, None if error is None else torch.where(tiny, 0.0, error))
+
+
+def _significant_bits(value: float) -> int:
+    if not math.isfinite(value) or value == 0:
+        return 0
+    numerator = abs(value.as_integer_ratio()[0])
+    return (numerator // (numerator & -numerator)).bit_length()
+
+
+def sum_to_odd(terms: list[Term]) -> Tensor:
+    """Return the exact sum of all terms, rounded to odd in float64.
+
+    References:
+        Shewchuk 1997, Grow-Expansion, whose parts do not overlap; Boldo and Melquiond
+        2008 for the sticky last bits.
+    """
+    plain = terms[0].head
+    for term in terms[1:]:
+        plain = plain + term.head
+    parts = [term.error for term in terms if term.error is not None]
+    expansion: list[Tensor] = []
+    for addend in [*parts, *(term.head for term in terms)]:
+        carry, grown = addend, []
+        for part in expansion:
+            carry, error = two_sum(carry, part)
+            grown.append(error)
+        expansion = [*grown, carry]
+    total = expansion[0]
+    for part in expansion[1:]:
+        total = add_to_odd(part, total)
+    finite = torch.ones_like(plain, dtype=torch.bool)
+    for term in terms:
+        finite = finite & term.head.isfinite()
+    # Infinities, NaN and the sign of an exact zero are those of the plain sum.
+    overflow = finite & plain.isinf()
+    total = torch.where(overflow, plain.clamp(-_LARGEST, _LARGEST), total)
+    return torch.where(finite & (total != 0), total, plain)
+
+
+def round_sum(
+    terms: list[Term],
+    rounding: Rounding,
+    dtype: torch.dtype,
+    seed: Tensor | None,
+    offset: int,
+) -> Tensor:
+    """Return fl(sum of terms) with one rounding of the exact sum.
+
+    Args:
+        terms: exact terms, float64, all of one shape.
+        rounding: fl.
+        dtype: of the result; `check_storage` says which can hold it.
+        seed: 0-d int64, needed by stochastic modes only.
+        offset: linear index of the first element.
+
+    Returns:
+        Tensor of ``dtype``.
+    """
+    exact = sum_to_odd(terms)
+    if rounding.mode is RoundingMode.TOWARD_NEGATIVE and len(terms) > 1:
+        # IEEE 754 6.3: an exact zero sum is -0 in this direction unless all are +0.
+        positive = torch.ones_like(exact, dtype=torch.bool)
+        for term in terms:
+            positive = positive & (term.head == 0) & ~term.head.signbit()
+        exact = torch.where((exact == 0) & ~positive, -0.0, exact)
+    return round_exact(exact, rounding, seed, offset).to(dtype)
+
+
+def round_exact(
+    x: Tensor, rounding: Rounding, seed: Tensor | None, offset: int
+) -> Tensor:
+    """Round a tensor without autograd; ``seed`` is for stochastic modes only."""
+    code = list(rounding.code)
+    if not rounding.stochastic:
+        return kernels.round(x, code)  # type: ignore[no-any-return]
+    if seed is None:
+        raise ValueError("a stochastic rounding needs a seed")
+    return kernels.round_stochastic(x, code, seed, offset)  # type: ignore[no-any-return]

@@ -1,0 +1,325 @@
+"""Which rounding each tensor of a layer gets, and which layer gets what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from . import _values
+from .rounding import (
+    Accumulator,
+    AccumulatorLike,
+    Rounding,
+    RoundingLike,
+    as_accumulator,
+    as_rounding,
+)
+
+__all__ = ["Policy", "Precision", "as_policy", "as_precision"]
+
+_CARRIER = "carrier"
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Precision:
+    """The roundings of one layer: operands, results and sums of its three GEMMs.
+
+    output = fl_output(input . weight), grad_input = fl_grad_input(grad_output .
+    weight), grad_weight = fl_grad_weight(input . grad_output), where the operands are
+    first rounded to ``input``, ``weight`` and ``grad_output`` and the sums of products
+    are those of ``accumulator`` (output) and ``grad_accumulator`` (the gradients).
+
+    Contract:
+        None means *not rounded*: the tensor keeps its carrier values; for
+        ``accumulator`` that torch itself multiplies in the carrier. Only
+        ``grad_accumulator=None`` means something else, *as accumulator*, because a
+        backward pass that silently left the emulation would surprise;
+        ``grad_accumulator="carrier"`` asks for torch's product. Shorthands are
+        normalised, so equal precisions compare equal however they were written.
+
+    Args:
+        input: rounding of the first operand (activations).
+        weight: rounding of the second operand.
+        output: rounding of the finished sum, after the bias was added.
+        grad_output: rounding of the incoming gradient, once for both gradient GEMMs.
+        grad_input: rounding of the gradient of the first operand.
+        grad_weight: rounding of the gradients of the second operand and of the bias.
+        accumulator: sums of the output, an `Accumulator` or its shorthand.
+        grad_accumulator: sums of the gradients; None: as ``accumulator``;
+            ``"carrier"``: not emulated.
+        elementwise: rounding of the results of elementwise operations.
+
+    Raises:
+        TypeError: if a field is neither a rounding nor a shorthand for one.
+        ValueError: if a field is an unknown name.
+
+    Example:
+        >>> Precision(input="e4m3fn", weight="e4m3fn", accumulator="e8m15")
+        Precision(input='e4m3fn', weight='e4m3fn', accumulator='e8m15')
+
+    References:
+        Micikevicius et al. 2022, FP8 formats for deep learning (the three GEMMs).
+    """
+
+    input: Rounding | None
+    weight: Rounding | None
+    output: Rounding | None
+    grad_output: Rounding | None
+    grad_input: Rounding | None
+    grad_weight: Rounding | None
+    accumulator: Accumulator | None
+    grad_accumulator: Accumulator | Literal["carrier"] | None
+    elementwise: Rounding | None
+
+    # Written out because the fields' types are narrower than what is accepted.
+    def __init__(
+        self,
+        *,
+        input: RoundingLike | None = None,
+        weight: RoundingLike | None = None,
+        output: RoundingLike | None = None,
+        grad_output: RoundingLike | None = None,
+        grad_input: RoundingLike | None = None,
+        grad_weight: RoundingLike | None = None,
+        accumulator: AccumulatorLike | None = None,
+        grad_accumulator: AccumulatorLike | Literal["carrier"] | None = None,
+        elementwise: RoundingLike | None = None,
+    ) -> None:
+        """Normalise every shorthand."""
+        set_field = object.__setattr__
+        set_field(self, "input", _normal("input", input))
+        set_field(self, "weight", _normal("weight", weight))
+        set_field(self, "output", _normal("output", output))
+        set_field(self, "grad_output", _normal("grad_output", grad_output))
+        set_field(self, "grad_input", _normal("grad_input", grad_input))
+        set_field(self, "grad_weight", _normal("grad_weight", grad_weight))
+        set_field(self, "accumulator", _normal("accumulator", accumulator))
+        set_field(
+            self, "grad_accumulator", _normal("grad_accumulator", grad_accumulator)
+        )
+        set_field(self, "elementwise", _normal("elementwise", elementwise))
+
+    def __repr__(self) -> str:
+        """Return one line that evaluates back, only what is rounded."""
+        parts = (
+            f"{name}={_values.shorthand(value)}"
+            for name, value in _values.items(self)
+            if value is not None
+        )
+        return f"Precision({', '.join(parts)})"
+
+    @property
+    def backward_accumulator(self) -> Accumulator | None:
+        """The accumulator of the gradients; None means the carrier's own product."""
+        if self.grad_accumulator is None:
+            return self.accumulator
+        if isinstance(self.grad_accumulator, Accumulator):
+            return self.grad_accumulator
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return nested dictionaries, strings and numbers that ``json`` can write.
+
+        Contract:
+            Only what differs from the default is written; ``from_json`` returns an
+            equal object.
+
+        Returns:
+            A dictionary from field name to rounding.
+
+        Example:
+            >>> Precision(weight=Rounding("e4m3fn", "stochastic")).to_json()
+            {'weight': {'format': 'e4m3fn', 'mode': 'stochastic'}}
+        """
+        return {
+            name: _values.to_json(value)
+            for name, value in _values.items(self)
+            if value is not None
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Precision:
+        """Return the precision that ``to_json`` wrote.
+
+        Args:
+            data: a mapping from field name to a rounding in JSON form or None.
+
+        Returns:
+            The precision.
+
+        Raises:
+            TypeError: if a value is not what ``to_json`` writes.
+            ValueError: if a key or a name is unknown.
+
+        Example:
+            >>> Precision.from_json({"weight": "bfloat16"})
+            Precision(weight='bfloat16')
+        """
+        known = _values.checked_keys(data, cls, "a Precision")
+        return cls(
+            **{name: _values.parse(name, value) for name, value in known.items()}
+        )
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Policy:
+    """Which precision each module gets, by its name; the last match wins.
+
+    Patterns are those of ``fnmatch`` (case-sensitive) on the names of
+    ``model.named_modules()``, in which ``*`` matches dots as well; the model itself
+    has the empty name, which only ``"*"`` and ``""`` match.
+
+    Contract:
+        A name that nothing matches has the precision None, which leaves the module in
+        carrier arithmetic on purpose. Immutable; the order of the rules counts in
+        comparisons.
+
+    Args:
+        rules: an ordered mapping from pattern to `Precision` or None.
+
+    Raises:
+        TypeError: if a pattern is not a string or a value not a `Precision` or None.
+
+    Example:
+        >>> low = Precision(weight="e4m3fn")
+        >>> policy = Policy({"*": low, "head": None})
+        >>> policy.precision_for("layers.0"), policy.precision_for("head")
+        (Precision(weight='e4m3fn'), None)
+    """
+
+    rules: tuple[tuple[str, Precision | None], ...]
+
+    def __init__(self, rules: Mapping[str, Precision | None]) -> None:
+        """Check and freeze the rules."""
+        if not isinstance(rules, Mapping):
+            raise TypeError(
+                "a Policy takes a mapping from name pattern to Precision or None, such "
+                f"as {{'*': Precision(...)}}, got {type(rules).__name__}"
+            )
+        for pattern in rules:
+            if not isinstance(pattern, str):
+                raise TypeError(
+                    f"a pattern must be a str, got {pattern!r} of type "
+                    f"{type(pattern).__name__}"
+                )
+        frozen = tuple(
+            (pattern, None if value is None else as_precision(value))
+            for pattern, value in rules.items()
+        )
+        object.__setattr__(self, "rules", frozen)
+
+    def __repr__(self) -> str:
+        """Return one line that evaluates back."""
+        return f"Policy({dict(self.rules)!r})"
+
+    def precision_for(self, name: str) -> Precision | None:
+        """Return the precision of the module with this name.
+
+        Args:
+            name: as in ``model.named_modules()``.
+
+        Returns:
+            The value of the last matching pattern, or None.
+        """
+        result = None
+        for pattern, precision in self.rules:
+            if fnmatchcase(name, pattern):
+                result = precision
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary from pattern to precision, in order, for ``json``."""
+        return {
+            pattern: None if precision is None else precision.to_json()
+            for pattern, precision in self.rules
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Policy:
+        """Return the policy that ``to_json`` wrote.
+
+        Args:
+            data: a mapping from pattern to a precision in JSON form or None.
+
+        Returns:
+            The policy.
+
+        Raises:
+            TypeError: if ``data`` or a value is not a mapping.
+            ValueError: if a key or a name is unknown.
+
+        Example:
+            >>> Policy.from_json({"*": {"weight": "e4m3fn"}, "head": None})
+            Policy({'*': Precision(weight='e4m3fn'), 'head': None})
+        """
+        _values.check_mapping(data, "a Policy")
+        return cls(
+            {
+                pattern: None if value is None else Precision.from_json(value)
+                for pattern, value in data.items()
+            }
+        )
+
+
+def as_precision(value: Any) -> Precision:
+    """Return ``value`` if it is a `Precision`; a bare rounding would be ambiguous.
+
+    Args:
+        value: a `Precision`.
+
+    Returns:
+        The same object.
+
+    Raises:
+        TypeError: if it is anything else, saying how to write it.
+
+    Example:
+        >>> as_precision(Precision(weight="bfloat16"))
+        Precision(weight='bfloat16')
+    """
+    if isinstance(value, Precision):
+        return value
+    raise TypeError(
+        f"expected a Precision, got {value!r} of type {type(value).__name__}: say "
+        "which tensors are rounded, for example Precision(input='e4m3fn', "
+        "weight='e4m3fn', accumulator='e8m15')"
+    )
+
+
+def as_policy(value: Any) -> Policy:
+    """Return ``value`` as a `Policy`; a precision means every module.
+
+    Args:
+        value: a `Policy`, a mapping of rules, or a `Precision`.
+
+    Returns:
+        The policy.
+
+    Raises:
+        TypeError: if it is none of these.
+
+    Example:
+        >>> as_policy(Precision(weight="bfloat16"))
+        Policy({'*': Precision(weight='bfloat16')})
+    """
+    if isinstance(value, Policy):
+        return value
+    if isinstance(value, Mapping):
+        return Policy(value)
+    return Policy({"*": as_precision(value)})
+
+
+def _normal(name: str, value: Any) -> Any:
+    if value is None or (name == "accumulator" and value == _CARRIER):
+        return None
+    if name == "grad_accumulator" and value == _CARRIER:
+        return _CARRIER
+    convert: Callable[[Any], Any] = (
+        as_accumulator if name in _values.ACCUMULATORS else as_rounding
+    )
+    try:
+        return convert(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"Precision({name}={value!r}): {error}") from None

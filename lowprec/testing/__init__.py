@@ -1,0 +1,28 @@
+"""Exact oracles, conformance helpers and hypothesis strategies for your own tests.
+
+`exact_round` and `exact_dot` define what the library computes, in rational arithmetic.
+``lowprec.testing.strategies`` needs hypothesis and is imported on first use.
+"""
+
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
+from ._conformance import assert_bit_equal as assert_bit_equal
+from ._conformance import boundary_inputs as boundary_inputs
+from ._exact_sum import exact_dot as exact_dot
+from ._exact_sum import exact_matmul as exact_matmul
+from ._oracle import Real as Real
+from ._oracle import exact_round as exact_round
+from ._oracle import up_probability as up_probability
+from ._philox import philox4x32 as philox4x32
+from ._philox import random_word as random_word
+
+
+def __getattr__(name: str) -> _Any:
+    if name == "strategies":
+        return _import_module(".strategies", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "strategies"})

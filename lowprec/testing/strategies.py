@@ -1,0 +1,226 @@
+"""Hypothesis strategies for formats, roundings, accumulators and tensors.
+
+They lean towards what breaks floating-point code: subnormals, ties and their carrier
+neighbours, the ends of the range, signed zeros, infinities and NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ..formats import Format
+from ..formats import format as as_format
+from ..rounding import (
+    Accumulator,
+    Order,
+    Rounding,
+    RoundingMode,
+    Saturation,
+    Variant,
+)
+from ._conformance import boundary_inputs
+
+__all__ = ["accumulators", "formats", "roundings", "tensors", "values_near"]
+
+# Precision, emin and emax of the carriers.
+_CARRIERS = {torch.float32: (24, -126, 127), torch.float64: (53, -1022, 1023)}
+_WIDEST_ACCUMULATOR = 51
+_MOST_RANDOM_BITS = 32
+
+
+@st.composite
+def formats(
+    draw: st.DrawFn,
+    *,
+    min_precision: int = 1,
+    max_precision: int = 24,
+    max_exponent_bits: int = 8,
+    carrier: torch.dtype = torch.float32,
+) -> Format:
+    """Generate formats whose values a carrier holds.
+
+    Contract:
+        IEEE-like formats and the variations ``fn``, ``fnuz`` and ``finite``, with and
+        without subnormals; 2 to ``max_exponent_bits`` exponent bits.
+
+    Args:
+        draw: supplied by hypothesis.
+        min_precision: smallest precision (bits, with the implicit one).
+        max_precision: largest precision.
+        max_exponent_bits: largest width of the exponent field (bits).
+        carrier: torch.float32 or torch.float64.
+
+    Returns:
+        A strategy of `Format`.
+
+    Raises:
+        InvalidArgument: from hypothesis, if the bounds contradict each other.
+
+    Example:
+        >>> formats(max_precision=8).map(lambda fmt: fmt.precision <= 8)
+        formats(max_precision=8).map(lambda fmt: fmt.precision <= 8)
+    """
+    carrier_precision, carrier_emin, carrier_emax = _CARRIERS[carrier]
+    precision = draw(st.integers(min_precision, min(max_precision, carrier_precision)))
+    lowest = carrier_emin - carrier_precision + precision
+    exponent_bits = draw(st.integers(2, max_exponent_bits))
+    encoding = draw(st.sampled_from(["ieee", "ieee", "fn", "fnuz", "finite"]))
+    largest = 2 ** (exponent_bits - 1) - (1 if encoding in ("ieee", "fnuz") else 0)
+    emax = draw(st.just(min(largest, carrier_emax)) | st.integers(0, min(largest, 8)))
+    emin = max(1 - emax, lowest)
+    significand = 2**precision - 1
+    if encoding == "fn" and precision > 1:
+        significand -= 1
+    return Format(
+        precision=precision,
+        emax=emax,
+        emin=min(emin, emax),
+        subnormals=draw(st.sampled_from([True, True, False])),
+        infinities=encoding == "ieee",
+        nans=encoding != "finite",
+        signed_zero=encoding != "fnuz",
+        max_significand=significand,
+        encoding=encoding,
+    )
+
+
+@st.composite
+def roundings(
+    draw: st.DrawFn,
+    formats: st.SearchStrategy[Format] | None = None,
+    *,
+    modes: Sequence[RoundingMode | str] = tuple(RoundingMode),
+    saturations: Sequence[Saturation | str] = tuple(Saturation),
+) -> Rounding:
+    """Generate roundings: every mode, saturation, variant and number of random bits.
+
+    Args:
+        draw: supplied by hypothesis.
+        formats: strategy for the formats; None means `formats()`.
+        modes: rounding modes to choose from.
+        saturations: saturations to choose from.
+
+    Returns:
+        A strategy of `Rounding`.
+
+    Example:
+        >>> roundings(modes=["stochastic"]).map(str)
+        roundings(modes=['stochastic']).map(str)
+    """
+    return Rounding(
+        draw(_default_formats() if formats is None else formats),
+        RoundingMode(draw(st.sampled_from(list(modes)))),
+        Saturation(draw(st.sampled_from(list(saturations)))),
+        draw(st.integers(1, _MOST_RANDOM_BITS)),
+        draw(st.sampled_from(Variant)),
+    )
+
+
+# The parameter `formats` of roundings hides the strategy of the same name.
+_default_formats = formats
+
+
+@st.composite
+def accumulators(
+    draw: st.DrawFn,
+    roundings: st.SearchStrategy[Rounding] | None = None,
+    *,
+    max_block_size: int = 8,
+) -> Accumulator:
+    """Generate accumulators: every order, exact and rounded products.
+
+    Args:
+        draw: supplied by hypothesis.
+        roundings: strategy for the roundings; None means `roundings()`.
+        max_block_size: largest block of blocked sums (terms).
+
+    Returns:
+        A strategy of `Accumulator`.
+
+    Example:
+        >>> accumulators(max_block_size=4).map(str)
+        accumulators(max_block_size=4).map(str)
+    """
+    source = _default_roundings() if roundings is None else roundings
+    narrow = source.filter(lambda value: value.format.precision <= _WIDEST_ACCUMULATOR)
+    order = draw(st.sampled_from(Order))
+    blocks = st.integers(1, max_block_size) if order is Order.BLOCKED else st.none()
+    product: Rounding | Literal["exact", "accumulator"] = "exact"
+    match draw(st.integers(0, 2)):
+        case 1:
+            product = "accumulator"
+        case 2:
+            product = draw(narrow)
+    return Accumulator(draw(narrow), product, order, draw(blocks))
+
+
+_default_roundings = roundings
+
+
+@lru_cache(maxsize=64)
+def _boundaries(target: Format, dtype: torch.dtype) -> tuple[float, ...]:
+    return tuple(boundary_inputs(target, dtype).tolist())
+
+
+def values_near(
+    format: Format | str, dtype: torch.dtype = torch.float32
+) -> st.SearchStrategy[float]:
+    """Generate the values, midpoints and their neighbours at which roundings change.
+
+    Args:
+        format: a `Format` or its name.
+        dtype: carrier of the values, float32 or float64.
+
+    Returns:
+        A strategy of floats that ``dtype`` holds exactly; specials are included.
+
+    Example:
+        >>> values_near("e5m2").filter(lambda value: value > 0) is not None
+        True
+    """
+    return st.sampled_from(_boundaries(as_format(format), dtype))
+
+
+@st.composite
+def tensors(
+    draw: st.DrawFn,
+    shape: Sequence[int] | st.SearchStrategy[tuple[int, ...]] = (8,),
+    dtype: torch.dtype = torch.float32,
+    *,
+    near: Format | str | None = None,
+    specials: bool = True,
+) -> Tensor:
+    """Generate carrier tensors that hit subnormals, boundaries and specials.
+
+    Args:
+        draw: supplied by hypothesis.
+        shape: the shape, or a strategy for it.
+        dtype: torch.float32 or torch.float64.
+        near: if given, about half of the elements lie at this format's boundaries.
+        specials: whether infinities and NaN occur.
+
+    Returns:
+        A strategy of contiguous tensors.
+
+    Example:
+        >>> tensors(shape=(2, 3), near="e4m3fn").map(torch.sum) is not None
+        True
+    """
+    size = draw(shape) if isinstance(shape, st.SearchStrategy) else tuple(shape)
+    width: Literal[32, 64] = 32 if dtype == torch.float32 else 64
+    elements: st.SearchStrategy[float] = st.floats(
+        width=width, allow_nan=specials, allow_infinity=specials
+    ) | st.integers(-64, 64).map(lambda eighths: eighths / 8)
+    if near is not None:
+        close = values_near(near, dtype)
+        elements |= close if specials else close.filter(math.isfinite)
+    count = math.prod(size)
+    values = draw(st.lists(elements, min_size=count, max_size=count))
+    return torch.tensor(values, dtype=dtype).reshape(size)

@@ -1,0 +1,9 @@
+"""Theory beside measurement: convergence of low-precision SGD and sums in rounding.
+
+`lowprec.theory.sgd` holds the bounds for normalised (sub)gradient descent with errors
+in the gradient and in the weight update; `lowprec.theory.summation` holds the rounding
+error bounds of inner products.
+"""
+
+from . import sgd as sgd
+from . import summation as summation
