@@ -7,13 +7,14 @@ import threading
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from . import _operations
@@ -28,7 +29,9 @@ NOT_EMULATED = "not emulated"
 BY_POLICY = "carrier by policy"
 
 
-_NO_COMPILE = "lowprec.emulate runs eagerly; lowprec.nn.convert_ makes models to compile"
+_NO_COMPILE = (
+    "lowprec.emulate runs eagerly; lowprec.nn.convert_ makes models to compile"
+)
 
 
 class CoverageRow(NamedTuple):
@@ -145,9 +148,9 @@ class emulate(TorchFunctionMode):
             default generator.
 
     Raises:
-        TypeError: if ``precision`` is neither, or a `Policy` comes without ``model``;
-            inside, if operands are half precision tensors.
-        NotImplementedError: inside, for operations that ``strict`` refuses.
+        TypeError: if ``precision`` is neither, or a `Policy` comes without ``model``.
+        NotImplementedError: inside, for operations that ``strict`` refuses and for
+            products of half precision tensors.
 
     Example:
         >>> layer, x = torch.nn.Linear(2, 3), torch.ones(4, 2)
@@ -253,10 +256,7 @@ class emulate(TorchFunctionMode):
             bound = _operations.binding(func, args, kwargs)
             if bound is not None:
                 self._count(func, EMULATED)
-                function, operands = bound
-                return function(
-                    *operands, precision=precision, generator=self._generator
-                )
+                return self._emulated(func, *bound, precision)
         reason = _operations.objection(func, args, kwargs)
         if reason is None:
             self._count(func, EXACT)
@@ -266,6 +266,20 @@ class emulate(TorchFunctionMode):
             self._refuse_if_strict(func, reason)
             self._count(func, NOT_EMULATED, reason)
         return func(*args, **kwargs)
+
+    def _emulated(
+        self,
+        func: Any,
+        function: Callable[..., Tensor],
+        operands: tuple[Tensor | None, ...],
+        precision: Precision,
+    ) -> Tensor:
+        try:
+            return function(*operands, precision=precision, generator=self._generator)
+        except TypeError as error:
+            # Python's @ would replace a TypeError by one that does not say the cause.
+            name = _operations.operation_name(func)
+            raise NotImplementedError(f"{name} cannot be emulated: {error}") from error
 
     def _is_innermost(self) -> bool:
         # While the innermost context handles a call, torch offers its inner calls to

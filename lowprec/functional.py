@@ -202,8 +202,6 @@ class _Matmul(torch.autograd.Function):
                 ).reshape(a.shape)
                 grad_a = _rounded(total, precision.grad_input, seeds.grad_input)
             if ctx.needs_input_grad[1]:
-                # A^T G with the batch folded into the contraction; _fold keeps the
-                # batch of its third argument.
                 left, right = _fold(a.mT, grad, b.shape[:-2])
                 total = _product(
                     left, right, accumulator, seeds.grad_weight_sum
@@ -230,11 +228,9 @@ def _fold(
         return left, right
     rest = [i for i in range(len(batch)) if i not in summed]
     row, column = len(batch), len(batch) + 1
-    shape = [batch[i] for i in rest]
-    left = left.permute(*rest, row, *summed, column).flatten(len(rest) + 1)
+    left = left.permute(*rest, row, *summed, column)
     right = right.permute(*rest, *summed, row, column)
-    right = right.flatten(len(rest), -2)
-    return left.reshape(*shape, *left.shape[-2:]), right
+    return left.flatten(len(rest) + 1), right.flatten(len(rest), -2)
 
 
 def _seed_for(

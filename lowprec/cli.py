@@ -1,0 +1,142 @@
+"""The ``lowprec`` command: formats, experiments and figures.
+
+Every error a user can cause is one sentence on standard error and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from . import __version__
+from .formats import describe, format, formats
+
+_INTERRUPTED = 130
+_USER_ERRORS = (TypeError, ValueError, NotImplementedError, OSError, ImportError)
+
+
+def _format_command(arguments: argparse.Namespace) -> None:
+    print(describe(*(format(name) for name in arguments.names)))
+
+
+def _formats_command(_: argparse.Namespace) -> None:
+    print(formats())
+
+
+def _run_logistic(arguments: argparse.Namespace) -> None:
+    from .experiments import logistic_report
+
+    config = logistic_report.config_from_arguments(arguments)
+    with _progress(config.iterations, "gradient steps") as advance:
+        text = logistic_report.run_and_save(config, arguments.out, advance)
+    print(text)
+
+
+def _run_quasi_convex(arguments: argparse.Namespace) -> None:
+    from .experiments import quasi_convex
+
+    config = quasi_convex.config_from_arguments(arguments)
+    with _progress(config.epochs, "epochs") as advance:
+        text = quasi_convex.run_and_save(config, arguments.out, advance)
+    print(text)
+
+
+def _figure_command(arguments: argparse.Namespace) -> None:
+    from .experiments import figures
+
+    figure = figures.get(arguments.name)
+    total = figure.steps(arguments)
+    with _progress(total, "steps") as advance:
+        print(figure.make(arguments, advance))
+
+
+@contextmanager
+def _progress(total: int, unit: str) -> Iterator[Any]:
+    """Yield a function to call once per step; a bar where a person is watching."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda: None
+        return
+    hidden = not sys.stderr.isatty()
+    with tqdm(total=total, unit=f" {unit}", disable=hidden, file=sys.stderr) as bar:
+        yield lambda: bar.update(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lowprec",
+        description="Software floating point: formats, experiments, figures.",
+    )
+    parser.add_argument("--version", action="version", version=f"lowprec {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    one = commands.add_parser("format", help="properties of formats, side by side")
+    one.add_argument("names", nargs="+", metavar="NAME", help="such as bfloat16, e8m15")
+    one.set_defaults(handler=_format_command)
+    table = commands.add_parser("formats", help="table of all known formats")
+    table.set_defaults(handler=_formats_command)
+
+    run = commands.add_parser("run", help="run an experiment, save JSON and PNG")
+    experiments = run.add_subparsers(
+        dest="experiment", required=True, metavar="experiment"
+    )
+    _add_experiments(experiments)
+
+    figure = commands.add_parser("figure", help="reproduce a figure of the SGD paper")
+    _add_figure(figure)
+    return parser
+
+
+def _add_experiments(experiments: Any) -> None:
+    from .experiments import logistic_report, quasi_convex
+
+    command = experiments.add_parser(
+        "logistic",
+        help="logistic regression by normalized gradient descent in low precision",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    logistic_report.add_arguments(command)
+    command.set_defaults(handler=_run_logistic)
+    command = experiments.add_parser(
+        "quasi-convex",
+        help="f(w) = 3 ||w||^0.2 with artificial errors r and s",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    quasi_convex.add_arguments(command)
+    command.set_defaults(handler=_run_quasi_convex)
+
+
+def _add_figure(figure: argparse.ArgumentParser) -> None:
+    from .experiments import figures
+
+    figures.add_arguments(figure)
+    figure.set_defaults(handler=_figure_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what stands behind ``lowprec``; None takes it from the process.
+
+    Returns:
+        Exit status: 0, 2 for a user error, 130 when interrupted.
+
+    Example:
+        >>> main(["format", "no-such-format"])
+        2
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        parsed.handler(parsed)
+    except _USER_ERRORS as error:
+        print(f"lowprec: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lowprec: interrupted; metrics up to here are on disk", file=sys.stderr)
+        return _INTERRUPTED
+    return 0

@@ -1,0 +1,84 @@
+"""Directories of results: nothing half-written, a readable ledger even after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._version import __version__
+from ..measure import Ledger
+
+__all__ = ["RunDirectory"]
+
+
+class RunDirectory:
+    """A directory that receives one run's configuration, ledger, results and figures.
+
+    Contract:
+        The directory is made, and shown to be writable, before anything is computed.
+        Files are written under a temporary name and renamed, so that each is whole or
+        absent; the ledger grows line by line.
+
+    Args:
+        path: the directory; existing results in it are replaced.
+
+    Raises:
+        OSError: if it cannot be made or written to.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Make the directory and try to write to it."""
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise OSError(
+                f"cannot write results to {str(self.path)!r}: "
+                f"{error.strerror or error}; choose another --out"
+            ) from error
+
+    def ledger(self) -> Ledger:
+        """Start ``metrics.jsonl`` anew and return its ledger."""
+        target = self.path / "metrics.jsonl"
+        target.unlink(missing_ok=True)
+        return Ledger(target)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
+        """Write a JSON file and return its path."""
+        text = json.dumps(content, indent=2) + "\n"
+        return self._replace(name, lambda path: path.write_text(text))
+
+    def write_figure(self, name: str, figure: Any) -> Path:
+        """Write a matplotlib figure as PNG and return its path."""
+        return self._replace(
+            name, lambda path: figure.savefig(path, format="png", dpi=150)
+        )
+
+    def _replace(self, name: str, write: Callable[[Path], object]) -> Path:
+        target = self.path / name
+        temporary = self.path / f".{name}.part"
+        try:
+            write(temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return target
+
+
+def environment() -> dict[str, str]:
+    """Return what a reader needs to repeat a run."""
+    return {
+        "lowprec": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }

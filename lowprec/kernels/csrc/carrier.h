@@ -1,0 +1,70 @@
+// What a carrier (the IEEE type that holds emulated numbers) looks like in bits.
+//
+// Every translation unit that includes this header is compiled once per instruction
+// set, so everything lives in a namespace of its own and nothing from the standard
+// library's templates is used: the linker must never merge an AVX-512 copy of a
+// function into the baseline build.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+#ifndef LOWPREC_ISA
+#define LOWPREC_ISA baseline
+#endif
+#define LOWPREC_BEGIN     \
+  namespace lowprec {     \
+  namespace LOWPREC_ISA { \
+  namespace {
+#define LOWPREC_END \
+  }                 \
+  }                 \
+  }
+#define LOWPREC_INLINE inline __attribute__((always_inline))
+// Vectorise although input and output may be the same array (in-place use).
+#define LOWPREC_INDEPENDENT _Pragma("GCC ivdep")
+
+LOWPREC_BEGIN
+
+struct Binary32 {
+  using Float = float;
+  using Bits = uint32_t;
+  using Int = int32_t;
+  static constexpr int width = 32, precision = 24, bias = 127;
+};
+
+struct Binary64 {
+  using Float = double;
+  using Bits = uint64_t;
+  using Int = int64_t;
+  static constexpr int width = 64, precision = 53, bias = 1023;
+};
+
+template <class C>
+struct Layout {
+  using Bits = typename C::Bits;
+  static constexpr int fraction = C::precision - 1;
+  static constexpr Bits hidden = Bits(1) << fraction;
+  static constexpr Bits infinity = Bits(2 * C::bias + 1) << fraction;
+  static constexpr Bits quiet_nan = infinity | (hidden >> 1);
+  static constexpr Bits sign = Bits(1) << (C::width - 1);
+};
+
+template <class To, class From>
+LOWPREC_INLINE To bit_cast(From value) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the width");
+  To result;
+  memcpy(&result, &value, sizeof(To));
+  return result;
+}
+
+template <class T>
+LOWPREC_INLINE T smaller(T a, T b) {
+  return a < b ? a : b;
+}
+
+template <class T>
+LOWPREC_INLINE T larger(T a, T b) {
+  return a > b ? a : b;
+}
+
+LOWPREC_END

@@ -1,0 +1,45 @@
+// Threads and the floating-point environment.
+#pragma once
+#include "carrier.h"
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+LOWPREC_BEGIN
+
+// Nearest-even, subnormals honoured: torch.set_flush_denormal changes the environment
+// of the calling thread, and worker threads have their own.
+class DefaultEnvironment {
+ public:
+#if defined(__SSE2__)
+  DefaultEnvironment() : saved_(_mm_getcsr()) { _mm_setcsr(0x1F80); }
+  ~DefaultEnvironment() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#elif defined(__aarch64__)
+  DefaultEnvironment() {
+    const uint64_t standard = 0;
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" : : "r"(standard));
+  }
+  ~DefaultEnvironment() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
+
+ private:
+  uint64_t saved_;
+#else
+  DefaultEnvironment() {}
+#endif
+  DefaultEnvironment(const DefaultEnvironment&) = delete;
+  DefaultEnvironment& operator=(const DefaultEnvironment&) = delete;
+};
+
+// Below this many elements per thread, starting threads costs more than it gains.
+constexpr int64_t kGrain = 32768;
+
+inline int useful_threads(int64_t elements, int threads) {
+  const int64_t most = elements / kGrain;
+  return most < 2 || threads < 2 ? 1 : int(most < threads ? most : threads);
+}
+
+LOWPREC_END

@@ -1,0 +1,109 @@
+// Philox4x32-10 (Salmon, Moraes, Dror and Shaw, SC 2011), many counters at a time.
+//
+// Output element i takes word i mod 4 of the counter
+// (lo32(i div 4), hi32(i div 4), step, purpose) under the key (lo32(seed), hi32(seed)).
+#pragma once
+#include "carrier.h"
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+LOWPREC_BEGIN
+
+// One 32-bit counter word per 64-bit lane: x86 multiplies 32 x 32 -> 64 bits so.
+#if defined(__AVX512F__)
+constexpr int kLanes = 8;
+#elif defined(__AVX2__)
+constexpr int kLanes = 4;
+#else
+constexpr int kLanes = 2;
+#endif
+typedef uint64_t Lanes __attribute__((vector_size(8 * kLanes)));
+
+// Product of the low halves of the lanes; the high halves may hold anything.
+LOWPREC_INLINE Lanes multiply(Lanes a, uint32_t factor) {
+#if defined(__AVX512F__)
+  return (Lanes)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(factor));
+#elif defined(__AVX2__)
+  return (Lanes)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(factor));
+#elif defined(__SSE2__)
+  return (Lanes)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(factor));
+#else
+  return (a & 0xFFFFFFFFu) * (uint64_t)factor;
+#endif
+}
+
+LOWPREC_INLINE Lanes interleave(Lanes a, Lanes b, int high) {
+#if defined(__AVX512F__)
+  return high ? __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+              : __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#elif defined(__AVX2__)
+  return high ? __builtin_shufflevector(a, b, 2, 6, 3, 7)
+              : __builtin_shufflevector(a, b, 0, 4, 1, 5);
+#else
+  return high ? __builtin_shufflevector(a, b, 1, 3)
+              : __builtin_shufflevector(a, b, 0, 2);
+#endif
+}
+
+// Several independent groups hide the latency of the multiplier.
+template <int groups>
+LOWPREC_INLINE void philox_groups(uint64_t block, uint64_t seed, uint32_t step,
+                                  uint32_t purpose, uint32_t* out) {
+  Lanes c0[groups], c1[groups], c2[groups], c3[groups];
+  Lanes ramp;
+  for (int i = 0; i < kLanes; ++i) ramp[i] = i;
+#pragma GCC unroll 8
+  for (int g = 0; g < groups; ++g) {
+    const Lanes counter = ramp + (block + g * kLanes);
+    c0[g] = counter;
+    c1[g] = counter >> 32;
+    c2[g] = ramp * 0 + step;
+    c3[g] = ramp * 0 + purpose;
+  }
+  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+#pragma GCC unroll 10
+  for (int round = 0; round < 10; ++round) {
+#pragma GCC unroll 8
+    for (int g = 0; g < groups; ++g) {
+      // Only low halves matter, so what the xors leave in the high ones is harmless.
+      const Lanes p0 = multiply(c0[g], 0xD2511F53u), p1 = multiply(c2[g], 0xCD9E8D57u);
+      c0[g] = (p1 >> 32) ^ c1[g] ^ uint64_t(k0);
+      c2[g] = (p0 >> 32) ^ c3[g] ^ uint64_t(k1);
+      c1[g] = p1;
+      c3[g] = p0;
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+#pragma GCC unroll 8
+  for (int g = 0; g < groups; ++g) {
+    const Lanes first = (c0[g] & 0xFFFFFFFFu) | (c1[g] << 32);
+    const Lanes second = (c2[g] & 0xFFFFFFFFu) | (c3[g] << 32);
+    const Lanes words[2] = {interleave(first, second, 0), interleave(first, second, 1)};
+    // Little-endian lanes: the words lie in memory in counter order.
+    memcpy(out + g * 4 * kLanes, words, sizeof(words));
+  }
+}
+
+constexpr int kGroups = kLanes == 8 ? 4 : 2;
+// Words that philox_words may write beyond those asked for, on both sides together.
+constexpr int kWordSlack = 4 * kLanes * kGroups + 4;
+
+// Writes the words of elements first .. first + count - 1 and returns where the first
+// one lies inside `buffer`, which has room for count + kWordSlack words.
+inline const uint32_t* philox_words(uint64_t first, int64_t count, uint64_t seed,
+                                    uint32_t step, uint32_t purpose, uint32_t* buffer) {
+  const int64_t skip = int64_t(first & 3);
+  uint64_t block = first >> 2;
+  int64_t done = 0;
+  const int64_t wanted = skip + count;
+  const int64_t big = 4 * kLanes * kGroups;
+  for (; wanted - done > big / 2; done += big, block += kLanes * kGroups)
+    philox_groups<kGroups>(block, seed, step, purpose, buffer + done);
+  for (; done < wanted; done += 4 * kLanes, block += kLanes)
+    philox_groups<1>(block, seed, step, purpose, buffer + done);
+  return buffer + skip;
+}
+
+LOWPREC_END
