@@ -167,8 +167,8 @@ def decode(
         value = torch.where(magnitude == infinity, math.inf, value)
         special = special & (magnitude != infinity)
     value = torch.where(negative, -value, value)
-    if target.signed and not target.signed_zero and target.nans:
-        special = special | (codes == _wrapped(target.encode(math.nan)))
+    if not target.signed_zero:
+        special = special | (negative & (magnitude == 0))
     if not target.nans and bool(special.any()):
         raise ValueError(
             f"code {int(codes[special].flatten()[0])} denotes no value of "

@@ -152,6 +152,12 @@ def _numbers(result: LogisticResult) -> list[tuple[str, str]]:
         ("V_r = mean ||r_k||^2", f"{summary['V_r']:.4g}"),
         ("V_s = mean ||s_k||^2", f"{summary['V_s']:.4g}"),
         ("radius Gamma_s", f"{summary['Gamma_s']:.4g}"),
+        (
+            "bound of Theorem 4.2 on f - f*",
+            "vacuous (worst-case errors reach the step size)"
+            if summary["worst_case_vacuous"]
+            else f"{summary['worst_case_gap']:.4g}",
+        ),
         ("bound of Theorem 4.3 on f - f*", f"{summary['stochastic_bound_gap']:.4g}"),
     ]
 
@@ -237,6 +243,12 @@ def figure(result: LogisticResult) -> Any:
     upper.semilogy(steps, gaps, color="C0", label="$f(w_k) - f^*$")
     bound = float(result.floor()) - f_star
     upper.axhline(bound, color="C3", ls="--", label=r"Theorem 4.3: $L\,\Gamma_s^p$")
+    worst = result.worst_case()
+    if bool(worst.vacuous):
+        upper.plot([], [], color="C4", ls="-.", label="Theorem 4.2 (worst case): vacuous")
+    else:
+        level = float(worst) - f_star
+        upper.axhline(level, color="C4", ls="-.", label="Theorem 4.2 (worst case)")
     upper.set_ylabel("distance to the minimum")
     upper.set_title(_title(result), fontsize=9)
     upper.legend()

@@ -3,6 +3,8 @@
 #pragma once
 #include "carrier.h"
 
+namespace lowprec {
+
 enum : int64_t {
   kSubnormals = 1,
   kInfinities = 2,
@@ -41,8 +43,11 @@ enum Status : int {
   kOk = 0,
   kCarrierTooNarrow = 1,  // the carrier cannot hold every value of the format
   kTooPrecise = 2,        // exact sums cannot be rounded correctly to so many bits
-  kBadArgument = 3
+  kBadArgument = 3,
+  kProductRange = 4  // exact products may leave the range of binary64
 };
+
+}  // namespace lowprec
 
 LOWPREC_BEGIN
 

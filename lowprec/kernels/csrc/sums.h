@@ -1,0 +1,216 @@
+// The sums of one block of outputs, in the order of their definition.
+#pragma once
+#include "addition.h"
+#include "fast_addition.h"
+#include "operands.h"
+#include "philox.h"
+
+LOWPREC_BEGIN
+
+// How this call rounds: chosen once, used by every block.
+struct Recipe {
+  Plan64 add_plan, product_plan;
+  RowFunction product;   // null: products stay exact
+  RowFunction add;       // total + term; pairwise, leaf roundings too
+  RowFunction combine;   // total + partial sum: neither has an error term
+  RowFunction leaf;      // pairwise: rounding of a term to the accumulator
+  bool wide;             // products need an error term
+  bool add_words, product_words;
+};
+
+// Chooses the row functions by what the operands are; refuses what would be inexact.
+template <class T>
+Status choose(const Matmul& task, Recipe* recipe) {
+  const int64_t a_size[3] = {task.batch, task.rows, task.terms};
+  const int64_t a_stride[3] = {task.a_batch, task.a_row, task.a_term};
+  const int64_t b_size[3] = {task.batch, task.terms, task.columns};
+  const int64_t b_stride[3] = {task.b_batch, task.b_term, task.b_column};
+  const Facts a = facts_of((const T*)task.a, a_size, a_stride);
+  const Facts b = facts_of((const T*)task.b, b_size, b_stride);
+  if (sizeof(T) == 8 && a.largest > 0 && b.largest > 0) {
+    // As in lowprec/kernels/sums.py: the errors of products stay normal numbers.
+    const bool outside = a.largest * b.largest > 0x1p990 ||
+                         a.smallest * b.smallest < 0x1p-960 || a.largest >= 0x1p990 ||
+                         b.largest >= 0x1p990;
+    if (outside) return kProductRange;
+  }
+  const int bits = a.significant_bits + b.significant_bits;
+  recipe->wide = bits > 53;
+  recipe->add_words = stochastic(task.accumulate);
+  recipe->product_words = !task.exact_products && stochastic(task.product);
+  recipe->product = nullptr;
+  if (!task.exact_products)
+    recipe->product =
+        recipe->wide ? select_round<true>(task.product) : select_round<false>(task.product);
+  const bool wide_terms = recipe->wide && task.exact_products;
+  recipe->combine = select_add<false>(task.accumulate);
+  recipe->add = wide_terms ? select_add<true>(task.accumulate) : recipe->combine;
+  recipe->leaf = wide_terms ? select_round<true>(task.accumulate)
+                            : select_round<false>(task.accumulate);
+  return kOk;
+}
+
+template <class T>
+class Sums {
+ public:
+  Sums(const Matmul& task, const Recipe& recipe, const Block& block)
+      : task_(task), recipe_(recipe), block_(block) {
+    outputs_ = block.rows * block.columns;
+    padded_ = (outputs_ + kPadding - 1) / kPadding * kPadding;
+    // Elements of the padding take part in vector operations: they must be numbers.
+    for (int64_t i = 0; i < padded_; ++i) term_[i] = error_[i] = 0.0;
+    for (int64_t i = 0; i < padded_ + kWordSlack; ++i) words_[i] = scratch_[i] = 0;
+    for (int64_t i = 0; i < outputs_; ++i) {
+      row_of_[i] = int32_t(i / block.columns);
+      column_of_[i] = int32_t(i % block.columns);
+    }
+  }
+
+  // `total` holds +0 for every output and receives the sums.
+  void run(double* total) {
+    if (task_.order == kPairwise) {
+      pairwise(total);
+    } else if (task_.order == kBlocked) {
+      blocked(total);
+    } else {
+      for (int64_t k = 0; k < task_.terms; ++k) add_term(total, k);
+    }
+  }
+
+ private:
+  // term_ (+ error_) <- the products with number k of every output, rounded if asked.
+  Row term(int64_t k) {
+    if (k % kTerms == 0) pack_terms(k);
+    const double* a = a_ + k % kTerms * block_.rows;
+    const double* b = b_ + k % kTerms * block_.columns;
+    if (block_.columns == 1) {
+      for (int64_t i = 0; i < outputs_; ++i) term_[i] = a[i] * b[0];
+    } else if (block_.columns < 8) {
+      for (int64_t i = 0; i < outputs_; ++i)
+        term_[i] = a[row_of_[i]] * b[column_of_[i]];
+    } else {
+      double* out = term_;
+      for (int64_t r = 0; r < block_.rows; ++r, out += block_.columns)
+        for (int64_t c = 0; c < block_.columns; ++c) out[c] = a[r] * b[c];
+    }
+    if (recipe_.wide) errors(a, b);
+    if (recipe_.product == nullptr)
+      return {term_, recipe_.wide ? error_ : nullptr, nullptr, padded_};
+    const uint32_t* words = recipe_.product_words ? draw(k, kPurposeProduct) : nullptr;
+    recipe_.product(term_, {term_, error_, words, padded_}, recipe_.product_plan);
+    return {term_, nullptr, nullptr, padded_};
+  }
+
+  void errors(const double* a, const double* b) {
+    for (int64_t i = 0; i < outputs_; ++i) {
+      const double error = __builtin_fma(a[row_of_[i]], b[column_of_[i]], -term_[i]);
+      error_[i] = finite(term_[i]) ? error : 0.0;
+    }
+  }
+
+  void pack_terms(int64_t k) {
+    const int64_t count = smaller(kTerms, task_.terms - k);
+    const T* a = (const T*)task_.a + block_.batch * task_.a_batch +
+                 block_.row * task_.a_row + k * task_.a_term;
+    const T* b = (const T*)task_.b + block_.batch * task_.b_batch +
+                 block_.column * task_.b_column + k * task_.b_term;
+    pack(a_, a, count, task_.a_term, block_.rows, task_.a_row);
+    pack(b_, b, count, task_.b_term, block_.columns, task_.b_column);
+  }
+
+  // The random words of every output for one rounding.
+  const uint32_t* draw(int64_t step, uint32_t purpose) {
+    const uint32_t counter = uint32_t(step);
+    if (block_.columns == task_.columns) {  // outputs are numbered without gaps
+      const uint64_t first = task_.offset + uint64_t(first_output(task_, block_, 0));
+      return philox_words(first, outputs_, task_.seed, counter, purpose, words_);
+    }
+    for (int64_t r = 0; r < block_.rows; ++r) {
+      const uint64_t first = task_.offset + uint64_t(first_output(task_, block_, r));
+      const uint32_t* words = philox_words(first, block_.columns, task_.seed, counter,
+                                           purpose, scratch_);
+      memcpy(words_ + r * block_.columns, words, block_.columns * sizeof(uint32_t));
+    }
+    return words_;
+  }
+
+  void add_term(double* total, int64_t k) {
+    Row row = term(k);
+    if (recipe_.add_words) row.words = draw(k, kPurposeAdd);
+    recipe_.add(total, row, recipe_.add_plan);
+  }
+
+  void combine(double* total, const double* partial, int64_t step) {
+    const uint32_t* words = recipe_.add_words ? draw(step, kPurposeCombine) : nullptr;
+    recipe_.combine(total, {partial, nullptr, words, padded_}, recipe_.add_plan);
+  }
+
+  void blocked(double* total) {
+    alignas(64) double partial[kOutputs];
+    const int64_t size = task_.block_size;
+    for (int64_t k = 0, number = 0; k < task_.terms; ++number) {
+      for (int64_t i = 0; i < padded_; ++i) partial[i] = 0.0;
+      // Not first + size, which a huge block size would overflow.
+      const int64_t end = task_.terms - k < size ? task_.terms : k + size;
+      for (; k < end; ++k) add_term(partial, k);
+      combine(total, partial, number);
+    }
+  }
+
+  // Level by level neighbours are added and an odd last one passes through; done in one
+  // pass over the terms, like a binary counter: nodes_[l] is a finished node of level l
+  // that waits for its right neighbour.
+  void pairwise(double* total) {
+    static constexpr int kLevels = 33;  // steps are 32-bit numbers
+    alignas(64) double nodes[kLevels][kOutputs];
+    int64_t first_step[kLevels + 1];  // number of the first addition into level l
+    first_step[0] = first_step[1] = 0;
+    for (int l = 1; l < kLevels; ++l)
+      first_step[l + 1] = first_step[l] + (nodes_of_level(l - 1) >> 1);
+
+    for (int64_t k = 0; k < task_.terms; ++k) {
+      Row row = term(k);
+      if (recipe_.add_words) row.words = draw(k, kPurposeAdd);
+      recipe_.leaf(total, row, recipe_.add_plan);
+      int level = 0;
+      for (int64_t node = k; node & 1; node >>= 1, ++level) {
+        combine(nodes[level], total, first_step[level + 1] + (node >> 1));
+        copy(total, nodes[level]);
+      }
+      copy(nodes[level], total);
+    }
+    // `total` is now carried up as the last, unfinished node of its level, if any.
+    bool carried = false;
+    for (int level = 0; level < kLevels; ++level) {
+      if (!(task_.terms >> level & 1)) continue;
+      if (carried) {
+        const int64_t parent = (nodes_of_level(level) - 2) >> 1;
+        combine(nodes[level], total, first_step[level + 1] + parent);
+      }
+      copy(total, nodes[level]);
+      carried = true;
+    }
+  }
+
+  int64_t nodes_of_level(int level) const {
+    return (task_.terms + (int64_t(1) << level) - 1) >> level;
+  }
+
+  void copy(double* to, const double* from) const {
+    memcpy(to, from, padded_ * sizeof(double));
+  }
+
+  const Matmul& task_;
+  const Recipe& recipe_;
+  const Block& block_;
+  int64_t outputs_, padded_;
+  alignas(64) double term_[kOutputs];
+  alignas(64) double error_[kOutputs];
+  alignas(64) double a_[kTerms * kOutputs];
+  alignas(64) double b_[kTerms * kColumns];
+  alignas(64) uint32_t words_[kOutputs + kWordSlack];
+  alignas(64) uint32_t scratch_[kOutputs + kWordSlack];
+  int32_t row_of_[kOutputs], column_of_[kOutputs];
+};
+
+LOWPREC_END

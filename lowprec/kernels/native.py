@@ -1,0 +1,317 @@
+"""The C++ kernels for CPU tensors, called through ctypes on data pointers.
+
+``available()`` says whether the library was built and loaded; ``status()`` says with
+which instruction set it runs. The functions below take CPU tensors (float32 or float64,
+any strides, no autograd) and the integers of `lowprec.kernels.codes`, and return what
+the portable kernels return, bit for bit::
+
+    round(x, code, out=None) -> Tensor
+    round_stochastic(x, code, seed, offset=0, out=None) -> Tensor
+    matmul(a, b, accumulate, product, order, block_size, seed, offset) -> Tensor
+    available() -> bool;  status() -> str;  load(path=None) -> bool
+    instruction_sets() -> tuple[int, ...];  set_instruction_set(isa) -> None
+
+``seed`` is an int (its low 64 bits are the key) or a 0-d int64 tensor. ``out`` may be
+the input itself. Threads follow ``torch.get_num_threads()``; results do not depend on
+them. ctypes releases the interpreter lock during a call; the tensors are kept alive by
+local names until it returns.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import codes, portable, sums
+
+_INTERFACE = 1
+_NAMES = {2: "baseline", 3: "x86-64-v3", 4: "x86-64-v4"}
+_WIDTHS = {torch.float32: 32, torch.float64: 64}
+_MASK = (1 << 64) - 1
+
+_int, _long, _ulong = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64
+_pointer = ctypes.c_void_p
+_Code = _long * 9
+_Geometry = _long * 10
+
+_library: ctypes.CDLL | None = None
+_reason = "the C++ library was not built"
+
+
+def _find() -> str | None:
+    # In an editable install the library lies elsewhere; its import spec knows where.
+    spec = importlib.util.find_spec(f"{__package__}._k")
+    if spec is not None and spec.origin is not None:
+        return spec.origin
+    beside = sorted(Path(__file__).parent.glob("_k.*"))
+    found = [path for path in beside if path.suffix in (".so", ".dylib", ".dll")]
+    return str(found[0]) if found else None
+
+
+def load(path: str | Path | None = None) -> bool:
+    """Load the library from ``path``, or from where the package was installed.
+
+    Args:
+        path: file of the shared library; None to look for it.
+
+    Returns:
+        Whether a library is loaded now; `status` has the reason if not.
+    """
+    global _library, _reason
+    _library = None
+    chosen = str(path) if path is not None else _find()
+    if chosen is None:
+        _reason = "the C++ library was not built"
+        return False
+    try:
+        library = ctypes.CDLL(chosen)
+        interface = library.lowprec_interface()
+    except (OSError, AttributeError) as error:
+        _reason = f"{chosen} cannot be loaded: {error}"
+        return False
+    if interface != _INTERFACE:
+        _reason = f"{chosen} has interface {interface}, this package {_INTERFACE}"
+        return False
+    library.lowprec_round.argtypes = [_int, _pointer, _pointer, _long, _pointer, _int]
+    library.lowprec_round_stochastic.argtypes = [
+        *(_int, _pointer, _pointer, _long, _pointer),
+        *(_ulong, _ulong, _int),
+    ]
+    library.lowprec_matmul.argtypes = [
+        *(_int, _pointer, _pointer, _pointer, _pointer, _pointer, _pointer),
+        *(_long, _long, _ulong, _ulong, _int),
+    ]
+    _library = library
+    return True
+
+
+def available() -> bool:
+    """Whether the C++ library is loaded."""
+    return _library is not None
+
+
+def status() -> str:
+    """Say which build of the library runs, or why there is none."""
+    if _library is None:
+        return f"not available: {_reason}"
+    return f"native ({_NAMES[_library.lowprec_isa()]})"
+
+
+def _loaded() -> ctypes.CDLL:
+    if _library is None:
+        raise RuntimeError(f"the native kernels are not available: {_reason}")
+    return _library
+
+
+def instruction_sets() -> tuple[int, ...]:
+    """Instruction sets that this machine can run: 2 baseline, 3 AVX2, 4 AVX-512."""
+    return tuple(range(2, _loaded().lowprec_best_isa() + 1))
+
+
+def set_instruction_set(isa: int | None = None) -> None:
+    """Use one of `instruction_sets`, or the best one; results are the same.
+
+    Raises:
+        ValueError: if this machine cannot run it.
+    """
+    library = _loaded()
+    chosen = library.lowprec_best_isa() if isa is None else isa
+    if library.lowprec_set_isa(chosen) != 0:
+        raise ValueError(
+            f"instruction set {isa} is not one of {instruction_sets()} of this machine"
+        )
+
+
+def _key(seed: int | Tensor) -> int:
+    return int(seed) & _MASK
+
+
+def _width(x: Tensor) -> int:
+    width = _WIDTHS.get(x.dtype)
+    if width is None or x.device.type != "cpu":
+        name = str(x.dtype).removeprefix("torch.")
+        raise TypeError(
+            "the native kernels take float32 or float64 CPU tensors, "
+            f"got {name} on {x.device}"
+        )
+    return width
+
+
+def _target(x: Tensor, out: Tensor | None) -> Tensor:
+    """Where to write the contiguous result of rounding the contiguous ``x``."""
+    if out is None:
+        return torch.empty_like(x)
+    if out.dtype != x.dtype or out.shape != x.shape or out.device != x.device:
+        raise ValueError(
+            f"out must be a {x.dtype} CPU tensor of shape {tuple(x.shape)}, "
+            f"got {out.dtype} {tuple(out.shape)} on {out.device}"
+        )
+    return out if out.is_contiguous() else torch.empty_like(x)
+
+
+def _refuse(code: Sequence[int], dtype: torch.dtype) -> None:
+    """Raise what the portable kernel raises for a code that was refused."""
+    portable.max_bits(codes.decode(code), portable.CARRIERS[dtype])
+    raise ValueError(f"not a valid rounding code for this operation: {list(code)}")
+
+
+def round(x: Tensor, code: Sequence[int], out: Tensor | None = None) -> Tensor:
+    """Round every element in a deterministic mode.
+
+    Args:
+        x: float32 or float64 CPU tensor.
+        code: the nine integers of a `RoundingCode`.
+        out: where to write; ``x`` itself to round in place; None for a new tensor.
+
+    Returns:
+        ``out``, or a new contiguous tensor.
+
+    Raises:
+        ValueError: if the carrier cannot hold the format, or ``out`` does not fit.
+    """
+    library, width = _loaded(), _width(x)
+    source = x.contiguous()
+    target = _target(source, out)
+    wrong = library.lowprec_round(
+        width,
+        source.data_ptr(),
+        target.data_ptr(),
+        source.numel(),
+        _Code(*code),
+        torch.get_num_threads(),
+    )
+    if wrong:
+        _refuse(code, x.dtype)
+    return target if out is None or target is out else out.copy_(target)
+
+
+def round_stochastic(
+    x: Tensor,
+    code: Sequence[int],
+    seed: int | Tensor,
+    offset: int = 0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Round every element with the random word of its linear index plus ``offset``.
+
+    Args:
+        x: float32 or float64 CPU tensor.
+        code: the nine integers of a `RoundingCode` with a stochastic mode.
+        seed: key of the random words.
+        offset: index of the first element.
+        out: where to write; ``x`` itself to round in place; None for a new tensor.
+
+    Returns:
+        ``out``, or a new contiguous tensor.
+
+    Raises:
+        ValueError: if the carrier cannot hold the format, or ``out`` does not fit.
+    """
+    library, width = _loaded(), _width(x)
+    source = x.contiguous()
+    target = _target(source, out)
+    wrong = library.lowprec_round_stochastic(
+        width,
+        source.data_ptr(),
+        target.data_ptr(),
+        source.numel(),
+        _Code(*code),
+        _key(seed),
+        offset,
+        torch.get_num_threads(),
+    )
+    if wrong:
+        _refuse(code, x.dtype)
+    return target if out is None or target is out else out.copy_(target)
+
+
+def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring operands of equal batch shape to [batch, rows, columns], by views."""
+    if a.dim() == b.dim() == 3:
+        return a, b
+    if a.dim() == b.dim() == 2:
+        return a.unsqueeze(0), b.unsqueeze(0)
+    return a.flatten(0, -3), b.flatten(0, -3)
+
+
+def matmul(
+    a: Tensor,
+    b: Tensor,
+    accumulate: Sequence[int],
+    product: Sequence[int],
+    order: int,
+    block_size: int,
+    seed: int | Tensor,
+    offset: int,
+) -> Tensor:
+    """Multiply [..., M, K] by [..., K, N], rounding after every addition.
+
+    Args:
+        a: left operand, float32 or float64, any strides.
+        b: right operand of the same dtype and batch shape.
+        accumulate: code of the accumulator's rounding.
+        product: code of the products' rounding, empty for exact products.
+        order: SEQUENTIAL, BLOCKED or PAIRWISE.
+        block_size: terms per block, BLOCKED only.
+        seed: key of the random words; stochastic codes only.
+        offset: linear index of the first output element.
+
+    Returns:
+        Contiguous tensor [..., M, N] of the operands' dtype.
+
+    Raises:
+        NotImplementedError: for accumulators of more than 51 bits.
+        ValueError: where exact results cannot be computed or returned.
+    """
+    library, width = _loaded(), _width(a)
+    if _width(b) != width or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
+        raise ValueError(
+            f"cannot multiply {a.dtype} {tuple(a.shape)} by {b.dtype} {tuple(b.shape)}"
+        )
+    left, right = _matrices(a, b)
+    out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype)
+    batch, rows, terms = left.shape
+    columns = right.shape[2]
+    random = accumulate[5] >= codes.STOCHASTIC or (
+        len(product) > 0 and product[5] >= codes.STOCHASTIC
+    )
+    wrong = library.lowprec_matmul(
+        width,
+        left.data_ptr(),
+        right.data_ptr(),
+        out.data_ptr(),
+        _Geometry(batch, rows, terms, columns, *left.stride(), *right.stride()),
+        _Code(*accumulate),
+        _Code(*product) if len(product) else None,
+        order,
+        block_size,
+        _key(seed) if random else 0,
+        offset,
+        torch.get_num_threads(),
+    )
+    if wrong:
+        _refuse_matmul(a, b, accumulate, product)
+    return out
+
+
+def _refuse_matmul(
+    a: Tensor, b: Tensor, accumulate: Sequence[int], product: Sequence[int]
+) -> None:
+    """Raise what the portable kernel raises for operands that were refused."""
+    chosen = [codes.decode(code) for code in (accumulate, product) if len(code)]
+    for code in chosen:
+        sums.check_accumulator(code)
+    sums.check_result_dtype(chosen[0], a.dtype)
+    if a.dtype == torch.float64:
+        sums.check_product_range(a, b)
+    for code in chosen:
+        portable.max_bits(code, portable.CARRIERS[torch.float64])
+    raise ValueError(f"not valid codes or order: {list(accumulate)}, {list(product)}")
+
+
+load()

@@ -1,0 +1,49 @@
+"""`import lowprec` costs a user no more than torch and numpy."""
+
+import subprocess
+import sys
+
+import pytest
+
+OPTIONAL = (
+    "gmpy2",
+    "hypothesis",
+    "jinja2",
+    "matplotlib",
+    "ml_dtypes",
+    "pandas",
+    "pytest",
+    "scipy",
+    "sklearn",
+    "tqdm",
+    "triton",
+)
+
+
+def modules_after(statement):
+    """Names of the top-level modules that a fresh interpreter holds afterwards."""
+    program = f"""\
+import sys
+{statement}
+print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
+"""
+    # -P: the installed package, not what happens to lie in the working directory.
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def loaded_by_torch():
+    return modules_after("import numpy, torch")
+
+
+def test_import_loads_no_optional_package(loaded_by_torch):
+    loaded = modules_after("import lowprec") - loaded_by_torch
+    assert "lowprec" in loaded
+    assert loaded.isdisjoint(OPTIONAL)
