@@ -50,7 +50,8 @@ def _figure_command(arguments: argparse.Namespace) -> None:
     figure = figures.get(arguments.name)
     total = figure.steps(arguments)
     with _progress(total, "steps") as advance:
-        print(figure.make(arguments, advance))
+        text = figure.make(arguments, advance)
+    print(text)
 
 
 @contextmanager

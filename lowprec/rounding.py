@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from .formats import Format, format
+from .formats import Format
+from .formats import format as as_format
 
 __all__ = [
     "Accumulator",
     "AccumulatorLike",
+    "FormatLike",
     "Order",
     "Rounding",
     "RoundingLike",
@@ -92,6 +94,13 @@ class Order(StrEnum):
     PAIRWISE = "pairwise"
 
 
+# What `as_format`, `as_rounding` and `as_accumulator` normalise. Torch dtypes are
+# accepted too, but this layer does not know torch.
+FormatLike: TypeAlias = "Format | str"
+RoundingLike: TypeAlias = "Rounding | Format | str"
+AccumulatorLike: TypeAlias = "Accumulator | Rounding | Format | str"
+
+
 def _member(enum: type[Enum], value: Any, what: str) -> Any:
     try:
         return enum(value)
@@ -106,7 +115,7 @@ def _position(member: Enum) -> int:
     return list(type(member)).index(member)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Rounding:
     """A map fl(.) from the reals to a format: direction, saturation, randomness.
 
@@ -145,25 +154,31 @@ class Rounding:
     random_bits: int = _MOST_RANDOM_BITS
     variant: Variant = Variant.A
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        format: FormatLike,
+        mode: RoundingMode | str = RoundingMode.NEAREST_EVEN,
+        saturation: Saturation | str = Saturation.NONE,
+        random_bits: int = _MOST_RANDOM_BITS,
+        variant: Variant | str = Variant.A,
+    ) -> None:
         """Normalise names to values and check ranges."""
+        # Written out so that type checkers know the shorthands that fields never hold.
         set_field = object.__setattr__
-        set_field(self, "format", format(self.format))
-        set_field(self, "mode", _member(RoundingMode, self.mode, "rounding mode"))
-        set_field(
-            self, "saturation", _member(Saturation, self.saturation, "saturation")
-        )
-        set_field(self, "variant", _member(Variant, self.variant, "variant"))
-        bits = self.random_bits
-        if isinstance(bits, bool) or not isinstance(bits, int):
+        set_field(self, "format", as_format(format))
+        set_field(self, "mode", _member(RoundingMode, mode, "rounding mode"))
+        set_field(self, "saturation", _member(Saturation, saturation, "saturation"))
+        set_field(self, "variant", _member(Variant, variant, "variant"))
+        if isinstance(random_bits, bool) or not isinstance(random_bits, int):
             raise TypeError(
                 f"random_bits must be an int from 1 to {_MOST_RANDOM_BITS}, "
-                f"got {bits!r} of type {type(bits).__name__}"
+                f"got {random_bits!r} of type {type(random_bits).__name__}"
             )
-        if not 1 <= bits <= _MOST_RANDOM_BITS:
+        if not 1 <= random_bits <= _MOST_RANDOM_BITS:
             raise ValueError(
-                f"random_bits must be from 1 to {_MOST_RANDOM_BITS}, got {bits}"
+                f"random_bits must be from 1 to {_MOST_RANDOM_BITS}, got {random_bits}"
             )
+        set_field(self, "random_bits", random_bits)
 
     def __repr__(self) -> str:
         """Return one line that evaluates back, only what differs from the default."""
@@ -182,7 +197,7 @@ class Rounding:
         if self.format.name is None:
             return False
         try:
-            return format(self.format.name) == self.format
+            return as_format(self.format.name) == self.format
         except ValueError:
             return False
 
@@ -219,11 +234,6 @@ class Rounding:
         )
 
 
-# What is accepted wherever a rounding is expected: `as_rounding` normalises it. Torch
-# dtypes are accepted too, but this layer does not know torch.
-RoundingLike = Rounding | Format | str
-
-
 def as_rounding(value: Any) -> Rounding:
     """Return ``value`` as a `Rounding`; formats mean nearest-even, no saturation.
 
@@ -244,7 +254,7 @@ def as_rounding(value: Any) -> Rounding:
     return value if isinstance(value, Rounding) else Rounding(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Accumulator:
     """How a sum of products is rounded: after each addition, in a stated order.
 
@@ -282,26 +292,33 @@ class Accumulator:
     order: Order = Order.SEQUENTIAL
     block_size: int | None = None
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        rounding: RoundingLike,
+        product: RoundingLike | Literal["exact", "accumulator"] = "exact",
+        order: Order | str = Order.SEQUENTIAL,
+        block_size: int | None = None,
+    ) -> None:
         """Normalise shorthands and check that order and block size agree."""
-        object.__setattr__(self, "rounding", as_rounding(self.rounding))
-        if self.product not in ("exact", "accumulator"):
-            object.__setattr__(self, "product", as_rounding(self.product))
-        object.__setattr__(self, "order", _member(Order, self.order, "order"))
-        size = self.block_size
+        set_field = object.__setattr__
+        set_field(self, "rounding", as_rounding(rounding))
+        named = product in ("exact", "accumulator")
+        set_field(self, "product", product if named else as_rounding(product))
+        set_field(self, "order", _member(Order, order, "order"))
         if self.order is not Order.BLOCKED:
-            if size is not None:
+            if block_size is not None:
                 raise ValueError(
-                    f"block_size={size!r} needs order='blocked', "
+                    f"block_size={block_size!r} needs order='blocked', "
                     f"got order={self.order.value!r}"
                 )
-        elif isinstance(size, bool) or not isinstance(size, int):
+        elif isinstance(block_size, bool) or not isinstance(block_size, int):
             raise TypeError(
                 "order='blocked' needs block_size, a positive int, "
-                f"got {size!r} of type {type(size).__name__}"
+                f"got {block_size!r} of type {type(block_size).__name__}"
             )
-        elif size < 1:
-            raise ValueError(f"block_size must be positive, got {size}")
+        elif block_size < 1:
+            raise ValueError(f"block_size must be positive, got {block_size}")
+        set_field(self, "block_size", block_size)
 
     def __repr__(self) -> str:
         """Return one line that evaluates back, only what differs from the default."""
@@ -330,9 +347,6 @@ class Accumulator:
     def replace(self, **changes: Any) -> Accumulator:
         """Return a copy with some fields changed."""
         return replace(self, **changes)
-
-
-AccumulatorLike = Accumulator | RoundingLike
 
 
 def as_accumulator(value: Any) -> Accumulator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,16 @@ from torch import Tensor
 
 from ..arithmetic import round
 
-__all__ = ["NAMES", "Dataset", "digits", "load", "mnist", "read_idx", "s1", "splitmix64"]
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "digits",
+    "load",
+    "mnist",
+    "read_idx",
+    "s1",
+    "splitmix64",
+]
 
 NAMES = ("digits", "digits-full", "S1", "mnist", "mnist-full")
 
@@ -33,6 +43,9 @@ _S1_CENTRES = (
     (39, -28),
 )
 _IDX_LABELS, _IDX_IMAGES = 0x801, 0x803
+_MNIST_FILES = (
+    "train-images-idx3-ubyte and train-labels-idx1-ubyte, each as it is or with .gz"
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,9 @@ def s1(samples: int, seed: int = 1) -> Dataset:
     """
     if samples < 1:
         raise ValueError(f"S1 needs a positive number of samples, got {samples}")
-    labels = (splitmix64(1000 * seed, samples) % np.uint64(_S1_CLASSES)).astype(np.int64)
+    labels = (splitmix64(1000 * seed, samples) % np.uint64(_S1_CLASSES)).astype(
+        np.int64
+    )
     centres = np.array(_S1_CENTRES, dtype=np.float64)[labels] / 64
     columns = []
     for j in range(_COMPONENTS):
@@ -137,7 +152,9 @@ def digits(full: bool = False, samples: int | None = None) -> Dataset:
     return _dataset("digits", _principal_components(features), labels, 10)
 
 
-def mnist(directory: str | Path, full: bool = False, samples: int | None = None) -> Dataset:
+def mnist(
+    directory: str | Path, full: bool = False, samples: int | None = None
+) -> Dataset:
     """Return MNIST's training set from local IDX files.
 
     Args:
@@ -182,23 +199,27 @@ def read_idx(directory: str | Path, name: str, magic: int) -> np.ndarray:
         ValueError: if it is damaged or of another type.
     """
     folder = Path(directory)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no data directory {str(folder)!r}: give one that holds {name} or "
-            f"{name}.gz"
-        )
-    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    path = next(
+        (p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None
+    )
     if path is None:
-        raise FileNotFoundError(f"{str(folder)!r} holds neither {name} nor {name}.gz")
+        lacking = f"lacks {name}" if folder.is_dir() else "is not a directory"
+        raise FileNotFoundError(
+            f"{str(folder)!r} {lacking}: MNIST needs a directory with {_MNIST_FILES}"
+        )
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
     if int.from_bytes(data[:4], "big") != magic:
-        raise ValueError(f"{str(path)!r} is not an IDX file with magic number {magic:#x}")
+        raise ValueError(
+            f"{str(path)!r} is not an IDX file with magic number {magic:#x}"
+        )
     dimensions = magic & 0xFF
     start = 4 + 4 * dimensions
+    if len(data) < start:
+        raise ValueError(f"{str(path)!r} is damaged: it ends within its header")
     shape = tuple(np.frombuffer(data, ">u4", dimensions, 4).tolist())
     if len(data) - start != int(np.prod(shape)):
         raise ValueError(
@@ -226,7 +247,8 @@ def load(
         The data set.
 
     Raises:
-        ValueError: if the name is unknown, or MNIST lacks its directory.
+        ValueError: if the name is unknown, there are fewer samples, or MNIST lacks
+            its directory.
         FileNotFoundError: if files are missing.
     """
     if samples is not None and samples < 1:
@@ -234,15 +256,22 @@ def load(
     full = name.endswith("-full")
     if name == "S1":
         return s1(samples or _S1_SAMPLES, seed)
-    if name in ("digits", "digits-full"):
-        return digits(full, samples)
     if name not in NAMES:
         raise ValueError(f"unknown data {name!r}: it must be one of {', '.join(NAMES)}")
-    if data_dir is None:
+    if name in ("digits", "digits-full"):
+        dataset = digits(full, samples)
+    elif data_dir is None:
         raise ValueError(
             f"data {name!r} needs --data-dir, the directory of the MNIST IDX files"
         )
-    return mnist(data_dir, full, samples)
+    else:
+        dataset = mnist(data_dir, full, samples)
+    if samples is not None and samples > len(dataset.labels):
+        raise ValueError(
+            f"{name} has {len(dataset.labels)} samples, fewer than the {samples} "
+            "asked for"
+        )
+    return dataset
 
 
 def _principal_components(x: Tensor) -> Tensor:
@@ -251,10 +280,13 @@ def _principal_components(x: Tensor) -> Tensor:
     leading = vectors.flip(1)[:, :_COMPONENTS]
     # Eigenvectors have no sign of their own: the largest entry is made positive.
     largest = leading.abs().argmax(dim=0, keepdim=True)
-    return centred @ (leading * leading.gather(0, largest).sign())
+    components: Tensor = centred @ (leading * leading.gather(0, largest).sign())
+    return components
 
 
 def _dataset(name: str, x: Tensor, labels: np.ndarray, classes: int) -> Dataset:
     stored = round(x, "bfloat16")
     ones = torch.ones(len(stored), 1, dtype=torch.float64)
-    return Dataset(name, torch.cat([stored, ones], 1), torch.from_numpy(labels), classes)
+    return Dataset(
+        name, torch.cat([stored, ones], 1), torch.from_numpy(labels), classes
+    )

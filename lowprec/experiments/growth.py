@@ -68,7 +68,9 @@ def figure(
         picture.subplots(1, 2), (1.0, fitted.p), (linear, fitted.L), strict=True
     ):
         axes.loglog(modulus.rho, modulus.omega, "o", ms=4, label=r"$\omega(\rho)$")
-        axes.loglog(modulus.rho, L * modulus.rho**p, label=rf"${L:.3g}\,\rho^{{{p:.3g}}}$")
+        axes.loglog(
+            modulus.rho, L * modulus.rho**p, label=rf"${L:.3g}\,\rho^{{{p:.3g}}}$"
+        )
         axes.set_xlabel(r"distance $\rho$ from the minimiser")
         axes.set_ylabel(r"largest $f - f^*$ at that distance")
         axes.legend()

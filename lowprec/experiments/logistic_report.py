@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--update", help="format of the weights, or float64")
     parser.add_argument("--update-rounding", help="rounding mode of the update")
     parser.add_argument("--gradient-rounding", help="rounding mode of the gradient")
-    parser.add_argument("--block-size", type=int, help="sum in blocks of this many terms")
+    parser.add_argument(
+        "--block-size", type=int, help="sum in blocks of this many terms"
+    )
     parser.add_argument("--two-step", action="store_true", help="round eta u as well")
     parser.add_argument("--step-size", type=float, default=0.125, help="eta")
     parser.add_argument("--iterations", type=int, default=600, help="number of steps")
@@ -54,7 +56,7 @@ def _rounding(preset: Any, name: str | None, mode: str | None) -> Rounding | Non
             )
         return None
     base = chosen if isinstance(chosen, Rounding) else Rounding(chosen)
-    return base if mode is None else Rounding(base.format, mode)  # type: ignore[arg-type]
+    return base if mode is None else Rounding(base.format, mode)
 
 
 def config_from_arguments(arguments: argparse.Namespace) -> LogisticConfig:
@@ -140,7 +142,10 @@ def _numbers(result: LogisticResult) -> list[tuple[str, str]]:
         return "float64" if value is None else repr(value)
 
     return [
-        ("data", f"{result.problem.dataset.name}, {len(result.problem.targets)} samples"),
+        (
+            "data",
+            f"{result.problem.dataset.name}, {len(result.problem.targets)} samples",
+        ),
         ("gradient", arithmetic(config.gradient)),
         ("accumulator", arithmetic(config.accumulator)),
         ("update", arithmetic(config.update)),
@@ -177,18 +182,18 @@ def verdict(result: LogisticResult) -> str:
         if summary["theorem_4_3_applies"]:
             return text
         return text + (
-            " Its hypothesis does not: the errors are correlated with the iterates, and "
-            "the bound describes where the run would settle without that."
+            " Its hypothesis does not: the errors are correlated with the iterates, "
+            "and the bound describes where the run would settle without that."
         )
     ratio = summary["smallest_gap"] / summary["stochastic_bound_gap"]
     text = f"The bound does not hold: the smallest f - f* is {ratio:.3g} times it. "
     if summary["stagnation_tail"] > 0.99 and summary["s_bias_tail"] > _UNBIASED:
         return text + (
-            "The weights stopped moving: every update is rounded back, so s_k = eta u_k "
-            "has no zero mean, which the theorem needs. Stochastic rounding of the update "
-            "restores it."
+            "The weights stopped moving: every update is rounded back, so s_k = eta "
+            "u_k has no zero mean, which the theorem needs. Stochastic rounding of the "
+            "update restores it."
         )
-    if summary["progress"] > summary["Gamma_s"]:
+    if summary["progress_tail"] > summary["Gamma_s"]:
         return text + (
             "It is a statement about the limit, which the run has not reached: the "
             "distance to the minimum is still falling. Take more steps."
@@ -198,8 +203,8 @@ def verdict(result: LogisticResult) -> str:
         key=lambda item: item[1],
     )
     return text + (
-        f"The errors do not average out, which the theorem needs: the mean of {name} is "
-        f"{bias:.2f} of its root mean square."
+        "The errors do not average out, which the theorem needs: the mean of "
+        f"{name} is {bias:.2f} of its root mean square."
     )
 
 
@@ -245,7 +250,9 @@ def figure(result: LogisticResult) -> Any:
     upper.axhline(bound, color="C3", ls="--", label=r"Theorem 4.3: $L\,\Gamma_s^p$")
     worst = result.worst_case()
     if bool(worst.vacuous):
-        upper.plot([], [], color="C4", ls="-.", label="Theorem 4.2 (worst case): vacuous")
+        upper.plot(
+            [], [], color="C4", ls="-.", label="Theorem 4.2 (worst case): vacuous"
+        )
     else:
         level = float(worst) - f_star
         upper.axhline(level, color="C4", ls="-.", label="Theorem 4.2 (worst case)")
@@ -282,6 +289,6 @@ def _title(result: LogisticResult) -> str:
         return f"{name} {rounding.mode}" if rounding.stochastic else name
 
     return (
-        f"{result.problem.dataset.name}: gradient {short(config.gradient)}, accumulator "
-        f"{short(config.accumulator)}, update {short(config.update)}"
+        f"{result.problem.dataset.name}: gradient {short(config.gradient)}, "
+        f"accumulator {short(config.accumulator)}, update {short(config.update)}"
     )

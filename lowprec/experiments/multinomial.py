@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,11 @@ from torch import Tensor
 __all__ = ["Objective", "Optimum", "minimise", "remove_class_mean"]
 
 _TOLERANCE = 1e-12
+_STEP_TOLERANCE = 1e-6
 _ITERATIONS = 200
-_LARGEST_NORM = 1e6
+_POLISHING = 5
+_CONJUGATE_STEPS = 2000
+_NOISE = 1e-15
 _SEPARABLE = (
     "no minimiser exists: the data are linearly separable, so that the objective falls "
     "for ever as the weights grow; use a positive penalty"
@@ -52,6 +56,26 @@ class Objective:
     classes: int
     penalty: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Check shapes and ranges."""
+        if self.features.ndim != 2 or self.labels.shape != self.features.shape[:1]:
+            raise ValueError(
+                "features must have shape [n, D] and labels shape [n], got "
+                f"{tuple(self.features.shape)} and {tuple(self.labels.shape)}"
+            )
+        if not self.labels.numel():
+            raise ValueError("there are no samples: give one or more")
+        least, largest = int(self.labels.min()), int(self.labels.max())
+        if least < 0 or largest >= self.classes:
+            raise ValueError(
+                f"labels must lie in 0 ... {self.classes - 1}, "
+                f"got {least} ... {largest}"
+            )
+        if not 0 <= self.penalty < math.inf:
+            raise ValueError(
+                f"penalty must be 0 or more and finite, got {self.penalty}"
+            )
+
     def value(self, weights: Tensor) -> float:
         """Return f(W)."""
         logits = self.features @ weights
@@ -65,6 +89,18 @@ class Objective:
         error[torch.arange(len(error)), self.labels] -= 1
         return self.features.T @ error / len(error) + self.penalty * weights
 
+    def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the Hessian at W as the map V -> H V, both [D, C]."""
+        x = self.features
+        p = torch.softmax(x @ weights, dim=1)  # [n, C]
+
+        def product(direction: Tensor) -> Tensor:
+            logits = x @ direction
+            change = p * (logits - (p * logits).sum(dim=1, keepdim=True))
+            return x.T @ change / len(x) + self.penalty * direction
+
+        return product
+
     def smallest_margin(self, weights: Tensor) -> float:
         """Return the least lead of the right class's logit over the others'."""
         logits = self.features @ weights
@@ -72,21 +108,6 @@ class Objective:
         right = logits.gather(1, labels)
         others = logits.scatter(1, labels, -math.inf)
         return float((right.squeeze(1) - others.amax(dim=1)).min())
-
-    def hessian(self, weights: Tensor) -> Tensor:
-        """Return the Hessian over flattened weights, [D C, D C]."""
-        x, n = self.features, len(self.features)
-        p = torch.softmax(x @ weights, dim=1)
-        size, classes = x.shape[1], self.classes
-        result = x.new_empty(size, classes, size, classes)
-        for c in range(classes):
-            for d in range(c, classes):
-                curvature = p[:, c] * (float(c == d) - p[:, d])
-                block = (x * curvature.unsqueeze(1)).T @ x / n
-                result[:, c, :, d] = block
-                result[:, d, :, c] = block
-        flat = result.reshape(size * classes, size * classes)
-        return flat + self.penalty * torch.eye(size * classes, dtype=x.dtype)
 
 
 @dataclass(frozen=True)
@@ -108,8 +129,12 @@ def minimise(objective: Objective) -> Optimum:
     """Minimise by damped Newton steps to ||gradient|| <= 1e-12.
 
     Contract:
-        The Hessian's null space (adding a vector to all classes) is removed, so that
-        the minimiser of minimum norm is returned.
+        The steps are found by conjugate gradients from zero, which stay in the range
+        of the Hessian: directions that change nothing (one vector added to all
+        classes, features that are never used) are never taken, and the minimiser of
+        minimum norm is returned. A small gradient alone proves nothing: where the
+        infimum is not attained, gradient and curvature vanish together, but the Newton
+        step does not. It must be at most 1e-6 (1 + ||W||) as well.
 
     Args:
         objective: what to minimise.
@@ -118,55 +143,87 @@ def minimise(objective: Objective) -> Optimum:
         The minimiser.
 
     Raises:
-        ValueError: if the data are separable or nearly so, so that no minimiser
-            exists: a penalty makes one.
+        ValueError: if no minimiser exists, because the classes or some of them are
+            separable or a class has no samples: a penalty makes one.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [0.0], [0.0]], dtype=torch.float64) + 1
+        >>> found = minimise(Objective(x, torch.tensor([0, 0, 1]), 2))
+        >>> 2 * found.weights / math.log(2)  # odds of two to one
+        tensor([[ 1.0000, -1.0000]], dtype=torch.float64)
+
+    References:
+        Nocedal and Wright, Numerical Optimization, section 7.1.
     """
-    weights = objective.features.new_zeros(objective.features.shape[1], objective.classes)
-    value = objective.value(weights)
-    size = weights.shape[0]
-    classes = objective.classes
-    # Lifts the null space without changing Newton steps on its complement.
-    shift = torch.kron(
-        torch.eye(size, dtype=torch.float64),
-        torch.full((classes, classes), 1.0 / classes, dtype=torch.float64),
+    weights = objective.features.new_zeros(
+        objective.features.shape[1], objective.classes
     )
+    polishing = 0
     for _ in range(_ITERATIONS):
         gradient = objective.gradient(weights)
         norm = float(gradient.norm())
+        step = _newton_step(objective, weights, gradient)
+        small = float(step.norm()) <= _STEP_TOLERANCE * (1 + float(weights.norm()))
         if norm <= _TOLERANCE:
+            if small:
+                return _optimum(objective, weights)
+            polishing += 1
+            if polishing > _POLISHING:
+                break
+        weights = _damped(objective, weights, step, gradient)
+        if objective.penalty == 0 and objective.smallest_margin(weights) > 0:
+            raise ValueError(_SEPARABLE)
+    raise ValueError(
+        f"no minimiser was found: the gradient norm is {norm:.1e} at weights of norm "
+        f"{float(weights.norm()):.1e}, and the next Newton step has norm "
+        f"{float(step.norm()):.1e}. Some classes are probably separable or have no "
+        "samples, so that the infimum is not attained: use a positive penalty"
+    )
+
+
+def _optimum(objective: Objective, weights: Tensor) -> Optimum:
+    centred = remove_class_mean(weights)
+    norm = float(objective.gradient(centred).norm())
+    return Optimum(centred, objective.value(centred), norm)
+
+
+def _newton_step(objective: Objective, weights: Tensor, gradient: Tensor) -> Tensor:
+    """Solve H step = gradient, the better the smaller the gradient is."""
+    hessian = objective.hessian(weights)
+    # Directions that change nothing have no curvature but that of rounding errors.
+    scale = float(objective.features.square().sum(dim=1).mean()) + objective.penalty
+    flat = torch.finfo(torch.float64).eps * scale
+    step = torch.zeros_like(gradient)
+    residual = direction = remove_class_mean(gradient)
+    squared = float(residual.square().sum())
+    norm = math.sqrt(squared)
+    target = max(min(0.5, math.sqrt(norm)) * norm, _NOISE) ** 2
+    for _ in range(_CONJUGATE_STEPS):
+        if squared <= target:
             break
-        hessian = objective.hessian(weights) + shift
-        ridge = 1e-14 * float(hessian.diagonal().max())
-        hessian.diagonal().add_(ridge)
-        step = torch.linalg.solve(hessian, gradient.reshape(-1)).reshape(weights.shape)
-        weights, value = _damped(objective, weights, value, step, gradient)
-        if float(weights.norm()) > _LARGEST_NORM:
+        image = remove_class_mean(hessian(direction))
+        curvature = float((direction * image).sum())
+        if curvature <= flat * float(direction.square().sum()):
             break
-    gradient_norm = float(objective.gradient(weights).norm())
-    if not gradient_norm <= _TOLERANCE:
-        raise ValueError(
-            f"no minimiser was found: the gradient norm is {gradient_norm:.1e} at weights "
-            f"of norm {float(weights.norm()):.1e}. The data are probably separable, so that "
-            "the infimum is not attained: use a positive penalty"
-        )
-    if objective.penalty == 0 and objective.smallest_margin(weights) > 0:
-        raise ValueError(_SEPARABLE)
-    weights = remove_class_mean(weights)
-    return Optimum(weights, objective.value(weights), gradient_norm)
+        step = step + squared / curvature * direction
+        residual = residual - squared / curvature * image
+        previous, squared = squared, float(residual.square().sum())
+        direction = residual + squared / previous * direction
+    return step
 
 
 def _damped(
-    objective: Objective, weights: Tensor, value: float, step: Tensor, gradient: Tensor
-) -> tuple[Tensor, float]:
+    objective: Objective, weights: Tensor, step: Tensor, gradient: Tensor
+) -> Tensor:
     """Halve the Newton step until the objective falls enough (Armijo)."""
+    value = objective.value(weights)
     slope = float((step * gradient).sum())
+    # Near the minimum the objective's own rounding hides the decrease.
+    noise = 1e-14 * abs(value)
     length = 1.0
     while length > 1e-10:
         trial = weights - length * step
-        reached = objective.value(trial)
-        # Near the minimum the objective's own rounding hides the decrease.
-        noise = 1e-14 * abs(value)
-        if math.isfinite(reached) and reached <= value - 1e-4 * length * slope + noise:
-            return trial, reached
+        if objective.value(trial) <= value - 1e-4 * length * slope + noise:
+            return trial
         length /= 2
-    return weights - step, value
+    return weights

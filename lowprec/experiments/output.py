@@ -47,10 +47,14 @@ class RunDirectory:
             ) from error
 
     def ledger(self) -> Ledger:
-        """Start ``metrics.jsonl`` anew and return its ledger."""
-        target = self.path / "metrics.jsonl"
-        target.unlink(missing_ok=True)
-        return Ledger(target)
+        """Start ``metrics.jsonl`` anew and return its ledger.
+
+        A ``result.json`` of an earlier run is removed: should this one fail, it would
+        lie beside a configuration that it does not belong to.
+        """
+        for name in ("metrics.jsonl", "result.json"):
+            (self.path / name).unlink(missing_ok=True)
+        return Ledger(self.path / "metrics.jsonl")
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
         """Write a JSON file and return its path."""

@@ -329,9 +329,6 @@ def run(
         draws = torch.rand(shape, dtype=torch.float64, generator=generator)
         return bound * (2 * draws - 1)
 
-    def inner(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(dim=2)
-
     distances, errors = [], []
     for epoch in range(config.epochs):
         length = w.norm(dim=2, keepdim=True)  # [E, N, 1]
@@ -341,14 +338,14 @@ def run(
         direction = torch.where(moving, w / length, 0.0)
         r = torch.where(moving, uniform(config.gradient_error), 0.0)
         s = torch.where(moving, uniform(config.update_error), 0.0)
-        terms = (inner(direction, r), inner(direction, s), inner(r, s))
-        terms = (*terms, inner(r, w), inner(s, w), r.norm(dim=2), s.norm(dim=2))
-        errors.append(torch.stack(terms))
+        pairs = ((direction, r), (direction, s), (r, s), (r, w), (s, w))
+        inner = [(a * b).sum(dim=2) for a, b in pairs]
+        errors.append(torch.stack([*inner, r.norm(dim=2), s.norm(dim=2)]))
         w = w - eta * (direction + r) + s
         advance()
     distances.append(w.norm(dim=2))
     _record(ledger, config, config.epochs, distances[-1])
-    *cross, gradient, update = torch.stack(errors, dim=3)  # 7 of [E, N, K]
+    *cross, gradient, update = torch.stack(errors, dim=3).unbind()  # each [E, N, K]
     return QuasiConvexResult(
         config, torch.stack(distances, dim=2), gradient, update, CrossTerms(*cross)
     )
@@ -428,14 +425,12 @@ def run_and_save(
     from . import quasi_convex_figures
 
     directory = RunDirectory(out)
-    content = {"config": asdict(config), "environment": environment()}
-    directory.write_json("config.json", content)
+    directory.write_json("config.json", {**asdict(config), **environment()})
     with directory.ledger() as ledger:
         result = run(config, ledger=ledger, advance=advance)
     directory.write_json("result.json", result.summary())
-    figure = quasi_convex_figures.traces(result)
-    directory.write_figure("figure.png", figure)
-    return f"{result}\nresult.json, metrics.jsonl and figure.png are in {out}"
+    directory.write_figure("quasi-convex.png", quasi_convex_figures.traces(result))
+    return f"{result}\n\nresults: {directory.path}"
 
 
 def _record(

@@ -17,9 +17,7 @@ _GRADIENT, _UPDATE = "tab:green", "tab:purple"
 _PANEL_WIDTH, _LEGEND_WIDTH = 3.6, 2.6
 
 
-def traces(
-    result: QuasiConvexResult, step_sizes: Sequence[float] | None = None
-) -> Any:
+def traces(result: QuasiConvexResult, step_sizes: Sequence[float] | None = None) -> Any:
     """Draw f(w_k) with both bounds, and the errors below, one column per step size.
 
     The curve is the largest f over all repetitions, as in the paper; the mean is what
@@ -58,7 +56,7 @@ def traces(
         grid[1, column].set_xlabel("epoch $k$")
     grid[0, 0].set_ylabel(r"$f(w_k)$")
     grid[1, 0].set_ylabel("error norm")
-    _finish(figure, result, grid.ravel())
+    _finish(figure, result, list(grid.flat))
     return figure
 
 
@@ -164,7 +162,9 @@ def _draw_values(axes: Any, result: QuasiConvexResult, index: int) -> None:
         lw=1.8,
         label=r"deterministic bound on $\min f$" + ("" if informative else ", vacuous"),
     )
-    axes.set_title(rf"$\eta = {step_size:g}$, $\Gamma_s = {float(stochastic.gamma):.3g}$")
+    axes.set_title(
+        rf"$\eta = {step_size:g}$, $\Gamma_s = {float(stochastic.gamma):.3g}$"
+    )
     axes.grid(alpha=0.25)
     axes.margins(x=0)
 
@@ -184,7 +184,8 @@ def _draw_errors(axes: Any, result: QuasiConvexResult, index: int) -> None:
 def _finish(figure: Any, result: QuasiConvexResult, panels: Sequence[Any]) -> None:
     config = result.config
     figure.suptitle(
-        rf"$f(w) = {_factor(config.L)}\|w\|^{{{config.p:g}}}$, $d = {config.dimension}$, "
+        rf"$f(w) = {_factor(config.L)}\|w\|^{{{config.p:g}}}$, "
+        rf"$d = {config.dimension}$, "
         rf"$B_r = {config.gradient_error:g}$, $B_s = {config.update_error:g}$, "
         rf"$C_0 = {config.initial_distance:g}$"
     )

@@ -135,7 +135,7 @@ def matmul(
     products = _Terms(
         a.to(torch.float64).movedim(-1, 0).unsqueeze(-1),
         b.to(torch.float64).movedim(-2, 0).unsqueeze(-2),
-        a.dtype == torch.float64 and is_wide(a) and is_wide(b),
+        a.dtype == torch.float64 and (is_wide(a) or is_wide(b)),
         None if product_code is None else Rounder(product_code, index, seed),
     )
     adder = Rounder(add_code, index, seed)

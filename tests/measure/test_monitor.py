@@ -118,6 +118,43 @@ def test_float64_training_has_no_errors():
     assert monitor.ledger["s_norm"].max() == 0.0
 
 
+def test_gradients_that_were_set_to_zero_are_not_counted_twice():
+    model = network().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = RoundoffMonitor(model, optimizer)
+    for x, y in batches(3, torch.float64):
+        optimizer.zero_grad(set_to_none=False)
+        monitor.backward(loss_of(x, y))
+        optimizer.step()
+    assert monitor.ledger["r_norm"].max() == 0.0
+
+
+def test_modes_and_buffers_follow_the_model():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = RoundoffMonitor(model, optimizer, every=4)
+    for k, (x, y) in enumerate(batches(5)):
+        model.train(k < 4)
+        optimizer.zero_grad()
+        monitor.backward(loss_of(x, y))
+        optimizer.step()
+    assert len(monitor.ledger) == 2
+    assert monitor.ledger["relative_gradient_error"].max() < 1e-5
+
+
+def test_random_numbers_that_the_closure_draws_agree():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = RoundoffMonitor(model, optimizer)
+    for x, y in batches(3):
+        optimizer.zero_grad()
+        monitor.backward(
+            lambda m, cast, x=x, y=y: loss_of(x + torch.randn(x.shape), y)(m, cast)
+        )
+        optimizer.step()
+    assert monitor.ledger["relative_gradient_error"].max() < 1e-5
+
+
 def test_update_errors_equal_their_definition():
     w = torch.nn.Parameter(torch.tensor([1.5, 3.0, 100.0], dtype=torch.float64))
     model = torch.nn.ParameterList([w])

@@ -179,6 +179,15 @@ def test_balls_contain_their_projections(name, center, radius):
             assert all(torch.equal(x, lp.round(x, name)) for x in w)
 
 
+def test_balls_in_float64_are_not_left_by_a_last_bit():
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        z = 3 * torch.randn(11, generator=generator, dtype=torch.float64)
+        (w,) = Ball(1.0).project([z], [None])
+        assert w.norm() <= 1.0
+        assert w.norm() >= 1.0 - 2.0**-50
+
+
 def test_points_in_the_ball_stay():
     z = [torch.tensor([0.3, 0.4])]
     assert torch.equal(Ball(1.0).project(z, ["bfloat16"])[0], z[0])

@@ -13,38 +13,42 @@ LOWPREC_BEGIN
 
 using Plan64 = Plan<Binary64>;
 
+using Doubles = VFloat<Binary64>;
+using Words64 = VBits<Binary64>;
+using Mask64 = VInt<Binary64>;
+constexpr int kDoubles = Binary64::lanes;
+
 struct Pair {
-  double sum, error;
+  Doubles sum, error;
 };
 
-LOWPREC_INLINE Pair two_sum(double a, double b) {
-  const double sum = a + b;
-  const double shadow = sum - a;
+LOWPREC_INLINE Pair two_sum(Doubles a, Doubles b) {
+  const Doubles sum = a + b;
+  const Doubles shadow = sum - a;
   return {sum, (a - (sum - shadow)) + (b - shadow)};
 }
 
 // The value sum + error rounded to odd; an infinite or NaN sum comes with a NaN error.
-LOWPREC_INLINE double to_odd(double sum, double error) {
-  const uint64_t bits = bit_cast<uint64_t>(sum);
-  const bool move = ((error > 0) | (error < 0)) & ((bits & 1) == 0);
-  // Toward the error: away from zero if the signs agree, else toward zero.
-  const uint64_t opposite = (bits ^ bit_cast<uint64_t>(error)) >> 63;
-  return bit_cast<double>(bits + (move ? 1 - 2 * opposite : 0));
+LOWPREC_INLINE Doubles to_odd(Doubles sum, Doubles error) {
+  const Mask64 bits = (Mask64)sum;
+  const Mask64 even = (bits & 1) - 1;
+  const Mask64 move = ((error > 0.0) | (error < 0.0)) & even;
+  // Toward the error: away from zero (+1) if the signs agree, else toward zero (-1).
+  const Mask64 step = ((bits ^ (Mask64)error) >> 63) | 1;
+  return (Doubles)(bits + (step & move));
 }
 
-LOWPREC_INLINE bool finite(double x) {
-  return (bit_cast<uint64_t>(x) & Layout<Binary64>::infinity) !=
-         Layout<Binary64>::infinity;
+LOWPREC_INLINE Mask64 is_finite(Doubles x) {
+  const int64_t infinity = Layout<Binary64>::infinity;
+  return ((Mask64)x & infinity) != infinity;
 }
 
 // A sum of finite terms beyond binary64 is its largest number, which is odd.
-LOWPREC_INLINE double without_overflow(double sum, double a, double b) {
-  const uint64_t bits = bit_cast<uint64_t>(sum);
-  const bool overflow = !finite(sum) & finite(a) & finite(b);
-  return bit_cast<double>(overflow ? bits - 1 : bits);
+LOWPREC_INLINE Doubles without_overflow(Doubles sum, Doubles a, Doubles b) {
+  return (Doubles)((Mask64)sum + (~is_finite(sum) & is_finite(a) & is_finite(b)));
 }
 
-LOWPREC_INLINE double add_to_odd(double a, double b) {
+LOWPREC_INLINE Doubles add_to_odd(Doubles a, Doubles b) {
   const Pair exact = two_sum(a, b);
   return without_overflow(to_odd(exact.sum, exact.error), a, b);
 }
@@ -52,22 +56,23 @@ LOWPREC_INLINE double add_to_odd(double a, double b) {
 // total + (term + error) rounded to odd, where term + error is an exact product
 // (Boldo and Melquiond, Emulation of FMA and correctly rounded sums, 2008, with the
 // final sum rounded to odd as well).
-LOWPREC_INLINE double add_pair_to_odd(double total, double term, double error) {
+LOWPREC_INLINE Doubles add_pair_to_odd(Doubles total, Doubles term, Doubles error) {
   const Pair low = two_sum(total, error);
   const Pair high = two_sum(term, low.sum);
-  const double sticky = add_to_odd(high.error, low.error);
-  const double result = add_to_odd(high.sum, sticky);
+  const Doubles sticky = add_to_odd(high.error, low.error);
+  const Doubles result = add_to_odd(high.sum, sticky);
   // Infinities, NaN and the sign of an exact zero are those of the plain sum; without
   // an error the plain sum is all there is.
-  const double plain = add_to_odd(total, term);
-  const bool special = (error == 0) | !finite(plain) | !finite(high.sum) | (result == 0);
+  const Doubles plain = add_to_odd(total, term);
+  const Mask64 special =
+      (error == 0.0) | ~is_finite(plain) | ~is_finite(high.sum) | (result == 0.0);
   return special ? plain : result;
 }
 
 // IEEE 754 section 6.3: toward negative, exact zero sums are -0 unless both are +0.
-LOWPREC_INLINE double negative_zero(double sum, double a, double b) {
-  const bool positive = (bit_cast<uint64_t>(a) | bit_cast<uint64_t>(b)) == 0;
-  return (sum == 0) & !positive ? -0.0 : sum;
+LOWPREC_INLINE Doubles negative_zero(Doubles sum, Doubles a, Doubles b) {
+  const Mask64 positive = ((Mask64)a | (Mask64)b) == 0;
+  return (sum == 0.0) & ~positive ? splat<Doubles>(0.0) * -1.0 : sum;
 }
 
 // What a row function needs besides the numbers; `error` is null for narrow products.
@@ -75,41 +80,35 @@ struct Row {
   const double* term;
   const double* error;
   const uint32_t* words;  // stochastic modes only
-  int64_t count;
+  int64_t count;          // a multiple of kPadding
 };
 
 template <int64_t mode, int64_t variant, bool wide>
-void add_row(double* total, const Row& row, const Plan64& shared) {
+void add_row(double* total, const Row& shared_row, const Plan64& shared) {
   const Plan64 plan = shared;
-  const double* term = row.term;
-  const double* error = row.error;
-  const uint32_t* words = row.words;
-  const int64_t count = row.count;
-  LOWPREC_INDEPENDENT
-  for (int64_t i = 0; i < count; ++i) {
-    double sum = wide ? add_pair_to_odd(total[i], term[i], error[i])
-                      : add_to_odd(total[i], term[i]);
-    if (mode == kTowardNegative) sum = negative_zero(sum, total[i], term[i]);
-    const uint32_t word = mode >= kStochastic ? words[i] : 0;
-    total[i] = bit_cast<double>(
-        round_bits<Binary64, mode, variant>(bit_cast<uint64_t>(sum), plan, word));
+  const Row row = shared_row;
+  for (int64_t i = 0; i < row.count; i += kDoubles) {
+    const Doubles before = load<Doubles>(total + i), term = load<Doubles>(row.term + i);
+    Doubles sum = wide ? add_pair_to_odd(before, term, load<Doubles>(row.error + i))
+                       : add_to_odd(before, term);
+    if (mode == kTowardNegative) sum = negative_zero(sum, before, term);
+    Words64 words = {};
+    if (mode >= kStochastic) words = load_words<Binary64>(row.words + i);
+    store(total + i, round_bits<Binary64, mode, variant>((Words64)sum, plan, words));
   }
 }
 
 // out <- fl(term + error): roundings of products.
 template <int64_t mode, int64_t variant, bool wide>
-void round_row(double* out, const Row& row, const Plan64& shared) {
+void round_row(double* out, const Row& shared_row, const Plan64& shared) {
   const Plan64 plan = shared;
-  const double* term = row.term;
-  const double* error = row.error;
-  const uint32_t* words = row.words;
-  const int64_t count = row.count;
-  LOWPREC_INDEPENDENT
-  for (int64_t i = 0; i < count; ++i) {
-    const double exact = wide ? to_odd(term[i], error[i]) : term[i];
-    const uint32_t word = mode >= kStochastic ? words[i] : 0;
-    out[i] = bit_cast<double>(
-        round_bits<Binary64, mode, variant>(bit_cast<uint64_t>(exact), plan, word));
+  const Row row = shared_row;
+  for (int64_t i = 0; i < row.count; i += kDoubles) {
+    Doubles exact = load<Doubles>(row.term + i);
+    if (wide) exact = to_odd(exact, load<Doubles>(row.error + i));
+    Words64 words = {};
+    if (mode >= kStochastic) words = load_words<Binary64>(row.words + i);
+    store(out + i, round_bits<Binary64, mode, variant>((Words64)exact, plan, words));
   }
 }
 

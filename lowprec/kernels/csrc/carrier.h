@@ -20,16 +20,26 @@
   }                 \
   }
 #define LOWPREC_INLINE inline __attribute__((always_inline))
-// Vectorise although input and output may be the same array (in-place use).
-#define LOWPREC_INDEPENDENT _Pragma("GCC ivdep")
+#define LOWPREC_LAMBDA __attribute__((always_inline))
 
 LOWPREC_BEGIN
+
+// The loops are written in GNU C vector types, whose operators act on every lane:
+// comparisons give lanes of all ones or zeros, and `mask ? a : b` selects by lane.
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
 
 struct Binary32 {
   using Float = float;
   using Bits = uint32_t;
   using Int = int32_t;
   static constexpr int width = 32, precision = 24, bias = 127;
+  static constexpr int lanes = kVectorBytes / 4;
 };
 
 struct Binary64 {
@@ -37,7 +47,40 @@ struct Binary64 {
   using Bits = uint64_t;
   using Int = int64_t;
   static constexpr int width = 64, precision = 53, bias = 1023;
+  static constexpr int lanes = kVectorBytes / 8;
 };
+
+template <class C>
+struct Vector {
+  typedef typename C::Bits Bits __attribute__((vector_size(kVectorBytes)));
+  typedef typename C::Int Int __attribute__((vector_size(kVectorBytes)));
+  typedef typename C::Float Float __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t Words __attribute__((vector_size(4 * C::lanes)));
+};
+template <class C>
+using VBits = typename Vector<C>::Bits;
+template <class C>
+using VInt = typename Vector<C>::Int;
+template <class C>
+using VFloat = typename Vector<C>::Float;
+
+template <class V, class T>
+LOWPREC_INLINE V load(const T* from) {
+  V vector;
+  memcpy(&vector, from, sizeof(V));
+  return vector;
+}
+
+template <class V, class T>
+LOWPREC_INLINE void store(T* to, V vector) {
+  memcpy(to, &vector, sizeof(V));
+}
+
+// One random word per lane.
+template <class C>
+LOWPREC_INLINE VBits<C> load_words(const uint32_t* words) {
+  return __builtin_convertvector(load<typename Vector<C>::Words>(words), VBits<C>);
+}
 
 template <class C>
 struct Layout {

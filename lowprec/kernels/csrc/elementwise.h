@@ -7,22 +7,38 @@
 
 LOWPREC_BEGIN
 
-// Input and output may be the same array.
+// Applies `function` to every vector of an array; input and output may be the same.
+template <class C, class F>
+LOWPREC_INLINE void for_vectors(const typename C::Bits* x, typename C::Bits* out,
+                                int64_t count, F function) {
+  int64_t i = 0;
+  for (; i + C::lanes <= count; i += C::lanes)
+    store(out + i, function(load<VBits<C>>(x + i), i));
+  if (i == count) return;
+  typename C::Bits rest[C::lanes] = {0};
+  const size_t bytes = size_t(count - i) * sizeof(rest[0]);
+  memcpy(rest, x + i, bytes);
+  store(rest, function(load<VBits<C>>(rest), i));
+  memcpy(out + i, rest, bytes);
+}
+
 template <class C, int64_t mode>
 void round_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
                 const Plan<C>& shared) {
   const Plan<C> plan = shared;  // a local copy cannot alias the output
-  LOWPREC_INDEPENDENT
-  for (int64_t i = 0; i < count; ++i) out[i] = round_bits<C, mode>(x[i], plan);
+  for_vectors<C>(x, out, count, [plan](VBits<C> bits, int64_t) LOWPREC_LAMBDA {
+    return round_bits<C, mode>(bits, plan);
+  });
 }
 
+// `words` has room for a whole vector behind the last element.
 template <class C, int64_t mode, int64_t variant>
 void round_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
                  const Plan<C>& shared, const uint32_t* words) {
   const Plan<C> plan = shared;
-  LOWPREC_INDEPENDENT
-  for (int64_t i = 0; i < count; ++i)
-    out[i] = round_bits<C, mode, variant>(x[i], plan, words[i]);
+  for_vectors<C>(x, out, count, [plan, words](VBits<C> bits, int64_t i) LOWPREC_LAMBDA {
+    return round_bits<C, mode, variant>(bits, plan, load_words<C>(words + i));
+  });
 }
 
 template <class C>

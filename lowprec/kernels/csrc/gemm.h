@@ -37,7 +37,7 @@ inline Block block_at(const Matmul& task, const Cutting& c, int64_t number) {
 }
 
 template <class T>
-void store(const Matmul& task, const Block& block, const double* total) {
+void store_block(const Matmul& task, const Block& block, const double* total) {
   for (int64_t r = 0; r < block.rows; ++r) {
     T* out = (T*)task.out + first_output(task, block, r);
     for (int64_t c = 0; c < block.columns; ++c) {
@@ -82,7 +82,7 @@ Status matmul(const Matmul& task) {
     const Block block = block_at(task, c, number);
     alignas(64) double total[kOutputs] = {0};
     if (task.terms > 0) Sums<T>(task, recipe, block).run(total);
-    store<T>(task, block, total);
+    store_block<T>(task, block, total);
   }
   return kOk;
 }

@@ -104,7 +104,7 @@ class Sums {
   void errors(const double* a, const double* b) {
     for (int64_t i = 0; i < outputs_; ++i) {
       const double error = __builtin_fma(a[row_of_[i]], b[column_of_[i]], -term_[i]);
-      error_[i] = finite(term_[i]) ? error : 0.0;
+      error_[i] = __builtin_isfinite(term_[i]) ? error : 0.0;
     }
   }
 

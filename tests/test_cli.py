@@ -1,0 +1,123 @@
+"""The command line: what it prints, and one clear sentence for every bad input."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from lowprec.cli import main
+from lowprec.measure import Ledger
+
+SHORT = ["run", "logistic", "--data", "S1", "--samples", "128", "--iterations", "5"]
+
+
+def outcome(capsys, *arguments):
+    status = main(list(arguments))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_format_prints_a_table(capsys):
+    status, out, _ = outcome(capsys, "format", "e4m3fn", "bfloat16", "e8m15")
+    assert status == 0
+    assert "448" in out
+    assert "bfloat16" in out
+    assert "2^-16" in out
+
+
+def test_formats_lists_known_names(capsys):
+    status, out, _ = outcome(capsys, "formats")
+    assert status == 0
+    assert "e5m2fnuz" in out
+
+
+def test_logistic_writes_everything(capsys, tmp_path):
+    status, out, _ = outcome(capsys, *SHORT, "--out", str(tmp_path / "run"))
+    assert status == 0
+    assert "Theorem 4.3" in out
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {"config.json", "result.json", "metrics.jsonl", "logistic.png"}
+    assert len(Ledger.load(tmp_path / "run" / "metrics.jsonl")) == 5
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["certificate_holds"]
+    assert (tmp_path / "run" / "logistic.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_options_override_the_mode(capsys, tmp_path):
+    options = ["--gradient", "bfloat16", "--accumulator", "e8m10", "--update", "bf16"]
+    options += ["--update-rounding", "stochastic", "--block-size", "8"]
+    status, *_ = outcome(capsys, *SHORT, *options, "--out", str(tmp_path))
+    assert status == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["update"] == "Rounding('bfloat16', 'stochastic')"
+    assert "block_size=8" in config["accumulator"]
+
+
+BAD = {
+    "unknown format": (["format", "e9000"], "unknown format|eXmY|e9000"),
+    "zero-width mantissa": (["format", "e5m0"], "zero-width mantissa"),
+    "unknown gradient": ([*SHORT, "--gradient", "float7"], "float7"),
+    "unknown mode": ([*SHORT, "--update-rounding", "up"], "unknown rounding mode 'up'"),
+    "negative block": ([*SHORT, "--block-size", "-4"], "block_size must be positive"),
+    "wide accumulator": ([*SHORT, "--accumulator", "e11m52"], "at most 51"),
+    "NaN step size": ([*SHORT, "--step-size", "nan"], "step size must be positive"),
+    "no samples": ([*SHORT, "--samples", "0"], "samples must be 1 or more"),
+    "no data directory": (["run", "logistic", "--data", "mnist"], "needs --data-dir"),
+    "missing data": (
+        ["run", "logistic", "--data", "mnist", "--data-dir", "/nowhere"],
+        "/nowhere",
+    ),
+    "rounding of nothing": (
+        [*SHORT, "--mode", "A", "--update-rounding", "stochastic"],
+        "needs a format",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_sentence(capsys, tmp_path, arguments, message):
+    if arguments[0] == "run":
+        arguments = [*arguments, "--out", str(tmp_path / "run")]
+    status, out, err = outcome(capsys, *arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("lowprec: error: ")
+    assert err.count("\n") == 1
+    assert re.search(message, err)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_unwritable_output_is_refused_first(capsys, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    status, _, err = outcome(capsys, *SHORT, "--out", str(blocked / "run"))
+    assert status == 2
+    assert "cannot write results" in err
+    assert blocked.read_text() == "in the way"
+
+
+def test_module_runs_as_a_program(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "lowprec", "format", "no-such-format"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "no-such-format" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["sgd-4", "sgd-6", "sgd-14"])
+def test_figures_are_drawn(capsys, tmp_path, name):
+    arguments = ["--iterations", "3", "--out", str(tmp_path)]
+    if name != "sgd-14":
+        arguments += ["--data", "S1"]
+    status, out, _ = outcome(capsys, "figure", name, *arguments)
+    assert status == 0
+    assert (tmp_path / f"{name}.png").exists()
+    assert f"{name}.png" in out
