@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 import warnings
@@ -172,6 +173,7 @@ class emulate(TorchFunctionMode):
     ) -> None:
         """Check the arguments; nothing changes before the context is entered."""
         super().__init__()
+        _keep_eager()
         self._precision: Precision | None = None
         self._policy: Policy | None = None
         if model is not None:
@@ -235,8 +237,6 @@ class emulate(TorchFunctionMode):
         )
         return Coverage(tuple(rows))
 
-    # Compiled code would meet this mode a second time, while its graph runs.
-    @torch.compiler.disable(reason=_NO_COMPILE)
     def __torch_function__(
         self,
         func: Any,
@@ -321,3 +321,14 @@ def _enter_module(number: int, name: str, *_: Any) -> None:
 
 def _leave_module(number: int, *_: Any) -> None:
     _local.modules[number].pop()
+
+
+@functools.cache
+def _keep_eager() -> None:
+    """Keep Dynamo out of the mode, once, when the first context is made.
+
+    Compiled code would meet the mode a second time, while its graph runs. Disabling
+    imports torch's compiler, which takes seconds: too dear for `import lowprec`.
+    """
+    eager = torch.compiler.disable(emulate.__torch_function__, reason=_NO_COMPILE)
+    emulate.__torch_function__ = eager  # type: ignore[method-assign]

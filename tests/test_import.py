@@ -6,6 +6,7 @@ import sys
 import pytest
 
 OPTIONAL = {
+    "gmpy2",
     "hypothesis",
     "jinja2",
     "matplotlib",
@@ -14,6 +15,7 @@ OPTIONAL = {
     "pytest",
     "scipy",
     "sklearn",
+    "sympy",
     "tqdm",
     "triton",
 }

@@ -80,7 +80,8 @@ _PRINTED = quasi_convex.QuasiConvexConfig(step_sizes=(0.01, 0.0348, 0.1, 0.5))
 _CORRECTED = quasi_convex.QuasiConvexConfig(
     step_sizes=(0.01, 0.0343, 0.1, 0.5), update_error=0.01
 )
-_PLANE = quasi_convex.QuasiConvexConfig(step_sizes=(0.1,), dimension=2)
+# One step size for which each of the two theorems says something.
+_PLANE = quasi_convex.SETTINGS["plane"]
 
 
 def _plane(arguments: argparse.Namespace, advance: Advance) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def _paper_figure(number: int, mode: str, text: str) -> PaperFigure:
 
 FIGURES = {
     "sgd-3": PaperFigure(
-        "Figure 3: 3 ||w||^0.2 in the plane, and trajectories with both bounds",
+        "Figure 3: ||w||^0.2 in the plane, and trajectories with both bounds",
         lambda _: _PLANE.epochs,
         _plane,
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import portable, sums
+from . import native, portable, sums
 
 _LIBRARY = torch.library.Library("lowprec", "DEF")
 _LIBRARY.define("round(Tensor x, int[] code) -> Tensor")
@@ -22,7 +22,7 @@ _LIBRARY.define(
     "int block_size, Tensor seed, SymInt offset) -> Tensor"
 )
 
-BACKENDS = ("portable",)
+BACKENDS = ("portable", "native")
 _forced: ContextVar[str | None] = ContextVar("lowprec_kernels", default=None)
 
 
@@ -30,13 +30,15 @@ def status() -> dict[str, str]:
     """Say which kernel serves each device type.
 
     Returns:
-        A mapping from device type to kernel name.
+        A mapping from device type to kernel name; `native.status` says with which
+        instruction set the C++ kernels run, or why they do not.
 
     Example:
         >>> status()["cuda"]
         'portable'
     """
-    return {"cpu": "portable", "cuda": "portable", "other": "portable"}
+    cpu = "native" if native.available() else "portable"
+    return {"cpu": cpu, "cuda": "portable", "other": "portable"}
 
 
 @contextmanager
@@ -44,10 +46,11 @@ def using(backend: str) -> Iterator[None]:
     """Force a kernel inside the context, for tests and debugging.
 
     Args:
-        backend: ``"portable"``.
+        backend: ``"portable"``, or ``"native"`` for CPU tensors.
 
     Raises:
         ValueError: if there is no such kernel.
+        RuntimeError: if the native kernels are not available.
 
     Example:
         >>> with using("portable"):
@@ -55,6 +58,8 @@ def using(backend: str) -> Iterator[None]:
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown kernel {backend!r}: it must be one of {BACKENDS}")
+    if backend == "native" and not native.available():
+        raise RuntimeError(f"the native kernels are {native.status()}")
     token = _forced.set(backend)
     try:
         yield
@@ -63,31 +68,36 @@ def using(backend: str) -> Iterator[None]:
 
 
 def _round(x: Tensor, code: Sequence[int]) -> Tensor:
-    return portable.round(x, code)
+    return portable.round(x.contiguous(), code)
 
 
 def _round_stochastic(
     x: Tensor, code: Sequence[int], seed: Tensor, offset: int
 ) -> Tensor:
-    return portable.round_stochastic(x, code, seed, offset)
+    return portable.round_stochastic(x.contiguous(), code, seed, offset)
 
 
-def _matmul(
-    a: Tensor,
-    b: Tensor,
-    accumulate: Sequence[int],
-    product: Sequence[int],
-    order: int,
-    block_size: int,
-    seed: Tensor,
-    offset: int,
-) -> Tensor:
-    return sums.matmul(a, b, accumulate, product, order, block_size, seed, offset)
+def _on_cpu(portable_kernel: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """Choose between the two kernels of CPU tensors at every call."""
+    native_kernel: Callable[..., Tensor] = getattr(native, name)
+
+    def choose(*arguments: Any) -> Tensor:
+        if native.available() and _forced.get() != "portable":
+            return native_kernel(*arguments)
+        return portable_kernel(*arguments)
+
+    return choose
 
 
-_LIBRARY.impl("round", _round, "CompositeExplicitAutograd")
-_LIBRARY.impl("round_stochastic", _round_stochastic, "CompositeExplicitAutograd")
-_LIBRARY.impl("matmul", _matmul, "CompositeExplicitAutograd")
+# Results are new contiguous tensors in every kernel, as the fakes promise.
+_KERNELS: dict[str, Callable[..., Tensor]] = {
+    "round": _round,
+    "round_stochastic": _round_stochastic,
+    "matmul": sums.matmul,
+}
+for _name, _kernel in _KERNELS.items():
+    _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
+    _LIBRARY.impl(_name, _on_cpu(_kernel, _name), "CPU")
 
 
 @torch.library.register_fake("lowprec::round", lib=_LIBRARY)

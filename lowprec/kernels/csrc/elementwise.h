@@ -2,29 +2,15 @@
 #pragma once
 #include "environment.h"
 #include "fast.h"
+#include "loops.h"
 #include "philox.h"
 #include "rounding.h"
 
 LOWPREC_BEGIN
 
-// Applies `function` to every vector of an array; input and output may be the same.
-template <class C, class F>
-LOWPREC_INLINE void for_vectors(const typename C::Bits* x, typename C::Bits* out,
-                                int64_t count, F function) {
-  int64_t i = 0;
-  for (; i + C::lanes <= count; i += C::lanes)
-    store(out + i, function(load<VBits<C>>(x + i), i));
-  if (i == count) return;
-  typename C::Bits rest[C::lanes] = {0};
-  const size_t bytes = size_t(count - i) * sizeof(rest[0]);
-  memcpy(rest, x + i, bytes);
-  store(rest, function(load<VBits<C>>(rest), i));
-  memcpy(out + i, rest, bytes);
-}
-
 template <class C, int64_t mode>
 void round_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                const Plan<C>& shared) {
+                const Code&, const Plan<C>& shared) {
   const Plan<C> plan = shared;  // a local copy cannot alias the output
   for_vectors<C>(x, out, count, [plan](VBits<C> bits, int64_t) LOWPREC_LAMBDA {
     return round_bits<C, mode>(bits, plan);
@@ -40,13 +26,6 @@ void round_words(const typename C::Bits* x, typename C::Bits* out, int64_t count
     return round_bits<C, mode, variant>(bits, plan, load_words<C>(words + i));
   });
 }
-
-template <class C>
-using RoundPart = void (*)(const typename C::Bits*, typename C::Bits*, int64_t,
-                           const Plan<C>&);
-template <class C>
-using RoundWords = void (*)(const typename C::Bits*, typename C::Bits*, int64_t,
-                            const Plan<C>&, const uint32_t*);
 
 template <class C>
 RoundPart<C> general_rounding(int64_t mode) {
@@ -91,14 +70,14 @@ Status round_array(const typename C::Float* x, typename C::Float* out, int64_t c
   const int team = useful_threads(count, threads);
   if (team == 1) {
     const DefaultEnvironment standard;
-    part(source, target, count, plan);
+    part(source, target, count, code, plan);
     return kOk;
   }
 #pragma omp parallel for num_threads(team) schedule(static, 1)
   for (int t = 0; t < team; ++t) {
     const DefaultEnvironment standard;
     const int64_t begin = count * t / team, end = count * (t + 1) / team;
-    part(source + begin, target + begin, end - begin, plan);
+    part(source + begin, target + begin, end - begin, code, plan);
   }
   return kOk;
 }
