@@ -15,7 +15,7 @@ __all__ = ["figure", "measure"]
 
 # Ascents of the growth modulus; the objective is convex, so few are needed.
 _STARTS = 4
-_CLIMBS = 100
+_CLIMBS = 40
 
 
 def measure(objective: Objective, optimum: Optimum) -> theory.sgd.GrowthModulus:

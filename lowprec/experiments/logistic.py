@@ -205,7 +205,6 @@ class LogisticResult:
             "certificate_gap": certificate.bound - f_star,
             "certificate_holds": bool(certificate.holds),
             "certificate_residual": certificate.residual,
-            "progress_tail": self.certificate("second_half").progress,
             "theorem_4_3_applies": certificate.stochastic_bound_applies,
         }
 

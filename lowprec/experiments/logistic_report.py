@@ -193,18 +193,24 @@ def verdict(result: LogisticResult) -> str:
             "u_k has no zero mean, which the theorem needs. Stochastic rounding of the "
             "update restores it."
         )
-    if summary["progress_tail"] > summary["Gamma_s"]:
+    # Of the certificate's parts, Theorem 4.3 leaves out the progress and the bias.
+    certificate = result.certificate("second_half")
+    cross = certificate.cross
+    parts = {
+        "": certificate.progress,
+        "r_k": cross.direction_gradient + cross.gradient_offset,
+        "s_k": cross.direction_update + cross.update_offset,
+    }
+    cause = max(parts, key=lambda name: parts[name])
+    if not cause:
         return text + (
             "It is a statement about the limit, which the run has not reached: the "
             "distance to the minimum is still falling. Take more steps."
         )
-    name, bias = max(
-        (("r_k", summary["r_bias_tail"]), ("s_k", summary["s_bias_tail"])),
-        key=lambda item: item[1],
-    )
     return text + (
-        "The errors do not average out, which the theorem needs: the mean of "
-        f"{name} is {bias:.2f} of its root mean square."
+        f"The errors {cause} are correlated with the iterates, which the theorem "
+        f"excludes: that adds {parts[cause]:.3g} to the radius Gamma_s = "
+        f"{certificate.gamma_stochastic:.3g}."
     )
 
 

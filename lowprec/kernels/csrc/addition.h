@@ -7,6 +7,7 @@
 // The file is compiled with -ffp-contract=off and without -ffast-math: each line below
 // is one IEEE operation.
 #pragma once
+#include "floor.h"
 #include "rounding.h"
 
 LOWPREC_BEGIN
@@ -18,24 +19,29 @@ using Words64 = VBits<Binary64>;
 using Mask64 = VInt<Binary64>;
 constexpr int kDoubles = Binary64::lanes;
 
+template <class C>
 struct Pair {
-  Doubles sum, error;
+  VFloat<C> sum, error;
 };
 
-LOWPREC_INLINE Pair two_sum(Doubles a, Doubles b) {
-  const Doubles sum = a + b;
-  const Doubles shadow = sum - a;
+template <class C>
+LOWPREC_INLINE Pair<C> two_sum(VFloat<C> a, VFloat<C> b) {
+  const VFloat<C> sum = a + b;
+  const VFloat<C> shadow = sum - a;
   return {sum, (a - (sum - shadow)) + (b - shadow)};
 }
 
 // The value sum + error rounded to odd; an infinite or NaN sum comes with a NaN error.
-LOWPREC_INLINE Doubles to_odd(Doubles sum, Doubles error) {
-  const Mask64 bits = (Mask64)sum;
-  const Mask64 even = (bits & 1) - 1;
-  const Mask64 move = ((error > 0.0) | (error < 0.0)) & even;
+template <class C>
+LOWPREC_INLINE VFloat<C> to_odd(VFloat<C> sum, VFloat<C> error) {
+  using Int = typename C::Int;
+  const VFloat<C> zero = {};
+  const VInt<C> bits = (VInt<C>)sum;
+  const VInt<C> even = (bits & Int(1)) - Int(1);
+  const VInt<C> move = ((error > zero) | (error < zero)) & even;
   // Toward the error: away from zero (+1) if the signs agree, else toward zero (-1).
-  const Mask64 step = ((bits ^ (Mask64)error) >> 63) | 1;
-  return (Doubles)(bits + (step & move));
+  const VInt<C> step = ((bits ^ (VInt<C>)error) >> Int(C::width - 1)) | Int(1);
+  return (VFloat<C>)(bits + (step & move));
 }
 
 LOWPREC_INLINE Mask64 is_finite(Doubles x) {
@@ -49,16 +55,16 @@ LOWPREC_INLINE Doubles without_overflow(Doubles sum, Doubles a, Doubles b) {
 }
 
 LOWPREC_INLINE Doubles add_to_odd(Doubles a, Doubles b) {
-  const Pair exact = two_sum(a, b);
-  return without_overflow(to_odd(exact.sum, exact.error), a, b);
+  const Pair<Binary64> exact = two_sum<Binary64>(a, b);
+  return without_overflow(to_odd<Binary64>(exact.sum, exact.error), a, b);
 }
 
 // total + (term + error) rounded to odd, where term + error is an exact product
 // (Boldo and Melquiond, Emulation of FMA and correctly rounded sums, 2008, with the
 // final sum rounded to odd as well).
 LOWPREC_INLINE Doubles add_pair_to_odd(Doubles total, Doubles term, Doubles error) {
-  const Pair low = two_sum(total, error);
-  const Pair high = two_sum(term, low.sum);
+  const Pair<Binary64> low = two_sum<Binary64>(total, error);
+  const Pair<Binary64> high = two_sum<Binary64>(term, low.sum);
   const Doubles sticky = add_to_odd(high.error, low.error);
   const Doubles result = add_to_odd(high.sum, sticky);
   // Infinities, NaN and the sign of an exact zero are those of the plain sum; without
@@ -75,6 +81,14 @@ LOWPREC_INLINE Doubles negative_zero(Doubles sum, Doubles a, Doubles b) {
   return (sum == 0.0) & ~positive ? splat<Doubles>(0.0) * -1.0 : sum;
 }
 
+// The constants of a rounding.
+struct RowRounding {
+  Plan64 plan;
+  Floor<Binary64> floor;  // valid if the row functions were selected so
+
+  RowRounding(const Code& code, const Plan64& p) : plan(p), floor(code, p) {}
+};
+
 // What a row function needs besides the numbers; `error` is null for narrow products.
 struct Row {
   const double* term;
@@ -83,71 +97,89 @@ struct Row {
   int64_t count;          // a multiple of kPadding
 };
 
-template <int64_t mode, int64_t variant, bool wide>
-void add_row(double* total, const Row& shared_row, const Plan64& shared) {
-  const Plan64 plan = shared;
+template <int64_t mode, int64_t variant, bool cheap>
+LOWPREC_INLINE Words64 round_lanes(Doubles x, const RowRounding& rounding,
+                                   const uint32_t* words) {
+  Words64 random = {};
+  if (mode >= kStochastic) random = load_words<Binary64>(words);
+  if (cheap) return rounding.floor.round<mode, variant>((Words64)x, random);
+  return round_bits<Binary64, mode, variant>((Words64)x, rounding.plan, random);
+}
+
+template <int64_t mode, int64_t variant, bool wide, bool cheap>
+void add_row(double* total, const Row& shared_row, const RowRounding& shared) {
+  const RowRounding rounding = shared;  // local copies cannot alias the output
   const Row row = shared_row;
   for (int64_t i = 0; i < row.count; i += kDoubles) {
     const Doubles before = load<Doubles>(total + i), term = load<Doubles>(row.term + i);
     Doubles sum = wide ? add_pair_to_odd(before, term, load<Doubles>(row.error + i))
                        : add_to_odd(before, term);
     if (mode == kTowardNegative) sum = negative_zero(sum, before, term);
-    Words64 words = {};
-    if (mode >= kStochastic) words = load_words<Binary64>(row.words + i);
-    store(total + i, round_bits<Binary64, mode, variant>((Words64)sum, plan, words));
+    store(total + i, round_lanes<mode, variant, cheap>(sum, rounding, row.words + i));
   }
 }
 
 // out <- fl(term + error): roundings of products.
-template <int64_t mode, int64_t variant, bool wide>
-void round_row(double* out, const Row& shared_row, const Plan64& shared) {
-  const Plan64 plan = shared;
+template <int64_t mode, int64_t variant, bool wide, bool cheap>
+void round_row(double* out, const Row& shared_row, const RowRounding& shared) {
+  const RowRounding rounding = shared;
   const Row row = shared_row;
   for (int64_t i = 0; i < row.count; i += kDoubles) {
     Doubles exact = load<Doubles>(row.term + i);
-    if (wide) exact = to_odd(exact, load<Doubles>(row.error + i));
-    Words64 words = {};
-    if (mode >= kStochastic) words = load_words<Binary64>(row.words + i);
-    store(out + i, round_bits<Binary64, mode, variant>((Words64)exact, plan, words));
+    if (wide) exact = to_odd<Binary64>(exact, load<Doubles>(row.error + i));
+    store(out + i, round_lanes<mode, variant, cheap>(exact, rounding, row.words + i));
   }
 }
 
-using RowFunction = void (*)(double*, const Row&, const Plan64&);
+using RowFunction = void (*)(double*, const Row&, const RowRounding&);
 
-#define LOWPREC_SELECT(function, wide)                                \
-  switch (code.mode) {                                                \
-    case kNearestEven:                                                \
-      return function<kNearestEven, kA, wide>;                        \
-    case kNearestAway:                                                \
-      return function<kNearestAway, kA, wide>;                        \
-    case kNearestZero:                                                \
-      return function<kNearestZero, kA, wide>;                        \
-    case kTowardPositive:                                             \
-      return function<kTowardPositive, kA, wide>;                     \
-    case kTowardNegative:                                             \
-      return function<kTowardNegative, kA, wide>;                     \
-    case kTowardZero:                                                 \
-      return function<kTowardZero, kA, wide>;                         \
-    case kToOdd:                                                      \
-      return function<kToOdd, kA, wide>;                              \
-    case kStochasticEqual:                                            \
-      return function<kStochasticEqual, kA, wide>;                    \
-    default:                                                          \
-      if (code.variant == kA) return function<kStochastic, kA, wide>; \
-      if (code.variant == kB) return function<kStochastic, kB, wide>; \
-      return function<kStochastic, kC, wide>;                         \
+template <int64_t mode, int64_t variant>
+struct Rows {
+  static RowFunction add(bool wide, bool cheap) {
+    if (wide) return cheap ? add_row<mode, variant, true, true> : add_row<mode, variant, true, false>;
+    return cheap ? add_row<mode, variant, false, true>
+                 : add_row<mode, variant, false, false>;
   }
+  static RowFunction round(bool wide, bool cheap) {
+    if (wide) return cheap ? round_row<mode, variant, true, true> : round_row<mode, variant, true, false>;
+    return cheap ? round_row<mode, variant, false, true>
+                 : round_row<mode, variant, false, false>;
+  }
+};
 
-template <bool wide>
-RowFunction select_add(const Code& code) {
-  LOWPREC_SELECT(add_row, wide)
+struct RowFunctions {
+  RowFunction add, round;
+};
+
+template <int64_t mode, int64_t variant = kA>
+RowFunctions rows_of(bool wide, bool cheap) {
+  return {Rows<mode, variant>::add(wide, cheap), Rows<mode, variant>::round(wide, cheap)};
 }
 
-template <bool wide>
-RowFunction select_round(const Code& code) {
-  LOWPREC_SELECT(round_row, wide)
+inline RowFunctions select_rows(const Code& code, const Plan64& plan, bool wide) {
+  const bool cheap = Floor<Binary64>::applies(code, plan);
+  switch (code.mode) {
+    case kNearestAway:
+      return rows_of<kNearestAway>(wide, cheap);
+    case kNearestZero:
+      return rows_of<kNearestZero>(wide, cheap);
+    case kTowardPositive:
+      return rows_of<kTowardPositive>(wide, cheap);
+    case kTowardNegative:
+      return rows_of<kTowardNegative>(wide, cheap);
+    case kTowardZero:
+      return rows_of<kTowardZero>(wide, cheap);
+    case kToOdd:
+      return rows_of<kToOdd>(wide, cheap);
+    case kStochasticEqual:
+      return rows_of<kStochasticEqual>(wide, cheap);
+    case kStochastic:
+      if (code.variant == kB) return rows_of<kStochastic, kB>(wide, cheap);
+      if (code.variant == kC) return rows_of<kStochastic, kC>(wide, cheap);
+      return rows_of<kStochastic, kA>(wide, cheap);
+    default:
+      return rows_of<kNearestEven>(wide, cheap);
+  }
 }
-
-#undef LOWPREC_SELECT
 
 LOWPREC_END

@@ -7,6 +7,9 @@
 #pragma once
 #include <stdint.h>
 #include <string.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #ifndef LOWPREC_ISA
 #define LOWPREC_ISA baseline

@@ -20,7 +20,7 @@ void round_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
 // `words` has room for a whole vector behind the last element.
 template <class C, int64_t mode, int64_t variant>
 void round_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                 const Plan<C>& shared, const uint32_t* words) {
+                 const Code&, const Plan<C>& shared, const uint32_t* words) {
   const Plan<C> plan = shared;
   for_vectors<C>(x, out, count, [plan, words](VBits<C> bits, int64_t i) LOWPREC_LAMBDA {
     return round_bits<C, mode, variant>(bits, plan, load_words<C>(words + i));
@@ -86,15 +86,15 @@ constexpr int kChunk = 1024;  // random words held at a time
 
 template <class C>
 void stochastic_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                     const Plan<C>& plan, RoundWords<C> part, uint64_t seed,
-                     uint64_t first) {
+                     const Code& code, const Plan<C>& plan, RoundWords<C> part,
+                     uint64_t seed, uint64_t first) {
   const DefaultEnvironment standard;
   alignas(64) uint32_t buffer[kChunk + kWordSlack];
   for (int64_t i = 0; i < count; i += kChunk) {
     const int64_t length = smaller<int64_t>(kChunk, count - i);
     const uint32_t* words =
         philox_words(first + i, length, seed, 0, kPurposeRound, buffer);
-    part(x + i, out + i, length, plan, words);
+    part(x + i, out + i, length, code, plan, words);
   }
 }
 
@@ -113,8 +113,8 @@ Status stochastic_array(const typename C::Float* x, typename C::Float* out,
 #pragma omp parallel for num_threads(team) schedule(static, 1) if (team > 1)
   for (int t = 0; t < team; ++t) {
     const int64_t begin = count * t / team, end = count * (t + 1) / team;
-    stochastic_part<C>((const Bits*)x + begin, (Bits*)out + begin, end - begin, plan,
-                       part, seed, offset + begin);
+    stochastic_part<C>((const Bits*)x + begin, (Bits*)out + begin, end - begin, code,
+                       plan, part, seed, offset + begin);
   }
   return kOk;
 }

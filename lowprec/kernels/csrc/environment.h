@@ -1,9 +1,6 @@
 // Threads and the floating-point environment.
 #pragma once
 #include "carrier.h"
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 LOWPREC_BEGIN
 

@@ -1,5 +1,6 @@
 // Cheaper loops for common roundings. Each says when it equals round_bits.
 #pragma once
+#include "floor.h"
 #include "loops.h"
 #include "rounding.h"
 
@@ -120,7 +121,7 @@ void mask_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
 // A; the others equal it when there are as many random bits as dropped ones.
 template <class C>
 void mask_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                const Plan<C>& plan, const uint32_t* words) {
+                const Code&, const Plan<C>& plan, const uint32_t* words) {
   using Bits = typename C::Bits;
   using L = Layout<C>;
   const Bits drop = Bits(plan.drop), random_bits = Bits(plan.random_bits);
@@ -157,6 +158,26 @@ RoundPart<C> fast_natural(int64_t mode) {
   }
 }
 
+template <class C>
+RoundPart<C> fast_floor(int64_t mode) {
+  switch (mode) {
+    case kNearestAway:
+      return floor_part<C, kNearestAway>;
+    case kNearestZero:
+      return floor_part<C, kNearestZero>;
+    case kTowardPositive:
+      return floor_part<C, kTowardPositive>;
+    case kTowardNegative:
+      return floor_part<C, kTowardNegative>;
+    case kTowardZero:
+      return floor_part<C, kTowardZero>;
+    case kToOdd:
+      return floor_part<C, kToOdd>;
+    default:
+      return floor_part<C, kNearestEven>;
+  }
+}
+
 // The cheap loop for this rounding, or null.
 template <class C>
 RoundPart<C> fast_rounding(const Code& code, const Plan<C>& plan) {
@@ -167,12 +188,12 @@ RoundPart<C> fast_rounding(const Code& code, const Plan<C>& plan) {
   }
   if (magic_applies(code, plan))
     return plan.keep_sign ? magic_part<C, true> : magic_part<C, false>;
-  return nullptr;
+  return Floor<C>::applies(code, plan) ? fast_floor<C>(code.mode) : nullptr;
 }
 
 template <class C>
 using RoundWords = void (*)(const typename C::Bits*, typename C::Bits*, int64_t,
-                            const Plan<C>&, const uint32_t*);
+                            const Code&, const Plan<C>&, const uint32_t*);
 
 template <class C>
 RoundWords<C> fast_stochastic(const Code& code, const Plan<C>& plan) {
@@ -181,7 +202,9 @@ RoundWords<C> fast_stochastic(const Code& code, const Plan<C>& plan) {
       natural_overflow(code, plan)) {
     return mask_words<C>;
   }
-  return nullptr;
+  if (!Floor<C>::applies(code, plan)) return nullptr;
+  if (code.mode == kStochasticEqual) return floor_words<C, kStochasticEqual, kA>;
+  return code.variant == kA ? floor_words<C, kStochastic, kA> : nullptr;
 }
 
 LOWPREC_END

@@ -6,35 +6,11 @@
 // order of each sum is that of its definition. Blocks are independent: results depend
 // on neither the number of threads nor the cutting.
 #pragma once
-#include "operands.h"
-#include "philox.h"
+#include "cutting.h"
+#include "proofs.h"
 #include "sums.h"
 
 LOWPREC_BEGIN
-
-struct Cutting {
-  int64_t columns, rows, across, down, count;
-};
-
-inline Cutting cut(const Matmul& task) {
-  Cutting c;
-  c.columns = smaller(task.columns, kColumns);
-  c.rows = smaller(task.rows, kOutputs / c.columns);
-  c.across = (task.columns + c.columns - 1) / c.columns;
-  c.down = (task.rows + c.rows - 1) / c.rows;
-  c.count = task.batch * c.down * c.across;
-  return c;
-}
-
-inline Block block_at(const Matmul& task, const Cutting& c, int64_t number) {
-  Block block;
-  block.column = number % c.across * c.columns;
-  block.row = number / c.across % c.down * c.rows;
-  block.batch = number / c.across / c.down;
-  block.columns = smaller(c.columns, task.columns - block.column);
-  block.rows = smaller(c.rows, task.rows - block.row);
-  return block;
-}
 
 template <class T>
 void store_block(const Matmul& task, const Block& block, const double* total) {
@@ -55,6 +31,27 @@ bool representable(const Code& code) {
          code.emin - code.precision + 1 >= 2 - C::bias - C::precision;
 }
 
+// As in lowprec/kernels/sums.py: errors of products must be normal numbers.
+inline bool outside_product_range(const Facts& a, const Facts& b) {
+  return a.largest > 0 && b.largest > 0 &&
+         (a.largest * b.largest > 0x1p990 || a.smallest * b.smallest < 0x1p-960 ||
+          a.largest >= 0x1p990 || b.largest >= 0x1p990);
+}
+
+template <class T>
+void general_matmul(const Matmul& task, const Recipe& recipe) {
+  const Cutting c = cut(task, kOutputs, 1);
+  const int team = team_for(task, c);
+#pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
+  for (int64_t number = 0; number < c.count; ++number) {
+    const DefaultEnvironment standard;
+    const Block block = block_at(task, c, number);
+    alignas(64) double total[kOutputs] = {0};
+    if (task.terms > 0) Sums<T>(task, recipe, block).run(total);
+    store_block<T>(task, block, total);
+  }
+}
+
 template <class T>
 Status matmul(const Matmul& task) {
   using C = typename CarrierOf<T>::Carrier;
@@ -66,24 +63,22 @@ Status matmul(const Matmul& task) {
       (task.order == kBlocked && task.block_size < 1)) {
     return kBadArgument;
   }
-  Recipe recipe;
-  Status status = make_plan<Binary64>(task.accumulate, &recipe.add_plan);
-  if (status == kOk) status = make_plan<Binary64>(task.product, &recipe.product_plan);
-  if (status == kOk) status = choose<T>(task, &recipe);
-  if (status != kOk || task.batch * task.rows * task.columns == 0) return status;
+  Plan64 sum, product;
+  Status status = make_plan<Binary64>(task.accumulate, &sum);
+  if (status == kOk) status = make_plan<Binary64>(task.product, &product);
+  if (status != kOk) return status;
 
-  const Cutting c = cut(task);
-  const int64_t work = task.batch * task.rows * task.columns * (task.terms + 1);
-  int team = useful_threads(work, task.threads);
-  if (team > c.count) team = int(c.count);
-#pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
-  for (int64_t number = 0; number < c.count; ++number) {
-    const DefaultEnvironment standard;
-    const Block block = block_at(task, c, number);
-    alignas(64) double total[kOutputs] = {0};
-    if (task.terms > 0) Sums<T>(task, recipe, block).run(total);
-    store_block<T>(task, block, total);
-  }
+  const int64_t a_size[3] = {task.batch, task.rows, task.terms};
+  const int64_t a_stride[3] = {task.a_batch, task.a_row, task.a_term};
+  const int64_t b_size[3] = {task.batch, task.terms, task.columns};
+  const int64_t b_stride[3] = {task.b_batch, task.b_term, task.b_column};
+  const Facts a = facts_of((const T*)task.a, a_size, a_stride);
+  const Facts b = facts_of((const T*)task.b, b_size, b_stride);
+  if (sizeof(T) == 8 && outside_product_range(a, b)) return kProductRange;
+  if (task.batch * task.rows * task.columns == 0) return kOk;
+  if (fast_matmul<T>(task, a, b)) return kOk;
+  const bool wide = a.significant_bits + b.significant_bits > 53;
+  general_matmul<T>(task, Recipe(task, sum, product, wide));
   return kOk;
 }
 

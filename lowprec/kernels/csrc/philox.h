@@ -4,9 +4,6 @@
 // (lo32(i div 4), hi32(i div 4), step, purpose) under the key (lo32(seed), hi32(seed)).
 #pragma once
 #include "carrier.h"
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 LOWPREC_BEGIN
 

@@ -1,7 +1,6 @@
 // The sums of one block of outputs, in the order of their definition.
 #pragma once
 #include "addition.h"
-#include "fast_addition.h"
 #include "operands.h"
 #include "philox.h"
 
@@ -9,46 +8,31 @@ LOWPREC_BEGIN
 
 // How this call rounds: chosen once, used by every block.
 struct Recipe {
-  Plan64 add_plan, product_plan;
-  RowFunction product;   // null: products stay exact
-  RowFunction add;       // total + term; pairwise, leaf roundings too
-  RowFunction combine;   // total + partial sum: neither has an error term
-  RowFunction leaf;      // pairwise: rounding of a term to the accumulator
-  bool wide;             // products need an error term
+  RowRounding sum, product;
+  RowFunction product_round;  // null: products stay exact
+  RowFunction add;            // total + term
+  RowFunction combine;        // total + partial sum: neither has an error term
+  RowFunction leaf;           // pairwise: rounding of a term to the accumulator
+  bool wide;                  // products need an error term
   bool add_words, product_words;
-};
 
-// Chooses the row functions by what the operands are; refuses what would be inexact.
-template <class T>
-Status choose(const Matmul& task, Recipe* recipe) {
-  const int64_t a_size[3] = {task.batch, task.rows, task.terms};
-  const int64_t a_stride[3] = {task.a_batch, task.a_row, task.a_term};
-  const int64_t b_size[3] = {task.batch, task.terms, task.columns};
-  const int64_t b_stride[3] = {task.b_batch, task.b_term, task.b_column};
-  const Facts a = facts_of((const T*)task.a, a_size, a_stride);
-  const Facts b = facts_of((const T*)task.b, b_size, b_stride);
-  if (sizeof(T) == 8 && a.largest > 0 && b.largest > 0) {
-    // As in lowprec/kernels/sums.py: the errors of products stay normal numbers.
-    const bool outside = a.largest * b.largest > 0x1p990 ||
-                         a.smallest * b.smallest < 0x1p-960 || a.largest >= 0x1p990 ||
-                         b.largest >= 0x1p990;
-    if (outside) return kProductRange;
+  Recipe(const Matmul& task, const Plan64& sum_plan, const Plan64& product_plan,
+         bool wide_products)
+      : sum(task.accumulate, sum_plan),
+        product(task.product, product_plan),
+        product_round(nullptr),
+        wide(wide_products),
+        add_words(stochastic(task.accumulate)),
+        product_words(!task.exact_products && stochastic(task.product)) {
+    if (!task.exact_products)
+      product_round = select_rows(task.product, product_plan, wide).round;
+    const bool wide_terms = wide && task.exact_products;
+    const RowFunctions rows = select_rows(task.accumulate, sum_plan, wide_terms);
+    add = rows.add;
+    leaf = rows.round;
+    combine = select_rows(task.accumulate, sum_plan, false).add;
   }
-  const int bits = a.significant_bits + b.significant_bits;
-  recipe->wide = bits > 53;
-  recipe->add_words = stochastic(task.accumulate);
-  recipe->product_words = !task.exact_products && stochastic(task.product);
-  recipe->product = nullptr;
-  if (!task.exact_products)
-    recipe->product =
-        recipe->wide ? select_round<true>(task.product) : select_round<false>(task.product);
-  const bool wide_terms = recipe->wide && task.exact_products;
-  recipe->combine = select_add<false>(task.accumulate);
-  recipe->add = wide_terms ? select_add<true>(task.accumulate) : recipe->combine;
-  recipe->leaf = wide_terms ? select_round<true>(task.accumulate)
-                            : select_round<false>(task.accumulate);
-  return kOk;
-}
+};
 
 template <class T>
 class Sums {
@@ -94,10 +78,10 @@ class Sums {
         for (int64_t c = 0; c < block_.columns; ++c) out[c] = a[r] * b[c];
     }
     if (recipe_.wide) errors(a, b);
-    if (recipe_.product == nullptr)
+    if (recipe_.product_round == nullptr)
       return {term_, recipe_.wide ? error_ : nullptr, nullptr, padded_};
     const uint32_t* words = recipe_.product_words ? draw(k, kPurposeProduct) : nullptr;
-    recipe_.product(term_, {term_, error_, words, padded_}, recipe_.product_plan);
+    recipe_.product_round(term_, {term_, error_, words, padded_}, recipe_.product);
     return {term_, nullptr, nullptr, padded_};
   }
 
@@ -114,8 +98,8 @@ class Sums {
                  block_.row * task_.a_row + k * task_.a_term;
     const T* b = (const T*)task_.b + block_.batch * task_.b_batch +
                  block_.column * task_.b_column + k * task_.b_term;
-    pack(a_, a, count, task_.a_term, block_.rows, task_.a_row);
-    pack(b_, b, count, task_.b_term, block_.columns, task_.b_column);
+    pack(a_, a, count, task_.a_term, block_.rows, task_.a_row, block_.rows);
+    pack(b_, b, count, task_.b_term, block_.columns, task_.b_column, block_.columns);
   }
 
   // The random words of every output for one rounding.
@@ -137,12 +121,12 @@ class Sums {
   void add_term(double* total, int64_t k) {
     Row row = term(k);
     if (recipe_.add_words) row.words = draw(k, kPurposeAdd);
-    recipe_.add(total, row, recipe_.add_plan);
+    recipe_.add(total, row, recipe_.sum);
   }
 
   void combine(double* total, const double* partial, int64_t step) {
     const uint32_t* words = recipe_.add_words ? draw(step, kPurposeCombine) : nullptr;
-    recipe_.combine(total, {partial, nullptr, words, padded_}, recipe_.add_plan);
+    recipe_.combine(total, {partial, nullptr, words, padded_}, recipe_.sum);
   }
 
   void blocked(double* total) {
@@ -171,7 +155,7 @@ class Sums {
     for (int64_t k = 0; k < task_.terms; ++k) {
       Row row = term(k);
       if (recipe_.add_words) row.words = draw(k, kPurposeAdd);
-      recipe_.leaf(total, row, recipe_.add_plan);
+      recipe_.leaf(total, row, recipe_.sum);
       int level = 0;
       for (int64_t node = k; node & 1; node >>= 1, ++level) {
         combine(nodes[level], total, first_step[level + 1] + (node >> 1));
