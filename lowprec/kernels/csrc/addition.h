@@ -106,14 +106,25 @@ LOWPREC_INLINE Words64 round_lanes(Doubles x, const RowRounding& rounding,
   return round_bits<Binary64, mode, variant>((Words64)x, rounding.plan, random);
 }
 
-template <int64_t mode, int64_t variant, bool wide, bool cheap>
+// What is known of the terms: their sums cannot overflow binary64 (those of float32
+// products), or they may, or the terms come with errors.
+enum Terms { kSmall, kHuge, kPairs };
+
+template <int64_t mode, int64_t variant, Terms terms, bool cheap>
 void add_row(double* total, const Row& shared_row, const RowRounding& shared) {
   const RowRounding rounding = shared;  // local copies cannot alias the output
   const Row row = shared_row;
   for (int64_t i = 0; i < row.count; i += kDoubles) {
     const Doubles before = load<Doubles>(total + i), term = load<Doubles>(row.term + i);
-    Doubles sum = wide ? add_pair_to_odd(before, term, load<Doubles>(row.error + i))
-                       : add_to_odd(before, term);
+    Doubles sum;
+    if (terms == kPairs) {
+      sum = add_pair_to_odd(before, term, load<Doubles>(row.error + i));
+    } else if (terms == kHuge) {
+      sum = add_to_odd(before, term);
+    } else {
+      const Pair<Binary64> exact = two_sum<Binary64>(before, term);
+      sum = to_odd<Binary64>(exact.sum, exact.error);
+    }
     if (mode == kTowardNegative) sum = negative_zero(sum, before, term);
     store(total + i, round_lanes<mode, variant, cheap>(sum, rounding, row.words + i));
   }
@@ -133,52 +144,48 @@ void round_row(double* out, const Row& shared_row, const RowRounding& shared) {
 
 using RowFunction = void (*)(double*, const Row&, const RowRounding&);
 
-template <int64_t mode, int64_t variant>
-struct Rows {
-  static RowFunction add(bool wide, bool cheap) {
-    if (wide) return cheap ? add_row<mode, variant, true, true> : add_row<mode, variant, true, false>;
-    return cheap ? add_row<mode, variant, false, true>
-                 : add_row<mode, variant, false, false>;
-  }
-  static RowFunction round(bool wide, bool cheap) {
-    if (wide) return cheap ? round_row<mode, variant, true, true> : round_row<mode, variant, true, false>;
-    return cheap ? round_row<mode, variant, false, true>
-                 : round_row<mode, variant, false, false>;
-  }
-};
-
 struct RowFunctions {
   RowFunction add, round;
 };
 
-template <int64_t mode, int64_t variant = kA>
-RowFunctions rows_of(bool wide, bool cheap) {
-  return {Rows<mode, variant>::add(wide, cheap), Rows<mode, variant>::round(wide, cheap)};
+template <int64_t mode, int64_t variant, bool cheap>
+RowFunctions rows_for(Terms terms) {
+  if (terms == kPairs)
+    return {add_row<mode, variant, kPairs, cheap>, round_row<mode, variant, true, cheap>};
+  return {terms == kHuge ? add_row<mode, variant, kHuge, cheap>
+                         : add_row<mode, variant, kSmall, cheap>,
+          round_row<mode, variant, false, cheap>};
 }
 
-inline RowFunctions select_rows(const Code& code, const Plan64& plan, bool wide) {
+template <int64_t mode, int64_t variant = kA>
+RowFunctions rows_of(Terms terms, bool cheap) {
+  return cheap ? rows_for<mode, variant, true>(terms)
+               : rows_for<mode, variant, false>(terms);
+}
+
+inline RowFunctions select_rows(const Code& code, const Plan64& plan, Terms terms) {
   const bool cheap = Floor<Binary64>::applies(code, plan);
   switch (code.mode) {
     case kNearestAway:
-      return rows_of<kNearestAway>(wide, cheap);
+      return rows_of<kNearestAway>(terms, cheap);
     case kNearestZero:
-      return rows_of<kNearestZero>(wide, cheap);
+      return rows_of<kNearestZero>(terms, cheap);
     case kTowardPositive:
-      return rows_of<kTowardPositive>(wide, cheap);
+      return rows_of<kTowardPositive>(terms, cheap);
     case kTowardNegative:
-      return rows_of<kTowardNegative>(wide, cheap);
+      return rows_of<kTowardNegative>(terms, cheap);
     case kTowardZero:
-      return rows_of<kTowardZero>(wide, cheap);
+      return rows_of<kTowardZero>(terms, cheap);
     case kToOdd:
-      return rows_of<kToOdd>(wide, cheap);
+      return rows_of<kToOdd>(terms, cheap);
     case kStochasticEqual:
-      return rows_of<kStochasticEqual>(wide, cheap);
+      return rows_of<kStochasticEqual>(terms, cheap);
     case kStochastic:
-      if (code.variant == kB) return rows_of<kStochastic, kB>(wide, cheap);
-      if (code.variant == kC) return rows_of<kStochastic, kC>(wide, cheap);
-      return rows_of<kStochastic, kA>(wide, cheap);
+      if (code.variant == kB) return rows_of<kStochastic, kB>(terms, cheap);
+      if (code.variant == kC) return rows_of<kStochastic, kC>(terms, cheap);
+      return rows_of<kStochastic, kA>(terms, cheap);
     default:
-      return rows_of<kNearestEven>(wide, cheap);
+      return rows_of<kNearestEven>(terms, cheap);
   }
 }
 

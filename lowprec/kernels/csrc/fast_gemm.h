@@ -65,6 +65,7 @@ LOWPREC_INLINE VFloat<C> step(const Kernel<C>& kernel, VFloat<C> total, VFloat<C
   return kernel.sum.template round<guarded, guarded>(sum);
 }
 
+constexpr int64_t kFastOutputs = 2048, kFastRows = 128;
 constexpr int kRowTile = 4;  // packed rows are padded to a multiple of it
 
 // Packed operands and the sums of a block: [term][row], [term][column], [row][column];
@@ -154,10 +155,10 @@ template <class T, class C>
 void run_fast(const Matmul& task, const Kernel<C>& kernel, const Proof& proof,
               int64_t out_row, int64_t out_column) {
   using W = typename C::Float;
-  constexpr int64_t capacity = kOutputs + kRowTile * kColumns;
+  constexpr int64_t capacity = kFastOutputs + kRowTile * kColumns;
   const AddPanel<C> add = select_panel<C>(proof);
   const bool blocked = task.order == kBlocked;
-  const Cutting cutting = cut(task, kOutputs, C::lanes);
+  const Cutting cutting = cut(task, kFastOutputs, kFastRows, C::lanes);
   const int team = team_for(task, cutting);
 #pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
   for (int64_t number = 0; number < cutting.count; ++number) {
@@ -166,7 +167,7 @@ void run_fast(const Matmul& task, const Kernel<C>& kernel, const Proof& proof,
     const int64_t rows = (block.rows + kRowTile - 1) / kRowTile * kRowTile;
     const int64_t width = (block.columns + C::lanes - 1) / C::lanes * C::lanes;
     alignas(64) W total[capacity], partial[capacity];
-    alignas(64) W a[kTerms * (kOutputs + kRowTile)], b[kTerms * kColumns];
+    alignas(64) W a[kTerms * (kFastRows + kRowTile)], b[kTerms * kColumns];
     for (int64_t i = 0; i < rows * width; ++i) total[i] = partial[i] = W(0);
     // What lies in the padding is zero: it must not slow arithmetic down.
     const int64_t packed = smaller(kTerms, task.terms);

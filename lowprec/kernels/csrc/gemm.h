@@ -40,7 +40,7 @@ inline bool outside_product_range(const Facts& a, const Facts& b) {
 
 template <class T>
 void general_matmul(const Matmul& task, const Recipe& recipe) {
-  const Cutting c = cut(task, kOutputs, 1);
+  const Cutting c = cut(task, kOutputs, kOutputs, 1);
   const int team = team_for(task, c);
 #pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
   for (int64_t number = 0; number < c.count; ++number) {
@@ -78,7 +78,7 @@ Status matmul(const Matmul& task) {
   if (task.batch * task.rows * task.columns == 0) return kOk;
   if (fast_matmul<T>(task, a, b)) return kOk;
   const bool wide = a.significant_bits + b.significant_bits > 53;
-  general_matmul<T>(task, Recipe(task, sum, product, wide));
+  general_matmul<T>(task, Recipe(task, sum, product, wide, sizeof(T) == 8));
   return kOk;
 }
 

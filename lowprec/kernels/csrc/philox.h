@@ -43,19 +43,22 @@ LOWPREC_INLINE Lanes interleave(Lanes a, Lanes b, int high) {
 #endif
 }
 
-// Several independent groups hide the latency of the multiplier.
+// Several independent groups hide the latency of the multiplier. Each further group has
+// the next blocks of the same step or, if `stride` is not 0, the same blocks of the next
+// step; the words of group g go to out + g * stride then.
 template <int groups>
 LOWPREC_INLINE void philox_groups(uint64_t block, uint64_t seed, uint32_t step,
-                                  uint32_t purpose, uint32_t* out) {
+                                  uint32_t purpose, uint32_t* out,
+                                  int64_t stride = 0) {
   Lanes c0[groups], c1[groups], c2[groups], c3[groups];
   Lanes ramp;
   for (int i = 0; i < kLanes; ++i) ramp[i] = i;
 #pragma GCC unroll 8
   for (int g = 0; g < groups; ++g) {
-    const Lanes counter = ramp + (block + g * kLanes);
+    const Lanes counter = ramp + (stride ? block : block + g * kLanes);
     c0[g] = counter;
     c1[g] = counter >> 32;
-    c2[g] = ramp * 0 + step;
+    c2[g] = ramp * 0 + (stride ? step + uint32_t(g) : step);
     c3[g] = ramp * 0 + purpose;
   }
   uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
@@ -79,7 +82,7 @@ LOWPREC_INLINE void philox_groups(uint64_t block, uint64_t seed, uint32_t step,
     const Lanes second = (c2[g] & 0xFFFFFFFFu) | (c3[g] << 32);
     const Lanes words[2] = {interleave(first, second, 0), interleave(first, second, 1)};
     // Little-endian lanes: the words lie in memory in counter order.
-    memcpy(out + g * 4 * kLanes, words, sizeof(words));
+    memcpy(out + g * (stride ? stride : 4 * kLanes), words, sizeof(words));
   }
 }
 
@@ -96,10 +99,22 @@ inline const uint32_t* philox_words(uint64_t first, int64_t count, uint64_t seed
   int64_t done = 0;
   const int64_t wanted = skip + count;
   const int64_t big = 4 * kLanes * kGroups;
-  for (; wanted - done > big / 2; done += big, block += kLanes * kGroups)
+  for (; wanted - done > 4 * kLanes; done += big, block += kLanes * kGroups)
     philox_groups<kGroups>(block, seed, step, purpose, buffer + done);
   for (; done < wanted; done += 4 * kLanes, block += kLanes)
     philox_groups<1>(block, seed, step, purpose, buffer + done);
+  return buffer + skip;
+}
+
+// The same for kGroups consecutive steps: those of step + s begin s * stride words later.
+// `buffer` has room for kGroups * stride words, and stride for count + kWordSlack.
+inline const uint32_t* philox_steps(uint64_t first, int64_t count, uint64_t seed,
+                                    uint32_t step, uint32_t purpose, uint32_t* buffer,
+                                    int64_t stride) {
+  const int64_t skip = int64_t(first & 3);
+  uint64_t block = first >> 2;
+  for (int64_t done = 0; done < skip + count; done += 4 * kLanes, block += kLanes)
+    philox_groups<kGroups>(block, seed, step, purpose, buffer + done, stride);
   return buffer + skip;
 }
 

@@ -17,7 +17,7 @@ struct Recipe {
   bool add_words, product_words;
 
   Recipe(const Matmul& task, const Plan64& sum_plan, const Plan64& product_plan,
-         bool wide_products)
+         bool wide_products, bool huge)
       : sum(task.accumulate, sum_plan),
         product(task.product, product_plan),
         product_round(nullptr),
@@ -25,12 +25,15 @@ struct Recipe {
         add_words(stochastic(task.accumulate)),
         product_words(!task.exact_products && stochastic(task.product)) {
     if (!task.exact_products)
-      product_round = select_rows(task.product, product_plan, wide).round;
-    const bool wide_terms = wide && task.exact_products;
-    const RowFunctions rows = select_rows(task.accumulate, sum_plan, wide_terms);
+      product_round =
+          select_rows(task.product, product_plan, wide ? kPairs : kHuge).round;
+    const Terms single = huge ? kHuge : kSmall;
+    const bool pairs = wide && task.exact_products;
+    const RowFunctions rows =
+        select_rows(task.accumulate, sum_plan, pairs ? kPairs : single);
     add = rows.add;
     leaf = rows.round;
-    combine = select_rows(task.accumulate, sum_plan, false).add;
+    combine = select_rows(task.accumulate, sum_plan, single).add;
   }
 };
 
@@ -43,7 +46,11 @@ class Sums {
     padded_ = (outputs_ + kPadding - 1) / kPadding * kPadding;
     // Elements of the padding take part in vector operations: they must be numbers.
     for (int64_t i = 0; i < padded_; ++i) term_[i] = error_[i] = 0.0;
-    for (int64_t i = 0; i < padded_ + kWordSlack; ++i) words_[i] = scratch_[i] = 0;
+    for (int64_t i = 0; i < padded_; ++i) once_[i] = 0;
+    for (int64_t i = 0; i < kGroups * kWordStride && recipe.add_words; ++i)
+      add_words_.buffer[i] = 0;
+    for (int64_t i = 0; i < kGroups * kWordStride && recipe.product_words; ++i)
+      product_words_.buffer[i] = 0;
     for (int64_t i = 0; i < outputs_; ++i) {
       row_of_[i] = int32_t(i / block.columns);
       column_of_[i] = int32_t(i % block.columns);
@@ -62,6 +69,12 @@ class Sums {
   }
 
  private:
+  static constexpr int64_t kWordStride = kOutputs + kWordSlack;
+  struct Words {
+    alignas(64) uint32_t buffer[kGroups * kWordStride];
+    const uint32_t* start;
+  };
+
   // term_ (+ error_) <- the products with number k of every output, rounded if asked.
   Row term(int64_t k) {
     if (k % kTerms == 0) pack_terms(k);
@@ -80,7 +93,7 @@ class Sums {
     if (recipe_.wide) errors(a, b);
     if (recipe_.product_round == nullptr)
       return {term_, recipe_.wide ? error_ : nullptr, nullptr, padded_};
-    const uint32_t* words = recipe_.product_words ? draw(k, kPurposeProduct) : nullptr;
+    const uint32_t* words = recipe_.product_words ? draw(product_words_, k, kPurposeProduct) : nullptr;
     recipe_.product_round(term_, {term_, error_, words, padded_}, recipe_.product);
     return {term_, nullptr, nullptr, padded_};
   }
@@ -102,30 +115,54 @@ class Sums {
     pack(b_, b, count, task_.b_term, block_.columns, task_.b_column, block_.columns);
   }
 
-  // The random words of every output for one rounding.
-  const uint32_t* draw(int64_t step, uint32_t purpose) {
-    const uint32_t counter = uint32_t(step);
-    if (block_.columns == task_.columns) {  // outputs are numbered without gaps
-      const uint64_t first = task_.offset + uint64_t(first_output(task_, block_, 0));
-      return philox_words(first, outputs_, task_.seed, counter, purpose, words_);
+  // The random words of every output for one rounding of term k; those of kGroups terms
+  // are drawn together.
+  const uint32_t* draw(Words& words, int64_t k, uint32_t purpose) {
+    if (k % kGroups == 0) {
+      const uint32_t step = uint32_t(k);
+      if (block_.columns == task_.columns) {  // outputs are numbered without gaps
+        const uint64_t first = task_.offset + uint64_t(first_output(task_, block_, 0));
+        words.start = philox_steps(first, outputs_, task_.seed, step, purpose,
+                                   words.buffer, kWordStride);
+      } else {
+        for (int64_t r = 0; r < block_.rows; ++r) draw_row(words, r, step, purpose);
+        words.start = words.buffer;
+      }
     }
+    return words.start + k % kGroups * kWordStride;
+  }
+
+  void draw_row(Words& words, int64_t row, uint32_t step, uint32_t purpose) {
+    constexpr int64_t stride = kColumns + kWordSlack;
+    alignas(64) uint32_t scratch[kGroups * stride];
+    const uint64_t first = task_.offset + uint64_t(first_output(task_, block_, row));
+    const uint32_t* drawn = philox_steps(first, block_.columns, task_.seed, step,
+                                         purpose, scratch, stride);
+    for (int g = 0; g < kGroups; ++g)
+      memcpy(words.buffer + g * kWordStride + row * block_.columns, drawn + g * stride,
+             block_.columns * sizeof(uint32_t));
+  }
+
+  // The random words for adding partial sums.
+  const uint32_t* draw_once(int64_t step) {
     for (int64_t r = 0; r < block_.rows; ++r) {
+      alignas(64) uint32_t scratch[kColumns + kWordSlack];
       const uint64_t first = task_.offset + uint64_t(first_output(task_, block_, r));
-      const uint32_t* words = philox_words(first, block_.columns, task_.seed, counter,
-                                           purpose, scratch_);
-      memcpy(words_ + r * block_.columns, words, block_.columns * sizeof(uint32_t));
+      const uint32_t* words = philox_words(first, block_.columns, task_.seed,
+                                           uint32_t(step), kPurposeCombine, scratch);
+      memcpy(once_ + r * block_.columns, words, block_.columns * sizeof(uint32_t));
     }
-    return words_;
+    return once_;
   }
 
   void add_term(double* total, int64_t k) {
     Row row = term(k);
-    if (recipe_.add_words) row.words = draw(k, kPurposeAdd);
+    if (recipe_.add_words) row.words = draw(add_words_, k, kPurposeAdd);
     recipe_.add(total, row, recipe_.sum);
   }
 
   void combine(double* total, const double* partial, int64_t step) {
-    const uint32_t* words = recipe_.add_words ? draw(step, kPurposeCombine) : nullptr;
+    const uint32_t* words = recipe_.add_words ? draw_once(step) : nullptr;
     recipe_.combine(total, {partial, nullptr, words, padded_}, recipe_.sum);
   }
 
@@ -154,7 +191,7 @@ class Sums {
 
     for (int64_t k = 0; k < task_.terms; ++k) {
       Row row = term(k);
-      if (recipe_.add_words) row.words = draw(k, kPurposeAdd);
+      if (recipe_.add_words) row.words = draw(add_words_, k, kPurposeAdd);
       recipe_.leaf(total, row, recipe_.sum);
       int level = 0;
       for (int64_t node = k; node & 1; node >>= 1, ++level) {
@@ -192,8 +229,8 @@ class Sums {
   alignas(64) double error_[kOutputs];
   alignas(64) double a_[kTerms * kOutputs];
   alignas(64) double b_[kTerms * kColumns];
-  alignas(64) uint32_t words_[kOutputs + kWordSlack];
-  alignas(64) uint32_t scratch_[kOutputs + kWordSlack];
+  Words product_words_, add_words_;
+  alignas(64) uint32_t once_[kOutputs];
   int32_t row_of_[kOutputs], column_of_[kOutputs];
 };
 

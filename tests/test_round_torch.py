@@ -1,0 +1,243 @@
+"""`lowprec.round` among torch's own mechanisms: autograd, compile, func, opcheck."""
+
+import re
+
+import pytest
+import torch
+from torch.func import functional_call, grad, jacrev, jvp, vmap
+
+import lowprec as lp
+from lowprec.testing import assert_bit_equal
+
+CASES = {
+    "deterministic": {"rounding": "bfloat16"},
+    "stochastic": {"rounding": lp.Rounding("e4m3fn", "stochastic"), "seed": 7},
+}
+# Dynamo instantiates autograd functions itself and warns about it.
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated")
+
+
+def values(*shape, dtype=torch.float32):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request):
+    return request.param
+
+
+def test_gradient_is_that_of_the_identity(case):
+    x = values(50).requires_grad_()
+    lp.round(x, **case).mul(values(50)).sum().backward()
+    assert_bit_equal(x.grad, values(50))
+
+
+def test_gradient_is_rounded_where_asked():
+    x = values(50).requires_grad_()
+    lp.round(x, "bfloat16", backward="e5m2").mul(values(50)).sum().backward()
+    assert_bit_equal(x.grad, lp.round(values(50), "e5m2"))
+
+
+def test_second_derivative_passes_through():
+    x = values(5, dtype=torch.float64).requires_grad_()
+    first = torch.autograd.grad(lp.round(x, "e8m40").pow(3).sum(), x, create_graph=True)
+    second = torch.autograd.grad(first[0].sum(), x)[0]
+    rounded = lp.round(x.detach(), "e8m40")
+    torch.testing.assert_close(second, 6 * rounded, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiles_without_graph_breaks(case, dtype):
+    compiled = torch.compile(lambda x: lp.round(x, **case), fullgraph=True)
+    x = values(33, 7, dtype=dtype)
+    x[0, :4] = torch.tensor([0.0, -0.0, float("inf"), float("nan")])
+    assert_bit_equal(compiled(x), lp.round(x, **case))
+    y = values(33, 7, dtype=dtype).requires_grad_()
+    compiled(y).sum().backward()
+    assert bool((y.grad == 1).all())
+
+
+def test_compiled_seeds_are_arguments():
+    compiled = torch.compile(
+        lambda x, seed: lp.round(x, "e5m2", "stochastic", seed=seed), fullgraph=True
+    )
+    x = values(100)
+    for seed in (0, 1, 2**62):
+        expected = lp.round(x, "e5m2", "stochastic", seed=seed)
+        assert_bit_equal(compiled(x, torch.tensor(seed)), expected)
+
+
+def test_compiled_draws_follow_manual_seed():
+    compiled = torch.compile(
+        lambda x: lp.round(x, "e5m2", "stochastic"), fullgraph=True
+    )
+    x = values(1000)
+    runs = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        runs.append(compiled(x))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_portable_kernel_survives_inductor():
+    """Fused by the compiler, the integer operations give the same bits."""
+    code = list(lp.Rounding("e5m2").code)
+    compiled = torch.compile(lambda x: lp.kernels.portable.round(x, code))
+    x = values(4096) * 2.0 ** torch.arange(-20.0, 20.0).repeat(103)[:4096]
+    x[:4] = torch.tensor([0.0, -0.0, float("inf"), float("nan")])
+    assert_bit_equal(compiled(x), lp.round(x, "e5m2"))
+
+
+def test_func_transforms():
+    x = values(6)
+
+    def loss(x):
+        return lp.round(x, "bfloat16").pow(2).sum()
+
+    assert_bit_equal(grad(loss)(x), 2 * lp.round(x, "bfloat16"))
+    out, tangent = jvp(lambda x: lp.round(x, "bfloat16"), (x,), (values(6),))
+    assert_bit_equal(out, lp.round(x, "bfloat16"))
+    assert_bit_equal(tangent, values(6))
+    assert_bit_equal(jacrev(lambda x: lp.round(x, "bfloat16"))(x), torch.eye(6))
+    rows = values(4, 6)
+    per_row = vmap(grad(loss))(rows)
+    assert_bit_equal(per_row, torch.stack([grad(loss)(row) for row in rows]))
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_vmap_is_a_loop(case, dim):
+    x = values(5, 8)
+    expected = torch.stack([lp.round(row, **case) for row in x.unbind(dim)])
+    assert_bit_equal(vmap(lambda row: lp.round(row, **case), in_dims=dim)(x), expected)
+
+
+def test_vmap_over_seeds_decorrelates():
+    x = torch.full((1000,), 1 + 2.0**-9)
+    seeds = torch.arange(3)
+    rounded = vmap(lambda s: lp.round(x, "bfloat16", "stochastic", seed=s))(seeds)
+    for seed, row in zip(seeds, rounded, strict=True):
+        assert_bit_equal(row, lp.round(x, "bfloat16", "stochastic", seed=seed))
+
+
+def test_matmul_under_vmap():
+    a, b = values(3, 4, 5), values(5, 2)
+    expected = torch.stack([lp.matmul(x, b, accumulator="e8m7") for x in a])
+    result = vmap(lambda x: lp.matmul(x, b, accumulator="e8m7"))(a)
+    assert_bit_equal(result, expected)
+
+
+def test_functional_call_of_a_module():
+    class Rounded(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(values(4))
+
+        def forward(self, x):
+            return lp.round(self.weight, "e5m2") * x
+
+    module = Rounded()
+    out = functional_call(module, {"weight": values(4) * 3}, (torch.ones(4),))
+    assert_bit_equal(out, lp.round(values(4) * 3, "e5m2"))
+
+
+ROUND = list(lp.Rounding("e4m3fn").code)
+STOCHASTIC = list(lp.Rounding("e4m3fn", "stochastic").code)
+SUMS = list(lp.Rounding("e8m7").code)
+
+
+@pytest.mark.parametrize("x", [values(3, 4), values(4, 3).t(), values(0), values(1)[0]])
+def test_opcheck_round(x):
+    torch.library.opcheck(torch.ops.lowprec.round.default, (x, ROUND))
+    seed = torch.tensor(3)
+    torch.library.opcheck(
+        torch.ops.lowprec.round_stochastic.default, (x, STOCHASTIC, seed, 0)
+    )
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_opcheck_matmul(batch):
+    a, b = values(*batch, 3, 4), values(*batch, 4, 2)
+    arguments = (a, b, SUMS, [], 0, 0, torch.tensor(0), 0)
+    torch.library.opcheck(torch.ops.lowprec.matmul.default, arguments)
+
+
+def test_layouts_do_not_matter(case, backend):
+    x = values(6, 10)
+    expected = lp.round(x, **case)
+    assert_bit_equal(lp.round(x.t().contiguous().t(), **case), expected)
+    spread = torch.empty(6, 20)[:, ::2].copy_(x)
+    assert_bit_equal(lp.round(spread, **case), expected)
+    assert lp.round(torch.empty(0, 3), **case).shape == (0, 3)
+    assert_bit_equal(lp.round(x[0, 0], **case), expected[0, 0])
+
+
+def test_out_and_in_place():
+    x = values(10)
+    expected = lp.round(x, "e5m2")
+    target = torch.empty(10)
+    assert lp.round(x, "e5m2", out=target) is target
+    assert_bit_equal(target, expected)
+    assert lp.round(x, "e5m2", out=x) is x
+    assert_bit_equal(x, expected)
+    with pytest.raises(ValueError, match="out must have shape"):
+        lp.round(x, "e5m2", out=torch.empty(3))
+    with pytest.raises(ValueError, match="does not support gradients"):
+        lp.round(x.clone().requires_grad_(), "e5m2", out=torch.empty(10))
+
+
+def test_generators_and_seeds():
+    x = values(100)
+    draws = [
+        lp.round(x, "e5m2", "stochastic", generator=torch.Generator().manual_seed(5))
+        for _ in range(2)
+    ]
+    assert_bit_equal(draws[0], draws[1])
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    lp.round(x, "e5m2")
+    assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn in vain
+    with pytest.raises(ValueError, match="either seed= or generator="):
+        lp.round(x, "e5m2", "stochastic", seed=1, generator=torch.Generator())
+    with pytest.raises(TypeError, match="0-d int64"):
+        lp.round(x, "e5m2", "stochastic", seed=torch.tensor([1]))
+    with pytest.raises(ValueError, match="64-bit"):
+        lp.round(x, "e5m2", "stochastic", seed=2**64)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (values(3).half(), "got float16: a half carrier would round a second time"),
+        (values(3).bfloat16(), "use x.float()"),
+        (torch.arange(3), "got int64"),
+        (values(3).to(torch.complex64), "view_as_real"),
+        (1.5, "got float: torch.tensor"),
+    ],
+)
+def test_other_carriers_are_refused(x, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        lp.round(x, "bfloat16")
+
+
+def test_narrow_carriers_are_refused():
+    with pytest.raises(ValueError, match="use a float64 carrier"):
+        lp.round(values(3), "e11m5")
+    with pytest.raises(NotImplementedError, match="at most 51"):
+        lp.dot(values(3), values(3), accumulator="e11m52")
+    with pytest.raises(ValueError, match="use float64 operands"):
+        lp.dot(values(3), values(3), accumulator="e8m40")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda_is_torchs_error():
+    with pytest.raises((RuntimeError, AssertionError), match="CUDA"):
+        lp.round(values(3).to("cuda"), "bfloat16")
+
+
+def test_fake_tensors_on_cuda():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        x = torch.empty(3, 4, device="cuda")
+        assert lp.round(x, "bfloat16").device.type == "cuda"
