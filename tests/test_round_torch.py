@@ -38,6 +38,19 @@ def test_gradient_is_rounded_where_asked():
     assert_bit_equal(x.grad, lp.round(values(50), "e5m2"))
 
 
+def test_stochastic_gradients_follow_the_seed():
+    gradients = []
+    for seed in (1, 1, 2):
+        x = values(200).requires_grad_()
+        fl = lp.Rounding("e5m2", "stochastic")
+        lp.round(x, fl, backward=fl, seed=seed).mul(values(200)).sum().backward()
+        gradients.append(x.grad)
+    (part,) = lp.random.split_seed(torch.tensor(1), 1)
+    assert_bit_equal(gradients[0], lp.round(values(200), fl, seed=part))
+    assert_bit_equal(gradients[0], gradients[1])
+    assert not torch.equal(gradients[0], gradients[2])
+
+
 def test_second_derivative_passes_through():
     x = values(5, dtype=torch.float64).requires_grad_()
     first = torch.autograd.grad(lp.round(x, "e8m40").pow(3).sum(), x, create_graph=True)

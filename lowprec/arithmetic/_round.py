@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..random import as_seed
+from ..random import as_seed, split_seed
 from ..rounding import (
     Rounding,
     RoundingLike,
@@ -223,7 +223,8 @@ def round(
         saturation: overrides the rounding's saturation.
         random_bits: overrides the rounding's number of random bits.
         variant: overrides the rounding's stochastic variant.
-        backward: rounding of the gradient; None leaves it unrounded.
+        backward: rounding of the gradient; None leaves it unrounded. If stochastic,
+            its seed is the first part of `lowprec.random.split_seed`.
         generator: source of the seed of stochastic modes; None means torch's default
             generator, so ``torch.manual_seed`` reproduces a run.
         seed: the seed itself instead, an int or 0-d int64 tensor.
@@ -251,10 +252,12 @@ def round(
     check_carrier(x, "x")
     forward = _modified(rounding, mode, saturation, random_bits, variant)
     gradient = None if backward is None else as_rounding(backward)
-    forward_seed = as_seed(seed, generator) if forward.stochastic else None
-    backward_seed = None
+    forward_seed = backward_seed = None
+    if forward.stochastic:
+        forward_seed = as_seed(seed, generator)
     if gradient is not None and gradient.stochastic:
-        backward_seed = as_seed(None if forward_seed is not None else seed, generator)
+        base = as_seed(seed, generator) if forward_seed is None else forward_seed
+        (backward_seed,) = split_seed(base, 1)
     result = dispatch(x, forward, forward_seed, offset, gradient, backward_seed)
     return result if out is None else _store(result, out)
 
