@@ -24,11 +24,6 @@ settings.register_profile("thorough", max_examples=5000, deadline=timedelta(minu
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-def pytest_configure(config):
-    """Declare this suite's markers."""
-    config.addinivalue_line("markers", "slow: takes more than a few seconds")
-
-
 @pytest.fixture(autouse=True)
 def reproducible():
     """One thread and fixed seeds for every test; both are restored."""
