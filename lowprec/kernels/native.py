@@ -20,6 +20,7 @@ local names until it returns.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ _MASK = (1 << 64) - 1
 _int, _long, _ulong = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64
 _pointer = ctypes.c_void_p
 _Code = _long * 9
+_CodeArray = ctypes.Array[ctypes.c_int64]
 _Geometry = _long * 10
 
 _library: ctypes.CDLL | None = None
@@ -127,6 +129,11 @@ def set_instruction_set(isa: int | None = None) -> None:
         )
 
 
+@functools.lru_cache(maxsize=1024)
+def _packed(code: tuple[int, ...]) -> _CodeArray:
+    return _Code(*code)
+
+
 def _key(seed: int | Tensor) -> int:
     return int(seed) & _MASK
 
@@ -151,7 +158,11 @@ def _target(x: Tensor, out: Tensor | None) -> Tensor:
             f"out must be a {x.dtype} CPU tensor of shape {tuple(x.shape)}, "
             f"got {out.dtype} {tuple(out.shape)} on {out.device}"
         )
-    return out if out.is_contiguous() else torch.empty_like(x)
+    distance = abs(out.data_ptr() - x.data_ptr())
+    # The kernels read a vector before they write it, so `out` may be the input, but not
+    # a shifted view of it.
+    shifted = 0 < distance < x.numel() * x.element_size()
+    return torch.empty_like(x) if shifted or not out.is_contiguous() else out
 
 
 def _refuse(code: Sequence[int], dtype: torch.dtype) -> None:
@@ -182,7 +193,7 @@ def round(x: Tensor, code: Sequence[int], out: Tensor | None = None) -> Tensor:
         source.data_ptr(),
         target.data_ptr(),
         source.numel(),
-        _Code(*code),
+        _packed(tuple(code)),
         torch.get_num_threads(),
     )
     if wrong:
@@ -220,7 +231,7 @@ def round_stochastic(
         source.data_ptr(),
         target.data_ptr(),
         source.numel(),
-        _Code(*code),
+        _packed(tuple(code)),
         _key(seed),
         offset,
         torch.get_num_threads(),
@@ -286,8 +297,8 @@ def matmul(
         right.data_ptr(),
         out.data_ptr(),
         _Geometry(batch, rows, terms, columns, *left.stride(), *right.stride()),
-        _Code(*accumulate),
-        _Code(*product) if len(product) else None,
+        _packed(tuple(accumulate)),
+        _packed(tuple(product)) if len(product) else None,
         order,
         block_size,
         _key(seed) if random else 0,

@@ -1,8 +1,8 @@
 // One step of many sums at once: total <- fl(total + term), the exact sum rounded once.
 //
 // The sum and its error (TwoSum) are exact in binary64. Moving the sum to its neighbour
-// with an odd last bit when the error is not zero (round to odd) keeps all that a second
-// rounding to at most 51 bits needs, in every mode and in the subnormal range.
+// with an odd last bit when the error is not zero (round to odd) keeps all that a
+// second rounding to at most 51 bits needs, in every mode and in the subnormal range.
 //
 // The file is compiled with -ffp-contract=off and without -ffast-math: each line below
 // is one IEEE operation.
@@ -151,7 +151,8 @@ struct RowFunctions {
 template <int64_t mode, int64_t variant, bool cheap>
 RowFunctions rows_for(Terms terms) {
   if (terms == kPairs)
-    return {add_row<mode, variant, kPairs, cheap>, round_row<mode, variant, true, cheap>};
+    return {add_row<mode, variant, kPairs, cheap>,
+            round_row<mode, variant, true, cheap>};
   return {terms == kHuge ? add_row<mode, variant, kHuge, cheap>
                          : add_row<mode, variant, kSmall, cheap>,
           round_row<mode, variant, false, cheap>};

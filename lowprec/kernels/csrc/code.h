@@ -54,8 +54,9 @@ LOWPREC_BEGIN
 inline bool valid(const Code& c) {
   return c.precision >= 1 && c.precision <= 62 && c.max_significand >= 1 &&
          c.emin <= c.emax && c.flags >= 0 && c.flags < 32 && c.mode >= 0 &&
-         c.mode <= kStochasticEqual && c.saturation >= 0 && c.saturation <= kPropagate &&
-         c.random_bits >= 1 && c.random_bits <= 32 && c.variant >= 0 && c.variant <= kC;
+         c.mode <= kStochasticEqual && c.saturation >= 0 &&
+         c.saturation <= kPropagate && c.random_bits >= 1 && c.random_bits <= 32 &&
+         c.variant >= 0 && c.variant <= kC;
 }
 
 inline bool stochastic(const Code& c) { return c.mode >= kStochastic; }
@@ -87,17 +88,17 @@ template <class C>
 struct Plan {
   using Bits = typename C::Bits;
   using Int = typename C::Int;
-  Int emin;       // biased as the carrier's exponent field; below 1: see `deep`
-  Int drop;       // low bits dropped from a normal number's significand
-  Bits largest;   // magnitude of the largest finite value
+  Int emin;          // biased as the carrier's exponent field; below 1: see `deep`
+  Int drop;          // low bits dropped from a normal number's significand
+  Bits largest;      // magnitude of the largest finite value
   Bits overflow[2];  // result for finite values beyond it, [sign]
   Bits infinite[2];  // result for infinite values, [sign]
   Bits below;        // result for negative values of an unsigned format
   Bits keep_sign;    // the sign bit, or 0 if zeros lose it
   Bits random_mask;  // 2^random_bits - 1
   Int random_bits;
-  bool gap;             // no subnormals: nothing between 0 and 2^emin
-  bool deep;            // carrier subnormals are normal numbers of the format
+  bool gap;   // no subnormals: nothing between 0 and 2^emin
+  bool deep;  // carrier subnormals are normal numbers of the format
   bool unsigned_format;
 };
 

@@ -9,12 +9,12 @@ struct Cutting {
   int64_t columns, rows, across, down, count;
 };
 
-// Blocks of at most `rows` rows and `outputs` elements, rows padded to whole vectors.
-inline Cutting cut(const Matmul& task, int64_t outputs, int64_t rows, int64_t lanes) {
+// Blocks of at most `outputs` elements, with rows padded to whole vectors of `lanes`.
+inline Cutting cut(const Matmul& task, int64_t outputs, int64_t lanes) {
   Cutting c;
   c.columns = smaller(task.columns, kColumns);
   const int64_t width = (c.columns + lanes - 1) / lanes * lanes;
-  c.rows = smaller(smaller(task.rows, rows), outputs / width);
+  c.rows = smaller(smaller(task.rows, kRows), outputs / width);
   c.across = (task.columns + c.columns - 1) / c.columns;
   c.down = (task.rows + c.rows - 1) / c.rows;
   c.count = task.batch * c.down * c.across;

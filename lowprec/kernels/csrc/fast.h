@@ -10,14 +10,16 @@ LOWPREC_BEGIN
 template <class C>
 bool simple_overflow(const Plan<C>& plan) {
   const auto size = Layout<C>::sign - 1;
-  return !plan.unsigned_format && (plan.overflow[0] & size) == (plan.overflow[1] & size) &&
+  return !plan.unsigned_format &&
+         (plan.overflow[0] & size) == (plan.overflow[1] & size) &&
          (plan.overflow[0] & size) == (plan.infinite[0] & size);
 }
 
-// ---- Nearest-even by adding a power of two -------------------------------------------
+// ---- Nearest-even by adding a power of two
+// -------------------------------------------
 //
-// With c = 2^(P - p) times the power of two below |x| (at least 2^emin), |x| + c lies in
-// the binade of c, where the carrier's quantum is the format's quantum at x. So the
+// With c = 2^(P - p) times the power of two below |x| (at least 2^emin), |x| + c lies
+// in the binade of c, where the carrier's quantum is the format's quantum at x. So the
 // carrier's own rounding to nearest-even is the wanted one, and subtracting c is exact.
 // Ties agree because c is an even multiple of the quantum. Values beyond 2^(emax+1) are
 // replaced by it, so that c does not overflow; it overflows in the format as they do.
@@ -46,8 +48,7 @@ struct Magic {
   LOWPREC_INLINE VBits<C> round(VBits<C> bits) const {
     using L = Layout<C>;
     const VBits<C> magnitude = bits & Bits(L::sign - 1);
-    const VBits<C> clamped =
-        vector_min<VBits<C>>(magnitude, splat<VBits<C>>(beyond));
+    const VBits<C> clamped = vector_min<VBits<C>>(magnitude, splat<VBits<C>>(beyond));
     const VBits<C> binade = clamped & L::infinity;
     const VFloat<C> c =
         (VFloat<C>)(vector_max<VBits<C>>(binade, splat<VBits<C>>(lowest)) + raise);
@@ -69,7 +70,8 @@ void magic_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
   });
 }
 
-// ---- Formats with the carrier's exponent range ---------------------------------------
+// ---- Formats with the carrier's exponent range
+// ---------------------------------------
 //
 // The number of dropped bits is then the same for every input, subnormals included, and
 // rounding is an addition to the bits and a mask; carries are right by themselves.
@@ -77,8 +79,8 @@ void magic_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
 template <class C>
 bool same_range(const Plan<C>& plan) {
   // Two or more bits are kept: with one, the last kept bit is the implicit one.
-  return !plan.gap && plan.emin == 1 && plan.drop >= 1 && plan.drop <= C::precision - 2 &&
-         !plan.unsigned_format && plan.keep_sign;
+  return !plan.gap && plan.emin == 1 && plan.drop >= 1 &&
+         plan.drop <= C::precision - 2 && !plan.unsigned_format && plan.keep_sign;
 }
 
 // Overflow is what a carry into the carrier's infinity gives.
@@ -108,8 +110,7 @@ void mask_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
     if (mode == kNearestZero) sum += Bits(half - 1);
     if (mode == kTowardPositive) sum += ~negative & Bits(unit - 1);
     if (mode == kTowardNegative) sum += negative & Bits(unit - 1);
-    if (mode == kToOdd)
-      sum |= (VBits<C>)((bits & Bits(unit - 1)) != Bits(0)) & unit;
+    if (mode == kToOdd) sum |= (VBits<C>)((bits & Bits(unit - 1)) != Bits(0)) & unit;
     VBits<C> result = sum & Bits(~(unit - 1));
     if (!natural)
       result = (result > largest ? splat<VBits<C>>(over) : result) | (bits & L::sign);
@@ -117,8 +118,8 @@ void mask_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
   });
 }
 
-// Stochastic: the random bits, aligned with the dropped ones, are added. This is variant
-// A; the others equal it when there are as many random bits as dropped ones.
+// Stochastic: the random bits, aligned with the dropped ones, are added. This is
+// variant A; the others equal it when there are as many random bits as dropped ones.
 template <class C>
 void mask_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
                 const Code&, const Plan<C>& plan, const uint32_t* words) {
@@ -136,7 +137,7 @@ void mask_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
 
 template <class C>
 using RoundPart = void (*)(const typename C::Bits*, typename C::Bits*, int64_t,
-                          const Code&, const Plan<C>&);
+                           const Code&, const Plan<C>&);
 
 template <class C>
 RoundPart<C> fast_natural(int64_t mode) {

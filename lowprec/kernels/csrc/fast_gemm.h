@@ -53,7 +53,8 @@ struct Kernel {
 };
 
 template <class C, bool rounded, bool odd, bool guarded>
-LOWPREC_INLINE VFloat<C> step(const Kernel<C>& kernel, VFloat<C> total, VFloat<C> term) {
+LOWPREC_INLINE VFloat<C> step(const Kernel<C>& kernel, VFloat<C> total,
+                              VFloat<C> term) {
   if (rounded) term = kernel.product.template round<true, guarded>(term);
   VFloat<C> sum;
   if (odd) {
@@ -65,7 +66,7 @@ LOWPREC_INLINE VFloat<C> step(const Kernel<C>& kernel, VFloat<C> total, VFloat<C
   return kernel.sum.template round<guarded, guarded>(sum);
 }
 
-constexpr int64_t kFastOutputs = 2048, kFastRows = 128;
+constexpr int64_t kFastOutputs = 2048;
 constexpr int kRowTile = 4;  // packed rows are padded to a multiple of it
 
 // Packed operands and the sums of a block: [term][row], [term][column], [row][column];
@@ -97,8 +98,7 @@ LOWPREC_INLINE void tile(const Kernel<C>& kernel, const Panel<C>& panel, int64_t
       const V right = load<V>(b + v * C::lanes);
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r)
-        total[r][v] =
-            step<C, rounded, odd, guarded>(kernel, total[r][v], right * a[r]);
+        total[r][v] = step<C, rounded, odd, guarded>(kernel, total[r][v], right * a[r]);
     }
   }
 #pragma GCC unroll 4
@@ -126,8 +126,8 @@ void combine_block(const Kernel<C>& kernel, typename C::Float* total,
                    typename C::Float* partial, int64_t count) {
   using V = VFloat<C>;
   for (int64_t i = 0; i < count; i += C::lanes) {
-    const V sum = step<C, false, odd, true>(kernel, load<V>(total + i),
-                                            load<V>(partial + i));
+    const V sum =
+        step<C, false, odd, true>(kernel, load<V>(total + i), load<V>(partial + i));
     store(total + i, sum);
     store(partial + i, V{});
   }
@@ -158,7 +158,7 @@ void run_fast(const Matmul& task, const Kernel<C>& kernel, const Proof& proof,
   constexpr int64_t capacity = kFastOutputs + kRowTile * kColumns;
   const AddPanel<C> add = select_panel<C>(proof);
   const bool blocked = task.order == kBlocked;
-  const Cutting cutting = cut(task, kFastOutputs, kFastRows, C::lanes);
+  const Cutting cutting = cut(task, kFastOutputs, C::lanes);
   const int team = team_for(task, cutting);
 #pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
   for (int64_t number = 0; number < cutting.count; ++number) {
@@ -167,7 +167,7 @@ void run_fast(const Matmul& task, const Kernel<C>& kernel, const Proof& proof,
     const int64_t rows = (block.rows + kRowTile - 1) / kRowTile * kRowTile;
     const int64_t width = (block.columns + C::lanes - 1) / C::lanes * C::lanes;
     alignas(64) W total[capacity], partial[capacity];
-    alignas(64) W a[kTerms * (kFastRows + kRowTile)], b[kTerms * kColumns];
+    alignas(64) W a[kTerms * (kRows + kRowTile)], b[kTerms * kColumns];
     for (int64_t i = 0; i < rows * width; ++i) total[i] = partial[i] = W(0);
     // What lies in the padding is zero: it must not slow arithmetic down.
     const int64_t packed = smaller(kTerms, task.terms);

@@ -1,8 +1,8 @@
 // Rounding in every mode by floating-point operations, without variable shifts.
 //
-// As in Magic (fast.h), (|x| + c) - c is |x| rounded to a multiple of the quantum q; one
-// q less where that exceeds |x| gives the multiple below, and what remains of |x| is
-// exact. Comparing the remainder with q decides the direction: all integers in those
+// As in Magic (fast.h), (|x| + c) - c is |x| rounded to a multiple of the quantum q;
+// one q less where that exceeds |x| gives the multiple below, and what remains of |x|
+// is exact. Comparing the remainder with q decides the direction: all integers in those
 // comparisons are exact.
 #pragma once
 #include "loops.h"
@@ -124,8 +124,7 @@ LOWPREC_INLINE VInt<Binary32> Floor<Binary32>::stochastic_up(
 #else
   // Signed conversions in two parts: whole < 2^32.
   const VInt<B> high = __builtin_convertvector(scaled(whole, -16), VInt<B>);
-  const VFloat<B> rest =
-      whole - scaled(__builtin_convertvector(high, VFloat<B>), 16);
+  const VFloat<B> rest = whole - scaled(__builtin_convertvector(high, VFloat<B>), 16);
   const VInt<B> low = __builtin_convertvector(rest, VInt<B>);
   const VBits<B> fraction = ((VBits<B>)high << 16) + (VBits<B>)low;
 #endif
@@ -147,11 +146,10 @@ template <class C, int64_t mode, int64_t variant>
 void floor_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
                  const Code& code, const Plan<C>& plan, const uint32_t* words) {
   const Floor<C> floor(code, plan);
-  for_vectors<C>(x, out, count,
-                 [floor, words](VBits<C> bits, int64_t i) LOWPREC_LAMBDA {
-                   return floor.template round<mode, variant>(
-                       bits, load_words<C>(words + i));
-                 });
+  for_vectors<C>(
+      x, out, count, [floor, words](VBits<C> bits, int64_t i) LOWPREC_LAMBDA {
+        return floor.template round<mode, variant>(bits, load_words<C>(words + i));
+      });
 }
 
 LOWPREC_END

@@ -8,8 +8,8 @@ namespace LOWPREC_ISA {
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    round_array<Binary32>,      round_array<Binary64>,      stochastic_array<Binary32>,
-    stochastic_array<Binary64>, matmul<float>,              matmul<double>,
+    round_array<Binary32>,      round_array<Binary64>, stochastic_array<Binary32>,
+    stochastic_array<Binary64>, matmul<float>,         matmul<double>,
 };
 
 }  // namespace LOWPREC_ISA

@@ -6,7 +6,8 @@
 LOWPREC_BEGIN
 
 constexpr int64_t kOutputs = 512;  // outputs of a block, a multiple of kPadding
-constexpr int64_t kColumns = 64;   // columns of a block
+constexpr int64_t kColumns = 64;   // columns of a block, at most
+constexpr int64_t kRows = 128;     // rows of a block, at most
 constexpr int64_t kPadding = 16;   // row functions run over whole vectors
 constexpr int64_t kTerms = 32;     // terms packed at a time
 
@@ -53,7 +54,8 @@ struct Extremes {
     specials |= (VBits<C>)special;
     any |= number;
     largest = number > largest ? number : largest;
-    const VBits<C> size = number | (VBits<C>)(special | ~nonzero);  // all ones: no number
+    const VBits<C> size =
+        number | (VBits<C>)(special | ~nonzero);  // all ones: no number
     smallest = size < smallest ? size : smallest;
   }
 };
@@ -94,8 +96,9 @@ Facts facts_of(const T* x, const int64_t size[3], const int64_t stride[3]) {
   }
   Facts facts;
   const uint64_t fraction = uint64_t(any & Bits(L::hidden - 1));
-  facts.significant_bits =
-      fraction ? C::precision - __builtin_ctzll(fraction) : largest ? 1 : 0;
+  facts.significant_bits = fraction  ? C::precision - __builtin_ctzll(fraction)
+                           : largest ? 1
+                                     : 0;
   facts.largest = double(bit_cast<T>(largest));
   facts.smallest = largest ? double(bit_cast<T>(smallest)) : __builtin_inf();
   facts.finite = specials == 0;

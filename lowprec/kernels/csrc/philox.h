@@ -44,12 +44,11 @@ LOWPREC_INLINE Lanes interleave(Lanes a, Lanes b, int high) {
 }
 
 // Several independent groups hide the latency of the multiplier. Each further group has
-// the next blocks of the same step or, if `stride` is not 0, the same blocks of the next
-// step; the words of group g go to out + g * stride then.
+// the next blocks of the same step or, if `stride` is not 0, the same blocks of the
+// next step; the words of group g go to out + g * stride then.
 template <int groups>
 LOWPREC_INLINE void philox_groups(uint64_t block, uint64_t seed, uint32_t step,
-                                  uint32_t purpose, uint32_t* out,
-                                  int64_t stride = 0) {
+                                  uint32_t purpose, uint32_t* out, int64_t stride = 0) {
   Lanes c0[groups], c1[groups], c2[groups], c3[groups];
   Lanes ramp;
   for (int i = 0; i < kLanes; ++i) ramp[i] = i;
@@ -106,8 +105,9 @@ inline const uint32_t* philox_words(uint64_t first, int64_t count, uint64_t seed
   return buffer + skip;
 }
 
-// The same for kGroups consecutive steps: those of step + s begin s * stride words later.
-// `buffer` has room for kGroups * stride words, and stride for count + kWordSlack.
+// The same for kGroups consecutive steps: those of step + s begin s * stride words
+// later. `buffer` has room for kGroups * stride words, and stride for count +
+// kWordSlack.
 inline const uint32_t* philox_steps(uint64_t first, int64_t count, uint64_t seed,
                                     uint32_t step, uint32_t purpose, uint32_t* buffer,
                                     int64_t stride) {

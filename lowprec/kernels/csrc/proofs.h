@@ -27,8 +27,8 @@ bool finite_overflow(const Plan<C>& plan) {
 // 2. |total| <= 2^top always. With |term| <= 2^t, t not below the quantum, and
 //    top = t + p, adding a term to 2^top changes it by at most half a quantum, and
 //    nearest-even returns to 2^top, which is even (if p = 1, top is one larger and the
-//    change less than half a quantum). So the addition of c in RegisterRounding stays in
-//    range.
+//    change less than half a quantum). So the addition of c in RegisterRounding stays
+//    in range.
 // 3. A sum rounded to C first, to nearest, and then to p bits is rounded correctly if
 //    total and term have at most p bits and C at least 2p + 1 (Figueroa), or if it is
 //    exact: all of its bits lie between those of 2^top and the lowest one of terms and

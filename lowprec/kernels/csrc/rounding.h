@@ -33,9 +33,12 @@ LOWPREC_INLINE VInt<C> stochastic_up(const Plan<C>& plan, VBits<C> dropped,
   using Bits = typename C::Bits;
   using Int = typename C::Int;
   const VInt<C> zero = {}, last = splat<VInt<C>>(Int(C::width - 1));
-  const VInt<C> spare = shift - plan.random_bits;  // fraction bits below the random ones
-  const VBits<C> down = (VBits<C>)vector_min<VInt<C>>(vector_max<VInt<C>>(spare, zero), last);
-  const VBits<C> up = (VBits<C>)vector_min<VInt<C>>(vector_max<VInt<C>>(-spare, zero), last);
+  const VInt<C> spare =
+      shift - plan.random_bits;  // fraction bits below the random ones
+  const VBits<C> down =
+      (VBits<C>)vector_min<VInt<C>>(vector_max<VInt<C>>(spare, zero), last);
+  const VBits<C> up =
+      (VBits<C>)vector_min<VInt<C>>(vector_max<VInt<C>>(-spare, zero), last);
   VBits<C> fraction = (dropped >> down) << up;
   if (variant == kB) {  // nearest, ties up: the bit below decides
     const VBits<C> next =
@@ -122,20 +125,20 @@ LOWPREC_INLINE VBits<C> round_bits(VBits<C> bits, const Plan<C>& plan,
 
   // In the carrier's bits a carry out of the fraction is the next binade.
   const VBits<C> near = (magnitude & -unit) + (unit & (VBits<C>)up);
-  // If the quantum exceeds the value's own binade, 0 and one quantum are the candidates.
+  // If the quantum exceeds the value's own binade, 0 and one quantum are the
+  // candidates.
   const VBits<C> quantum = (VBits<C>)(shift + lsb - Int(C::precision - 1))
                            << Bits(L::fraction);
-  const VBits<C> rounded =
-      shift >= Int(C::precision) ? quantum & (VBits<C>)up : near;
+  const VBits<C> rounded = shift >= Int(C::precision) ? quantum & (VBits<C>)up : near;
 
   const VBits<C> lost = splat<VBits<C>>(Bits(L::sign & ~plan.keep_sign));
   VBits<C> result = rounded | (sign & ~(lost & (VBits<C>)(rounded == Bits(0))));
   if (plan.unsigned_format)
     result = negative & (rounded != Bits(0)) ? splat<VBits<C>>(plan.below) : result;
-  const VBits<C> over = negative ? splat<VBits<C>>(plan.overflow[1])
-                                 : splat<VBits<C>>(plan.overflow[0]);
-  const VBits<C> infinite = negative ? splat<VBits<C>>(plan.infinite[1])
-                                     : splat<VBits<C>>(plan.infinite[0]);
+  const VBits<C> over =
+      negative ? splat<VBits<C>>(plan.overflow[1]) : splat<VBits<C>>(plan.overflow[0]);
+  const VBits<C> infinite =
+      negative ? splat<VBits<C>>(plan.infinite[1]) : splat<VBits<C>>(plan.infinite[0]);
   result = rounded > splat<VBits<C>>(plan.largest) ? over : result;
   result = magnitude == L::infinity ? infinite : result;
   return magnitude > L::infinity ? bits : result;  // NaN is kept, payload and all

@@ -93,7 +93,8 @@ class Sums {
     if (recipe_.wide) errors(a, b);
     if (recipe_.product_round == nullptr)
       return {term_, recipe_.wide ? error_ : nullptr, nullptr, padded_};
-    const uint32_t* words = recipe_.product_words ? draw(product_words_, k, kPurposeProduct) : nullptr;
+    const uint32_t* words =
+        recipe_.product_words ? draw(product_words_, k, kPurposeProduct) : nullptr;
     recipe_.product_round(term_, {term_, error_, words, padded_}, recipe_.product);
     return {term_, nullptr, nullptr, padded_};
   }
@@ -136,8 +137,8 @@ class Sums {
     constexpr int64_t stride = kColumns + kWordSlack;
     alignas(64) uint32_t scratch[kGroups * stride];
     const uint64_t first = task_.offset + uint64_t(first_output(task_, block_, row));
-    const uint32_t* drawn = philox_steps(first, block_.columns, task_.seed, step,
-                                         purpose, scratch, stride);
+    const uint32_t* drawn =
+        philox_steps(first, block_.columns, task_.seed, step, purpose, scratch, stride);
     for (int g = 0; g < kGroups; ++g)
       memcpy(words.buffer + g * kWordStride + row * block_.columns, drawn + g * stride,
              block_.columns * sizeof(uint32_t));
@@ -227,7 +228,7 @@ class Sums {
   int64_t outputs_, padded_;
   alignas(64) double term_[kOutputs];
   alignas(64) double error_[kOutputs];
-  alignas(64) double a_[kTerms * kOutputs];
+  alignas(64) double a_[kTerms * kRows];
   alignas(64) double b_[kTerms * kColumns];
   Words product_words_, add_words_;
   alignas(64) uint32_t once_[kOutputs];
