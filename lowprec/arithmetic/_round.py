@@ -57,6 +57,14 @@ def apply(x: Tensor, rounding: Rounding, seed: Tensor | None, offset: int) -> Te
     return result
 
 
+def _gradients(ctx: Any, gradient: Tensor, function: Callable[..., Tensor]) -> Any:
+    """Return the gradients of both classes below: that of x, rounded where asked."""
+    if ctx.backward_rounding is not None:
+        rounding, seed = ctx.backward_rounding, ctx.backward_seed
+        gradient = function(gradient, rounding, seed, ctx.offset, None, None)
+    return gradient, None, None, None, None, None
+
+
 class _StraightThrough(torch.autograd.Function):
     """Rounding whose derivative is taken as one; the gradient may be rounded too."""
 
@@ -76,17 +84,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (gradient,) = gradients
-        if ctx.backward_rounding is not None:
-            gradient = _straight_through(
-                gradient,
-                ctx.backward_rounding,
-                ctx.backward_seed,
-                ctx.offset,
-                None,
-                None,
-            )
-        return gradient, None, None, None, None, None
+        return _gradients(ctx, gradients[0], _straight_through)
 
 
 class _StraightThroughTransformable(torch.autograd.Function):
@@ -114,17 +112,7 @@ class _StraightThroughTransformable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (gradient,) = gradients
-        if ctx.backward_rounding is not None:
-            gradient = _straight_through_transformable(
-                gradient,
-                ctx.backward_rounding,
-                ctx.backward_seed,
-                ctx.offset,
-                None,
-                None,
-            )
-        return gradient, None, None, None, None, None
+        return _gradients(ctx, gradients[0], _straight_through_transformable)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
