@@ -308,25 +308,34 @@ def test_sums_that_a_first_rounding_would_turn_into_ties(carrier, all_isas):
     # or less it becomes one.
     for p in range(2, 24 if carrier == torch.float32 else 51):
         u = 2.0**-p
-        near = u - u * u if 2 * p < 1000 else u
+        near, wider = u - u * u, u - u * u / 2
         rows = [[1 + 2 * u, near], [1.0, u + 2 * u * u], [-1 - 2 * u, -near]]
-        rows += [
-            [near, 1 + 2 * u],
-            [1 + 2 * u, -near / 2],
-            [1 + 2 * u, u / 2 + near / 2],
-        ]
-        a = torch.tensor(rows, dtype=torch.float64).to(carrier)
+        rows += [[near, 1 + 2 * u], [1 + 2 * u, wider]]
         target = lp.Format(precision=p, emax=100, emin=-110 + p)
-        for product_rounding in ("exact", "accumulator"):
-            accumulator = lp.Accumulator(lp.Rounding(target), product_rounding)
-            compare_with_oracle(a, accumulator, all_isas)
+        for rounded in ("exact", "accumulator"):
+            accumulator = lp.Accumulator(lp.Rounding(target), rounded)
+            for row in rows:  # one by one: what is proved depends on all elements
+                a = torch.tensor([row], dtype=torch.float64).to(carrier)
+                compare_with_oracle(a, accumulator, all_isas)
 
 
 def test_sums_at_the_limit_of_exact_float32_addition(all_isas):
     # The total is far above the terms' lowest bit: 130 + 1/2 + 2^-j is above a tie.
     accumulator = lp.Accumulator("bfloat16")
     for j in range(2, 24):
-        rows = [[1.0] * 131, [1.0] * 130 + [0.0]]
-        rows[0].append(0.5 - 2.0**-j)
-        rows[1].append(0.5 + 2.0**-j)
-        compare_with_oracle(torch.tensor(rows), accumulator, all_isas)
+        for row in ([1.0] * 131 + [0.5 - 2.0**-j], [1.0] * 130 + [0.5 + 2.0**-j]):
+            compare_with_oracle(torch.tensor([row]), accumulator, all_isas)
+
+
+def test_infinite_products_in_a_sum_that_saturates(all_isas):
+    # The largest value takes the place of the infinite sum, far above finite products.
+    saturating = lp.Rounding("e8m15", saturation="finite")
+    for rounded in ("e5m2", lp.Rounding("e5m2", saturation="finite"), "exact"):
+        for size in (None, 2):
+            order = "sequential" if size is None else "blocked"
+            accumulator = lp.Accumulator(saturating, rounded, order, size)
+            for big in (1e5, math.inf):
+                a = torch.tensor(
+                    [[big, 1.0, -big, 3.0, 1.0], [1.0, big, big, 0.5, -1.0]]
+                )
+                compare_with_oracle(a, accumulator, all_isas)

@@ -33,7 +33,7 @@ inline Block block_at(const Matmul& task, const Cutting& c, int64_t number) {
 
 inline int team_for(const Matmul& task, const Cutting& c) {
   const int64_t work = task.batch * task.rows * task.columns * (task.terms + 1);
-  const int team = useful_threads(work, task.threads);
+  const int team = useful_threads(work, task.threads, kProductGrain);
   return team > c.count ? int(c.count) : team;
 }
 

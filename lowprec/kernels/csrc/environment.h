@@ -31,11 +31,13 @@ class DefaultEnvironment {
   DefaultEnvironment& operator=(const DefaultEnvironment&) = delete;
 };
 
-// Below this many elements per thread, starting threads costs more than it gains.
+// Below this many elements or products per thread, starting threads costs more than it
+// gains: where another process has a core, waiting for a thread takes milliseconds.
 constexpr int64_t kGrain = 32768;
+constexpr int64_t kProductGrain = 1 << 20;
 
-inline int useful_threads(int64_t elements, int threads) {
-  const int64_t most = elements / kGrain;
+inline int useful_threads(int64_t amount, int threads, int64_t grain = kGrain) {
+  const int64_t most = amount / grain;
   return most < 2 || threads < 2 ? 1 : int(most < threads ? most : threads);
 }
 

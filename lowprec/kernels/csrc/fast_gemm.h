@@ -159,7 +159,7 @@ void run_fast(const Matmul& task, const Kernel<C>& kernel, const Proof& proof,
   const AddPanel<C> add = select_panel<C>(proof);
   const bool blocked = task.order == kBlocked;
   const Cutting cutting = cut(task, kFastOutputs, C::lanes);
-  const int team = team_for(task, cutting);
+  [[maybe_unused]] const int team = team_for(task, cutting);
 #pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
   for (int64_t number = 0; number < cutting.count; ++number) {
     const DefaultEnvironment standard;

@@ -41,7 +41,7 @@ inline bool outside_product_range(const Facts& a, const Facts& b) {
 template <class T>
 void general_matmul(const Matmul& task, const Recipe& recipe) {
   const Cutting c = cut(task, kOutputs, 1);
-  const int team = team_for(task, c);
+  [[maybe_unused]] const int team = team_for(task, c);
 #pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
   for (int64_t number = 0; number < c.count; ++number) {
     const DefaultEnvironment standard;

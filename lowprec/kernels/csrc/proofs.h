@@ -53,16 +53,17 @@ bool proved(const Matmul& task, const Facts& a, const Facts& b, Proof* proof,
   int above = zero ? 0 : exponent_above(a.largest) + exponent_above(b.largest);
   if (bits > C::precision || above >= C::bias || lowest < 2 - C::bias) return false;
 
-  // A finite number in place of infinity may lie far above 2^top.
-  const bool finite = a.finite && b.finite;
-  if (!finite && (finite_overflow(*sum) || finite_overflow(*product))) return false;
+  // Infinite products come from infinite operands or from rounding. A finite number in
+  // place of infinity may lie far above 2^top, so it must not enter a sum.
+  bool in_range = a.finite && b.finite;
+  if (!in_range && finite_overflow(*product)) return false;
+  if (proof->rounded) in_range = in_range && above <= product_code.emax;
+  if (!in_range && !finite_overflow(*product) && finite_overflow(*sum)) return false;
 
-  bool in_range = finite;
   int term_bits = bits;
   if (proof->rounded) {
     const int product_bits = int(product_code.precision);
     const int product_quantum = int(product_code.emin) - product_bits + 1;
-    in_range = in_range && above <= product_code.emax;
     if (above + C::precision - product_bits + 1 > C::bias) return false;
     term_bits = product_bits;
     lowest = larger(lowest, product_quantum);
