@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..arithmetic import gemm, round
-from ..kernels.exact import add_to_odd
+from ..kernels.exact import add_to_odd, divide_to_odd, multiply_to_odd
 from ..random import split_seed
 from ..rounding import Accumulator, Rounding
 
 __all__ = ["GradientPipeline"]
 
 _STAGES = 8
+# Rounding to odd in float64 keeps what the rounding to the operand format needs.
+_TO_ODD: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
+    torch.add: add_to_odd,
+    torch.sub: lambda a, b: add_to_odd(a, -b),
+    torch.mul: multiply_to_odd,
+    torch.div: divide_to_odd,
+}
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,23 @@ class GradientPipeline:
         operands = self._round(weights, seeds[0])
         logits = gemm(features, operands, self.accumulator, seeds[1])
         probabilities = self._round(torch.softmax(logits, dim=1), seeds[2])
-        error = self._round(add_to_odd(probabilities, -targets), seeds[3])
+        error = self._compute(torch.sub, probabilities, targets, seeds[3])
         total = gemm(features.T, error, self.accumulator, seeds[4])
-        gradient = self._round(total / features.shape[0], seeds[5])
+        samples = total.new_tensor(float(features.shape[0]))
+        gradient = self._compute(torch.div, total, samples, seeds[5])
         if self.penalty:
-            decay = self._round(self.penalty * operands, seeds[6])
-            gradient = self._round(add_to_odd(gradient, decay), seeds[7])
+            factor = total.new_tensor(self.penalty)
+            decay = self._compute(torch.mul, factor, operands, seeds[6])
+            gradient = self._compute(torch.add, gradient, decay, seeds[7])
         return gradient
+
+    def _compute(
+        self, operation: Callable[..., Tensor], a: Tensor, b: Tensor, seed: Tensor
+    ) -> Tensor:
+        """Return fl(a op b): the exact result, rounded once."""
+        if self.operand is None:
+            return operation(a, b)
+        return self._round(_TO_ODD[operation](a, b), seed)
 
     def _round(self, x: Tensor, seed: Tensor) -> Tensor:
         if self.operand is None:

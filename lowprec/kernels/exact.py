@@ -60,6 +60,24 @@ def to_odd(total: Tensor, error: Tensor) -> Tensor:
     return torch.where(move, bits + step, bits).view(torch.float64)
 
 
+def multiply_to_odd(a: Tensor, b: Tensor) -> Tensor:
+    """Return round-to-odd(a b) in float64, barring range events."""
+    product, error = two_product(a, b)
+    return to_odd(product, torch.where(product.isfinite(), error, 0.0))
+
+
+def divide_to_odd(a: Tensor, b: Tensor) -> Tensor:
+    """Return round-to-odd(a / b) in float64, barring range events.
+
+    The remainder a - b q of the rounded quotient q is a float64 number, and has the
+    sign of the quotient's error times that of b.
+    """
+    quotient = a / b
+    product, error = two_product(quotient, b)
+    remainder = ((a - product) - error) * b.sign()
+    return to_odd(quotient, torch.where(remainder.isfinite(), remainder, 0.0))
+
+
 def add_to_odd(a: Tensor, b: Tensor) -> Tensor:
     """Return round-to-odd(a + b) in float64; non-finite operands as IEEE 754 adds.
 

@@ -1,6 +1,7 @@
 """G2, G7, G8: the low-precision gradient against gold files and reference numbers."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from lowprec.experiments import data, multinomial
 from lowprec.experiments.low_precision_gradient import GradientPipeline
 from lowprec.optim import normalized_direction
 from lowprec.rounding import as_accumulator
+from lowprec.testing import exact_round
 
 GOLD = json.loads((Path(__file__).parents[1] / "data" / "gold_dev.json").read_text())
 SEED = torch.tensor(0)
@@ -125,3 +127,36 @@ def test_fifty_bits_reproduce_the_float64_gradient():
     gradient = pipeline(dataset.features, targets, fixed_weights(), SEED)
     exact = objective.gradient(fixed_weights())
     assert float((gradient - exact).abs().max()) <= 1e-13
+
+
+@pytest.mark.parametrize("samples", [3, 7, 1000])
+def test_stages_behind_the_sums_round_the_exact_value_once(samples):
+    """Stages 6 of the specification's 4.1 with a factor of 53 bits and n not 2^k."""
+    rounding = lp.Rounding("e8m50")
+    generator = torch.Generator().manual_seed(samples)
+    features = torch.randn(samples, 4, dtype=torch.float64, generator=generator)
+    weights = torch.randn(4, 3, dtype=torch.float64, generator=generator)
+    targets = torch.nn.functional.one_hot(torch.arange(samples) % 3, 3).double()
+    factor = 1e-3
+    pipeline = GradientPipeline(rounding, lp.Accumulator(rounding), factor)
+    summed = GradientPipeline(rounding, lp.Accumulator(rounding))
+
+    def nearest(values, shape=(4, 3)):
+        rounded = [exact_round(x, rounding) for x in values]
+        return torch.tensor(rounded, dtype=torch.float64).view(shape)
+
+    def fractions(x):
+        return [Fraction(value) for value in x.flatten().tolist()]
+
+    operands = lp.round(weights, rounding)
+    logits = lp.matmul(features, operands, accumulator=rounding)
+    softmax = lp.round(torch.softmax(logits, dim=1), rounding)
+    pairs = zip(fractions(softmax), fractions(targets), strict=True)
+    error = nearest([p - y for p, y in pairs], (samples, 3))
+    total = lp.matmul(features.T, error, accumulator=rounding)
+    mean = nearest([x / samples for x in fractions(total)])
+    assert torch.equal(summed(features, targets, weights, SEED), mean)
+    decay = nearest([Fraction(factor) * x for x in fractions(operands)])
+    pairs = zip(fractions(mean), fractions(decay), strict=True)
+    whole = nearest([x + y for x, y in pairs])
+    assert torch.equal(pipeline(features, targets, weights, SEED), whole)
