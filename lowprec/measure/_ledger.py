@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 Value: TypeAlias = float | int | bool | str | None
 Record: TypeAlias = dict[str, Value]
 
+_CHUNK = 1 << 16
+
 
 @dataclass(frozen=True)
 class SummaryRow:
@@ -154,7 +156,11 @@ class Ledger:
         if self._path is not None:
             if self._file is None:
                 self._file = _opened(self._path)
-            _write_line(self._file, json.dumps(plain).encode() + b"\n")
+            try:
+                _write_line(self._file, json.dumps(plain).encode() + b"\n")
+            except BaseException:
+                self.close()  # so that the next record first removes half a line
+                raise
         self._records.append(plain)
 
     def close(self) -> None:
@@ -209,7 +215,7 @@ class Ledger:
         if isinstance(key, int):
             return dict(self._records[key])
         values = [record.get(key) for record in self._records]
-        if all(value is None for value in values):
+        if not any(key in record for record in self._records):
             known = ", ".join(self.names)
             raise KeyError(f"no quantity {key!r}: there are {known or 'none'}")
         if any(isinstance(value, str) for value in values):
@@ -268,7 +274,7 @@ def _plain(name: Any, value: Any) -> Value:
 def _parsed(line: bytes) -> Record | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
@@ -279,15 +285,26 @@ def _is_last(path: str | os.PathLike[str], number: int) -> bool:
 
 def _opened(path: Path) -> io.FileIO:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    if path.is_file():
         with path.open("r+b") as file:
-            content = file.read()
-            complete = content.rfind(b"\n") + 1
-            if _parsed(content[complete:]) is not None:
+            start, line = _last_line(file)
+            if _parsed(line) is not None:
+                file.seek(0, os.SEEK_END)
                 file.write(b"\n")
             else:
-                file.truncate(complete)
+                file.truncate(start)
     return path.open("ab", buffering=0)
+
+
+def _last_line(file: io.BufferedRandom) -> tuple[int, bytes]:
+    """Return where the text after the last newline starts, and that text."""
+    start, tail = file.seek(0, os.SEEK_END), b""
+    while start > 0 and b"\n" not in tail:
+        size = min(start, _CHUNK)
+        start = file.seek(start - size)
+        tail = file.read(size) + tail
+    line = tail[tail.rfind(b"\n") + 1 :]
+    return start + len(tail) - len(line), line
 
 
 def _write_line(file: io.FileIO, line: bytes) -> None:

@@ -15,6 +15,7 @@ from ._reference import (
     Closure,
     ReferenceModel,
     check_optimizer,
+    dense,
     effective_steps,
     exact_step,
     random_state,
@@ -71,8 +72,9 @@ class RoundoffMonitor:
         per_parameter: whether to record norms for each parameter.
 
     Raises:
-        TypeError: if a second optimizer cannot be made from the optimizer's defaults.
-        ValueError: if ``every`` is not positive.
+        TypeError: if a second optimizer cannot be made from the optimizer's defaults,
+            or one step needs several gradients, as that of ``LBFGS``.
+        ValueError: if ``every`` is not a whole number >= 1.
 
     Example:
         >>> model = torch.nn.Linear(3, 1, bias=False)
@@ -99,8 +101,8 @@ class RoundoffMonitor:
         per_parameter: bool = False,
     ) -> None:
         """Copy the model and register hooks on the optimizer."""
-        if every < 1:
-            raise ValueError(f"every must be positive, got {every}")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every must be a whole number >= 1, got {every!r}")
         check_optimizer(optimizer)
         self.ledger = Ledger() if ledger is None else ledger
         self._model, self._optimizer, self._every = model, optimizer, every
@@ -108,6 +110,7 @@ class RoundoffMonitor:
         self._reference = ReferenceModel(model, reference)
         self._step = 0
         self._exact: _Vector | None = None
+        self._versions: dict[str, tuple[int, int]] = {}
         self._error: _Vector = {}
         self._pending: dict[str, Any] = {}
         self._before: tuple[dict[str, Any], list[list[Tensor]], list[Any]] | None = None
@@ -151,6 +154,7 @@ class RoundoffMonitor:
             exact, reference_loss = self._reference.gradients(closure)
         with without_emulation(), torch.no_grad():
             self._exact = {name: base[name] + exact[name] for name in exact}
+            self._versions = self._gradient_versions()
             self._measure_gradient(float(loss.detach()), reference_loss)
         return loss
 
@@ -160,17 +164,30 @@ class RoundoffMonitor:
     def _accumulated(self) -> _Vector:
         """Return what the gradients of the pass to come are added to."""
         dtype = self._reference.dtype
-        known = {name: p.grad for name, p in self._trained().items()}
+        known = {
+            name: None if p.grad is None else dense(p.grad)
+            for name, p in self._trained().items()
+        }
+        # Zero after `zero_grad`, or because all of it underflowed?
+        kept = self._versions and self._versions == self._gradient_versions()
         fresh = all(grad is None or not bool(grad.any()) for grad in known.values())
-        if self._exact is not None and not fresh:
+        if self._exact is not None and (kept or not fresh):
             return self._exact
         self._pending = {}
         # A copy: the backward pass to come adds to p.grad in place.
         return {
             name: torch.zeros_like(p, dtype=dtype)
-            if p.grad is None
-            else p.grad.to(dtype, copy=True)
+            if (grad := known[name]) is None
+            else grad.to(dtype, copy=True)
             for name, p in self._trained().items()
+        }
+
+    def _gradient_versions(self) -> dict[str, tuple[int, int]]:
+        """Return what changes if anyone writes to a gradient."""
+        return {
+            name: (id(p.grad), p.grad._version)
+            for name, p in self._trained().items()
+            if p.grad is not None
         }
 
     def _measure_gradient(self, loss: float, reference_loss: float) -> None:
@@ -178,7 +195,7 @@ class RoundoffMonitor:
         low = {
             name: torch.zeros_like(exact[name])
             if p.grad is None
-            else p.grad.to(exact[name].dtype)
+            else dense(p.grad).to(exact[name].dtype)
             for name, p in self._trained().items()
         }
         self._error = {name: low[name] - exact[name] for name in exact}
@@ -207,11 +224,13 @@ class RoundoffMonitor:
             self._before = state, weights, effective_steps(optimizer)
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        if self._before is not None:
-            with without_emulation(), torch.no_grad():
-                self._measure_step(optimizer, *self._before)
-        self._before, self._exact, self._error = None, None, {}
-        self._step += 1
+        try:
+            if self._before is not None:
+                with without_emulation(), torch.no_grad():
+                    self._measure_step(optimizer, *self._before)
+        finally:  # the step was made, even if its record could not be written
+            self._before, self._exact, self._error = None, None, {}
+            self._step += 1
 
     def _measure_step(
         self,
@@ -296,7 +315,11 @@ def _identity(value: Any) -> Any:
 
 
 def _norm(vector: _Vector) -> float:
-    norms = [float(part.norm()) for part in vector.values()]
+    # In float64: squares of float32 elements overflow from 1e19.
+    double = torch.float64
+    norms = [
+        float(torch.linalg.vector_norm(part, dtype=double)) for part in vector.values()
+    ]
     return math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)
 
 

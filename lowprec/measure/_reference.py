@@ -72,6 +72,11 @@ def converted(value: Any, dtype: torch.dtype) -> Any:
     return value
 
 
+def dense(gradient: Tensor) -> Tensor:
+    """Return a gradient, such as that of a sparse embedding, with all its zeros."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
 class ReferenceModel:
     """A copy of a model in ``dtype`` that repeats its forward passes.
 
@@ -143,14 +148,16 @@ class ReferenceModel:
         try:
             with without_emulation(), torch.enable_grad():
                 loss = closure(self.model, lambda x: converted(x, self.dtype))
-                values = torch.autograd.grad(
-                    loss, list(named.values()), allow_unused=True
-                )
+                values: tuple[Tensor | None, ...] = ()
+                if named:
+                    values = torch.autograd.grad(
+                        loss, list(named.values()), allow_unused=True
+                    )
         finally:
             for handle in handles:
                 handle.remove()
         gradients = {
-            name: p.new_zeros(p.shape) if g is None else g.detach()
+            name: p.new_zeros(p.shape) if g is None else dense(g.detach())
             for (name, p), g in zip(named.items(), values, strict=True)
         }
         return gradients, float(loss.detach())
@@ -197,11 +204,17 @@ def exact_step(
                 twin.grad = p.grad.detach().to(torch.float64, copy=True)
     twin_optimizer = _twin(optimizer, groups)
     twin_optimizer.load_state_dict(state)
-    for group, eta in zip(twin_optimizer.param_groups, etas, strict=True):
+    for group, originals, eta in zip(
+        twin_optimizer.param_groups, stepped, etas, strict=True
+    ):
         group["lr"] = eta
         for key in group:
             if key.endswith("_format"):
                 group[key] = None
+        if isinstance(group.get("eps"), tuple) and originals:
+            # Adafactor's None means the eps of the dtype: not that of float64.
+            unit = torch.finfo(originals[0].dtype).eps
+            group["eps"] = tuple(unit if e is None else e for e in group["eps"])
     twin_optimizer.step()
     return [[w.detach() for w in group] for group in groups]
 
@@ -237,5 +250,16 @@ def check_optimizer(optimizer: Optimizer) -> None:
     Raises:
         TypeError: saying what is missing.
     """
-    probe = [[torch.zeros(1, dtype=torch.float64)] for _ in optimizer.param_groups]
-    _twin(optimizer, probe)
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TypeError(
+            f"{type(optimizer).__name__} evaluates its closure several times in one "
+            "step, at weights that rounding has moved: there is no single gradient to "
+            "compare; use an optimizer whose step needs no closure"
+        )
+    # Of the same shapes, which some algorithms check, without their memory.
+    zero = torch.zeros((), dtype=torch.float64)
+    _twin(
+        optimizer,
+        [[zero.expand(p.shape) for p in g["params"]] for g in optimizer.param_groups],
+    )

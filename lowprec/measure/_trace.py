@@ -157,7 +157,8 @@ class NormalizedTrace:
             The record.
 
         Raises:
-            ValueError: if the shapes do not match or a gradient is not finite.
+            ValueError: if the shapes do not match, a gradient is not finite, or
+                ``more`` has a name that is measured.
         """
         w, used, following = _flat(weights), _flat(direction), _flat(next_weights)
         exact = _flat(exact_gradient)
@@ -169,6 +170,7 @@ class NormalizedTrace:
             "next_weights": following,
             "unprojected": reached,
             "projected": target,
+            "optimum": w if self._optimum is None else self._optimum,
         }.items():
             if vector.shape != w.shape:
                 raise ValueError(
@@ -197,6 +199,10 @@ class NormalizedTrace:
             row["loss"] = float(loss)
         if self._optimum is not None:
             row |= self._against(self._optimum, w, following, unit, r, s)
+        if known := row.keys() & more.keys():
+            raise ValueError(
+                f"{', '.join(sorted(known))}: measured already, choose other names"
+            )
         row |= more
         self.ledger.append(row)
         self._rows.append(row)
@@ -349,7 +355,7 @@ class NormalizedTrace:
                 return math.nan
             total = total - self._first_half[name]
         mean = _norm(total) / (span.stop - span.start)
-        return mean / math.sqrt(moment) if moment > 0 else 0.0
+        return 0.0 if moment == 0 else mean / math.sqrt(moment)
 
 
 def _flat(vector: Vector) -> Tensor:

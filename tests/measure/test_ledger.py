@@ -1,5 +1,6 @@
 """The ledger: exact round trips, and files that survive a killed process."""
 
+import errno
 import math
 import os
 import signal
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lowprec.measure import Ledger
+from lowprec.measure import Ledger, _ledger
 
 
 def test_floats_come_back_bit_for_bit(tmp_path):
@@ -104,6 +105,51 @@ def test_a_complete_last_record_without_newline_is_kept(tmp_path):
     with Ledger(path) as ledger:
         ledger.append({"step": 2})
     assert Ledger.load(path)["step"].tolist() == [0, 1, 2]
+
+
+def test_a_line_longer_than_one_read_is_continued(tmp_path):
+    path = tmp_path / "run.jsonl"
+    whole = b'{"text": "' + b"x" * 200_000 + b'"}'
+    for tail in (whole[:-2], whole, whole + b"\n"):
+        path.write_bytes(b'{"step": 0}\n' + tail)
+        with Ledger(path) as ledger:
+            ledger.append({"step": 1})
+        read = Ledger.load(path)
+        assert len(read) == (3 if whole in tail else 2)
+        assert (read[0], read[-1]) == ({"step": 0}, {"step": 1})
+
+
+def test_a_full_disk_leaves_no_half_line_before_the_next_record(tmp_path, monkeypatch):
+    path = tmp_path / "run.jsonl"
+    ledger = Ledger(path)
+    ledger.append({"step": 0})
+    whole = _ledger._write_line
+
+    def half(file, line):
+        file.write(line[:7])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_ledger, "_write_line", half)
+    with pytest.raises(OSError, match="No space left"):
+        ledger.append({"step": 1})
+    assert len(ledger) == 1
+    monkeypatch.setattr(_ledger, "_write_line", whole)
+    ledger.append({"step": 2})
+    ledger.close()
+    assert Ledger.load(path)["step"].tolist() == [0, 2]
+
+
+def test_devices_are_appended_to_without_being_read():
+    with Ledger("/dev/null") as ledger:
+        ledger.append({"step": 0})
+    with pytest.raises(OSError, match="No space left"), Ledger("/dev/full") as full:
+        full.append({"step": 0})
+
+
+def test_a_quantity_that_is_always_none_is_nan():
+    ledger = Ledger()
+    ledger.append({"step": 0, "loss": None})
+    np.testing.assert_array_equal(ledger["loss"], [math.nan])
 
 
 def test_other_damage_is_refused(tmp_path):

@@ -2,36 +2,10 @@
 
 import pytest
 import torch
+from measure.small_training import PRECISION, STOCHASTIC, batches, loss_of, network
 
 import lowprec as lp
 from lowprec.measure import Ledger, RoundoffMonitor
-
-STOCHASTIC = lp.Rounding("bfloat16", "stochastic")
-PRECISION = {"input": "e4m3fn", "weight": "bfloat16", "grad_output": "e5m2"}
-
-
-def network(dropout=0.3, converted=False, norm=True):
-    torch.manual_seed(3)
-    layers = [torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Dropout(dropout)]
-    if norm:
-        layers.append(torch.nn.BatchNorm1d(16))
-    model = torch.nn.Sequential(*layers, torch.nn.Linear(16, 3))
-    if converted:
-        precision = lp.Precision(**{**PRECISION, "weight": STOCHASTIC})
-        lp.nn.convert_(model, lp.Policy({"0": precision, str(len(layers)): precision}))
-    return model
-
-
-def batches(count, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(9)
-    for _ in range(count):
-        x = torch.randn(12, 6, generator=generator, dtype=dtype)
-        yield x, torch.randint(0, 3, (12,), generator=generator)
-
-
-def loss_of(x, y):
-    return lambda m, cast: torch.nn.functional.cross_entropy(m(cast(x)), y)
-
 
 OPTIMIZERS = {
     "torch SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
@@ -211,6 +185,30 @@ def test_gradients_accumulated_over_micro_batches_are_compared_as_accumulated():
     assert monitor.ledger["relative_gradient_error"].max() < 1e-5
 
 
+def test_micro_batches_whose_gradients_underflow_are_not_forgotten():
+    """All zeros are not a sign of `zero_grad`."""
+    w = torch.nn.Parameter(torch.ones(3))
+    model = torch.nn.ParameterList([w])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = RoundoffMonitor(model, optimizer)
+
+    def tiny(m, cast):
+        x = m[0]
+        if x.dtype == torch.float32:
+            x = lp.round(x, "binary32", backward="binary16")
+        return 1e-9 * x.sum()
+
+    for set_to_none in (True, False):
+        optimizer.zero_grad(set_to_none=set_to_none)
+        monitor.backward(tiny)
+        monitor.backward(tiny)
+        optimizer.step()
+        record = monitor.ledger[-1]
+        assert record["gradient_norm"] == pytest.approx(2e-9 * 3**0.5)
+        assert record["relative_gradient_error"] == 1.0
+        assert record["loss"] == pytest.approx(6e-9)
+
+
 def test_an_abandoned_step_leaves_no_trace():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -310,18 +308,6 @@ def test_records_stream_to_a_file(tmp_path):
         optimizer.step()
     ledger.close()
     assert list(Ledger.load(tmp_path / "run.jsonl")) == list(monitor.ledger)
-
-
-def test_what_cannot_be_monitored_is_refused():
-    class Odd(torch.optim.SGD):
-        def __init__(self, params, secret):
-            super().__init__(params, lr=0.1)
-
-    model = network()
-    with pytest.raises(TypeError, match="cannot make a second Odd from its defaults"):
-        RoundoffMonitor(model, Odd(model.parameters(), 1))
-    with pytest.raises(ValueError, match="every must be positive, got 0"):
-        RoundoffMonitor(model, torch.optim.SGD(model.parameters()), every=0)
 
 
 def test_layers_built_as_emulated_ones_are_plain_in_the_reference():

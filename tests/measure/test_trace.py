@@ -140,6 +140,14 @@ def test_moments_are_about_zero_and_biases_tell_mean_from_noise():
     assert trace.moments(slice(1, 3)).V_s == 62.5
 
 
+def test_moments_of_nan_are_nan():
+    trace = NormalizedTrace()
+    w = torch.ones(2)
+    trace.record(0, w, w * torch.nan, w, w, 0.5)
+    moments = trace.moments()
+    assert all(map(math.isnan, (moments.V_r, moments.r_bias, moments.s_bias)))
+
+
 def test_underflow_of_the_direction_is_recorded():
     trace = NormalizedTrace()
     w, zero = torch.ones(2), torch.zeros(2)
@@ -204,6 +212,10 @@ def test_what_cannot_be_measured_is_refused():
         trace.certificate()
     with pytest.raises(ValueError, match="no consecutive steps among the 0"):
         trace.moments()
+    with pytest.raises(ValueError, match="r_norm: measured already, choose other"):
+        trace.record(0, w, w, w, w, 0.5, r_norm=0.0)
+    with pytest.raises(ValueError, match=r"optimum must have as many.*2, got 3"):
+        NormalizedTrace(torch.zeros(3)).record(0, w, w, w, w, 0.5)
     trace = NormalizedTrace(torch.zeros(2))
     trace.record(0, w, w, w, 2 * w, 0.5)
     trace.record(5, w, w, w, w, 0.5)

@@ -62,6 +62,25 @@ def test_infinite_variance_is_flagged():
     assert floor.vacuous
 
 
+def test_an_interval_without_a_step_has_no_nan():
+    errors = torch.tensor([0.0, 0.5, math.inf])
+    for R in errors:
+        interval = sgd.informative_interval(R, errors, 1.0)
+        assert not interval.lower.isnan().any()
+        assert not interval.upper.isnan().any()
+
+
+def test_finite_stochastic_bounds_take_tensors_of_orders():
+    given = {"K": 100, "C_0": 2.0, "d_sigma_r2": 0.5, "d_sigma_s2": 0.25}
+    orders = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    bound = sgd.stochastic_floor_finite(0.5, p=orders, **given)
+    for i, p in enumerate(orders.tolist()):
+        one = sgd.stochastic_floor_finite(0.5, p=p, **given)
+        assert bound.value[i].item() == one.value
+        assert bound.vacuous[i].item() is one.vacuous
+    assert bound.vacuous.tolist() == [False, False, True]
+
+
 def test_tensors_broadcast_and_agree_with_floats():
     eta = torch.tensor([0.05, 0.5, 5.0])
     R = torch.tensor([[0.0], [0.4], [1.2]], dtype=torch.float64)

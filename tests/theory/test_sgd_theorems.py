@@ -298,6 +298,13 @@ def test_certificate_takes_a_table_of_cross_terms():
     assert by_table == by_name
 
 
+def test_bounds_beyond_the_float_range_are_infinite():
+    zero = [[0.0] * 5]
+    ends = {"D_0": 1e200, "D_K": 1e200, "p": 2.0}
+    run = sgd.certificate(0.5, [1e200], [1e201], 0.0, zero, **ends)
+    assert run.bound == run.stochastic_bound == math.inf
+
+
 def test_negative_phi_is_reported():
     run = sgd.certificate(
         0.1, [-1.0, 0.5], 0.0, 0.0, [[0.0] * 5] * 2, D_0=1.0, D_K=1.0, f=[1.0, 1.0]

@@ -323,8 +323,8 @@ def certificate(
         cross=biases,
         residual=math.fsum([mean_phi, -progress, *(-x for x in (*parts, *biases))]),
         bias_score=noise.sum().item() / scale if scale > 0 else 0.0,
-        bound=f_star + L * mean_phi**p if mean_phi >= 0 else math.inf,
-        stochastic_bound=f_star + L * gamma**p,
+        bound=f_star + L * _power(mean_phi, p) if mean_phi >= 0 else math.inf,
+        stochastic_bound=f_star + L * _power(gamma, p),
         stochastic_bound_applies=abs(math.fsum(biases)) <= tolerance * gamma,
         smallest_phi=window.min().item(),
         smallest_value=None if values is None else values.min().item(),
@@ -341,6 +341,13 @@ def _inner(x: Tensor, y: Tensor) -> Tensor:
 def _part(terms: Tensor, total: Tensor) -> float:
     # fsum: the parts are differences of large sums, and the identity is checked.
     return math.fsum(terms.tolist()) / total.item()
+
+
+def _power(radius: float, p: float) -> float:
+    try:
+        return float(radius**p)
+    except OverflowError:
+        return math.inf
 
 
 def _like(tensor: Tensor, window: Tensor, name: str) -> Tensor:

@@ -125,7 +125,9 @@ def informative_interval(R: Real, S: Real, c: Real) -> StepInterval:
     room = 1 - error
     infinity = torch.full_like(update + room, torch.inf)
     lower = torch.where(room > 0, update / room, infinity)
-    upper = (2 * diameter - update) / (1 + error)
+    upper = torch.where(
+        torch.isinf(update), -torch.inf, (2 * diameter - update) / (1 + error)
+    )
     return StepInterval(
         lower=plain(lower, R, S),
         upper=plain(upper, R, S, c),

@@ -113,7 +113,7 @@ def stochastic_floor_finite(
     d_sigma_r2: Real,
     d_sigma_s2: Real,
     L: Real = 1.0,
-    p: float = 1.0,
+    p: Real = 1.0,
     f_star: Real = 0.0,
     failure_probability: float | None = None,
 ) -> Bound:
@@ -140,7 +140,7 @@ def stochastic_floor_finite(
         d_sigma_r2: V_r = E||r_k||^2, moment about zero.
         d_sigma_s2: V_s = E||s_k||^2, moment about zero.
         L: constant of f - f* <= L dist(w, W*)^p, positive.
-        p: order of that growth condition, a positive number.
+        p: order of that growth condition, positive.
         f_star: infimum f* of the objective.
         failure_probability: delta in (0, 1), or None to bound the expectation.
 
@@ -161,10 +161,9 @@ def stochastic_floor_finite(
     distance = positive("C_0", C_0)
     radius = _gamma(eta, d_sigma_r2, d_sigma_s2)
     radius = radius + distance**2 / (2 * positive("eta", eta) * count("K", K))
-    order = float(positive("p", p))
+    order = positive("p", p)
     given = (eta, K, C_0, d_sigma_r2, d_sigma_s2)
     quantity = "E min f(w_k)"
-    reach = radius
     if failure_probability is not None:
         if not 0 < failure_probability < 1:
             raise ValueError(
@@ -173,12 +172,12 @@ def stochastic_floor_finite(
             )
         quantity = f"with probability {1 - failure_probability:g}, min f(w_k)"
         reach = radius = radius / failure_probability
-    elif order > 1:
-        reach = torch.full_like(radius, torch.inf)
+    else:
+        reach = torch.where(order > 1, torch.inf, radius)
     return Bound(
-        value=objective_bound(reach, L, order, f_star, *given),
+        value=objective_bound(reach, L, p, f_star, *given),
         gamma=plain(radius, *given),
-        vacuous=plain(reach >= distance, *given),
+        vacuous=plain(reach >= distance, *given, p),
         quantity=quantity,
         theorem="Theorem 4.3 with K steps",
     )
