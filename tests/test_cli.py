@@ -20,6 +20,10 @@ def outcome(capsys, *arguments):
     return status, captured.out, captured.err
 
 
+def _no_data(*_, **__):
+    raise ValueError("no data today")
+
+
 def test_format_prints_a_table(capsys):
     status, out, _ = outcome(capsys, "format", "e4m3fn", "bfloat16", "e8m15")
     assert status == 0
@@ -63,7 +67,11 @@ BAD = {
     "unknown mode": ([*SHORT, "--update-rounding", "up"], "unknown rounding mode 'up'"),
     "negative block": ([*SHORT, "--block-size", "-4"], "block_size must be positive"),
     "wide accumulator": ([*SHORT, "--accumulator", "e11m52"], "at most 51"),
+    "wide format": ([*SHORT, "--update", "e15m60"], "float64"),
     "NaN step size": ([*SHORT, "--step-size", "nan"], "step size must be positive"),
+    "infinite penalty": ([*SHORT, "--penalty", "inf"], "penalty must be finite"),
+    "separable": ([*SHORT, "--samples", "4"], "no minimiser exists"),
+    "no threads": ([*SHORT, "--threads", "0"], "threads must be 1 or more"),
     "no samples": ([*SHORT, "--samples", "0"], "samples must be 1 or more"),
     "no data directory": (["run", "logistic", "--data", "mnist"], "needs --data-dir"),
     "missing data": (
@@ -80,14 +88,25 @@ BAD = {
 @pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
 def test_bad_input_is_one_sentence(capsys, tmp_path, arguments, message):
     if arguments[0] == "run":
-        arguments = [*arguments, "--out", str(tmp_path / "run")]
+        arguments = [*arguments, "--out", str(tmp_path / "new" / "run")]
     status, out, err = outcome(capsys, *arguments)
     assert status == 2
     assert out == ""
     assert err.startswith("lowprec: error: ")
     assert err.count("\n") == 1
     assert re.search(message, err)
-    assert not (tmp_path / "run" / "result.json").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [SHORT, ["figure", "sgd-4", "--data", "S1"]])
+def test_failing_later_leaves_results_of_earlier_runs(
+    capsys, tmp_path, monkeypatch, command
+):
+    (tmp_path / "kept.txt").write_text("earlier")
+    monkeypatch.setattr("lowprec.experiments.data.load", _no_data)
+    for out in (tmp_path, tmp_path / "new"):
+        assert outcome(capsys, *command, "--out", str(out))[0] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
 def test_unwritable_output_is_refused_first(capsys, tmp_path):

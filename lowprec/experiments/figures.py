@@ -45,12 +45,12 @@ class PaperFigure:
         Raises:
             OSError: if the directory cannot be written to; nothing was computed then.
         """
-        directory = RunDirectory(arguments.out)
-        pictures = self.draw(arguments, advance)
-        paths = [
-            directory.write_figure(f"{name}.png", picture)
-            for name, picture in pictures.items()
-        ]
+        with RunDirectory(arguments.out) as directory:
+            pictures = self.draw(arguments, advance)
+            paths = [
+                directory.write_figure(f"{name}.png", picture)
+                for name, picture in pictures.items()
+            ]
         return "\n".join([self.caption, *map(str, paths)])
 
 

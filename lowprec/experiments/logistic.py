@@ -72,8 +72,19 @@ class LogisticConfig:
             )
         if self.iterations < 1:
             raise ValueError(f"iterations must be 1 or more, got {self.iterations}")
-        if not self.penalty >= 0:
-            raise ValueError(f"penalty must be 0 or more, got {self.penalty}")
+        if not 0 <= self.penalty < float("inf"):
+            raise ValueError(
+                f"penalty must be finite and 0 or more, got {self.penalty}"
+            )
+        self._probe()
+
+    def _probe(self) -> None:
+        """Meet what the kernels refuse before anything is computed or written."""
+        number, seed = torch.ones(1, 1, dtype=torch.float64), torch.tensor(0)
+        pipeline = GradientPipeline(self.gradient, self.accumulator, self.penalty)
+        pipeline(number, number, number, seed)
+        eta = rounded_step_size(self.step_size, self.update)
+        normalized_sgd_step(number, number, eta, self.update, seed=seed)
 
 
 MODES: dict[str, dict[str, Any]] = {

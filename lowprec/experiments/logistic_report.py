@@ -10,7 +10,7 @@ import torch
 
 from ..rounding import Accumulator, Rounding
 from .data import NAMES
-from .logistic import MODES, LogisticConfig, LogisticResult, Problem, run
+from .logistic import MODES, LogisticConfig, LogisticResult, Problem, problem, run
 from .output import RunDirectory, environment
 
 __all__ = ["add_arguments", "config_from_arguments", "figure", "run_and_save", "table"]
@@ -116,13 +116,14 @@ def run_and_save(
     Raises:
         OSError: if ``out`` cannot be written to; nothing has been computed then.
     """
-    directory = RunDirectory(out)
-    directory.write_json("config.json", {**describe(config), **environment()})
-    with directory.ledger() as ledger:
-        result = run(config, ledger=ledger, advance=advance, setting=setting)
-        directory.write_json("result.json", result.summary())
-        directory.write_figure("logistic.png", figure(result))
-        return f"{table(result)}\n\nresults: {directory.path}"
+    with RunDirectory(out) as directory:
+        setting = problem(config) if setting is None else setting
+        directory.write_json("config.json", {**describe(config), **environment()})
+        with directory.ledger() as ledger:
+            result = run(config, ledger=ledger, advance=advance, setting=setting)
+            directory.write_json("result.json", result.summary())
+            directory.write_figure("logistic.png", figure(result))
+            return f"{table(result)}\n\nresults: {directory.path}"
 
 
 def describe(config: LogisticConfig) -> dict[str, Any]:

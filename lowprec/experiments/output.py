@@ -7,6 +7,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ class RunDirectory:
     Contract:
         The directory is made, and shown to be writable, before anything is computed.
         Files are written under a temporary name and renamed, so that each is whole or
-        absent; the ledger grows line by line.
+        absent; the ledger grows line by line. As a context manager it removes what it
+        made again if an error comes before the first file.
 
     Args:
         path: the directory; existing results in it are replaced.
@@ -36,6 +38,8 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Make the directory and try to write to it."""
         self.path = Path(path)
+        missing = [self.path, *self.path.parents]
+        self._made = [one for one in missing if not one.exists()]  # deepest first
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
@@ -45,6 +49,17 @@ class RunDirectory:
                 f"cannot write results to {str(self.path)!r}: "
                 f"{error.strerror or error}; choose another --out"
             ) from error
+
+    def __enter__(self) -> RunDirectory:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """After an error, remove the directories that were made and are still empty."""
+        if kind is not None:
+            with suppress(OSError):  # not empty: something was written
+                for path in self._made:
+                    path.rmdir()
 
     def ledger(self) -> Ledger:
         """Start ``metrics.jsonl`` anew and return its ledger.

@@ -424,13 +424,13 @@ def run_and_save(
     """
     from . import quasi_convex_figures
 
-    directory = RunDirectory(out)
-    directory.write_json("config.json", {**asdict(config), **environment()})
-    with directory.ledger() as ledger:
-        result = run(config, ledger=ledger, advance=advance)
-    directory.write_json("result.json", result.summary())
-    directory.write_figure("quasi-convex.png", quasi_convex_figures.traces(result))
-    return f"{result}\n\nresults: {directory.path}"
+    with RunDirectory(out) as directory:
+        directory.write_json("config.json", {**asdict(config), **environment()})
+        with directory.ledger() as ledger:
+            result = run(config, ledger=ledger, advance=advance)
+        directory.write_json("result.json", result.summary())
+        directory.write_figure("quasi-convex.png", quasi_convex_figures.traces(result))
+        return f"{result}\n\nresults: {directory.path}"
 
 
 def _record(
