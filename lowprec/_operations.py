@@ -8,6 +8,7 @@ listed apart. Whatever is in no list rounds, or may round, and is not emulated.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,10 @@ _VIEWS = _names(
     resolve_conj resolve_neg roll rot90 row_stack select split split_with_sizes squeeze
     stack swapaxes swapdims t tensor_split transpose tril triu unbind unflatten
     unsqueeze view view_as vsplit vstack"""
+)
+_JOINS = _names(
+    """block_diag cat column_stack concat concatenate dstack hstack row_stack stack
+    vstack"""
 )
 _CHOICES = _names(
     """abs absolute argmax argmin argsort bernoulli byte char fix hardtanh int kthvalue
@@ -220,8 +225,11 @@ def _conversion(name: str, args: _Arguments, kwargs: _Keywords) -> str | None:
     return f"converting {source} to {target} rounds"
 
 
-def _copy(name: str, args: _Arguments) -> str | None:
-    target, source = args[0], args[-1]
+def _copy(name: str, args: _Arguments, kwargs: _Keywords) -> str | None:
+    target, position = args[0], 2 if name == "setitem" else 1
+    # Only copy_(source, non_blocking) has keywords, and only one tensor among them.
+    rest = [*args[position:], *_tensors(list(kwargs.values()))]
+    source = rest[0] if rest else None
     if not isinstance(source, Tensor):
         return None
     if not _holds(source.dtype, target.dtype):
@@ -230,6 +238,18 @@ def _copy(name: str, args: _Arguments) -> str | None:
     may_broadcast = name == "setitem" or source.shape != target.shape
     if may_broadcast and _needs_gradient([source]):
         return "the gradient of a broadcast value adds in the carrier"
+    return None
+
+
+def _promotion(operands: list[Tensor]) -> str | None:
+    """Say whether bringing operands to a common dtype rounds; constants do not."""
+    dtypes = {x.dtype for x in operands if x.dim() > 0}
+    if len(dtypes) < 2:
+        return None
+    target = functools.reduce(torch.promote_types, dtypes)
+    for source in dtypes:
+        if not _holds(source, target):
+            return f"converting {source} to {target} rounds"
     return None
 
 
@@ -274,7 +294,7 @@ def objection(func: Any, args: _Arguments, kwargs: _Keywords) -> str | None:
     """
     called = operation_name(func)
     if called in ("copy_", "setitem"):
-        return _copy(called, args)
+        return _copy(called, args, kwargs)
     if called in _DATA:
         return None
     name = called.rstrip("_")
@@ -285,8 +305,14 @@ def objection(func: Any, args: _Arguments, kwargs: _Keywords) -> str | None:
         return _dropout(args, kwargs)
     if name == "pad":
         return _pad(args, kwargs)
+    if name in _JOINS or name in _CHOICES_OF_SEVERAL:
+        reason = _promotion(operands)
+        if reason is not None:
+            return reason
     if called in EXACT or name in EXACT or name.startswith("is_"):
         return None
+    if name == "embedding" and kwargs.get("max_norm") is not None:
+        return "max_norm scales rows of the weight"
     if name == "getitem":
         if not _indexes_with_integers(args[1]) or not _needs_gradient([args[0]]):
             return None
@@ -379,7 +405,8 @@ def binding(
 
     Returns:
         A function of `lowprec.functional` and its operands, or None if this form of
-        the call is not emulated (integers, complex numbers, ``out=``, scaled sums).
+        the call is not emulated (integers, complex numbers, sparse tensors, ``out=``,
+        scaled sums).
 
     Example:
         >>> x = torch.ones(2, 2)
@@ -399,6 +426,10 @@ def binding(
         return None
     function, operands = bound
     tensors = [x for x in operands if x is not None]
-    if not all(isinstance(x, Tensor) and x.is_floating_point() for x in tensors):
+    if not all(map(_emulatable, tensors)):
         return None
     return function, operands
+
+
+def _emulatable(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point() and x.layout == torch.strided

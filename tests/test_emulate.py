@@ -146,6 +146,9 @@ EXACT = [
     lambda: X.expand(3, 2, 2),
     lambda: X[INDEX],
     lambda: F.embedding(INDEX, X),
+    lambda: torch.cat([X, X.double(), MASK]),
+    lambda: torch.where(MASK, X, torch.tensor(3)),
+    lambda: torch.zeros(2, 2).copy_(X, non_blocking=True),
 ]
 
 
@@ -179,6 +182,12 @@ ROUNDING = [
     ("addmm", lambda: torch.addmm(X[0], X, X, alpha=0.3)),
     ("mm", lambda: torch.mm(X, X, out=torch.empty(2, 2))),
     ("matmul", lambda: torch.view_as_complex(X) @ torch.view_as_complex(X)),
+    ("matmul", lambda: X.to_sparse() @ X),
+    ("copy_", lambda: torch.empty(2, 2).copy_(X.double(), True)),
+    ("copy_", lambda: torch.empty(2, 2).copy_(X.double(), non_blocking=True)),
+    ("cat", lambda: torch.cat([X, INDEX])),
+    ("where", lambda: torch.where(MASK, INDEX, X)),
+    ("embedding", lambda: F.embedding(INDEX, X.clone(), max_norm=0.5)),
     ("_foreach_add_", lambda: torch._foreach_add_([X.clone()], 1.0)),
     # Exact values whose gradients add up in the carrier.
     ("expand", lambda: G.expand(3, 2, 2)),

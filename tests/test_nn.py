@@ -245,6 +245,35 @@ def test_report_lists_every_computing_module():
     ]
 
 
+def test_encoder_layers_call_their_layers_without_gradients_too():
+    # Their fused kernel reads the weights and calls no module.
+    layer = torch.nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    torch.nn.init.zeros_(layer.self_attn.out_proj.weight)  # has a kernel of its own
+    policy, x = Policy({"linear*": LOW}), torch.randn(2, 3, 4)
+    attributes = dict(vars(layer))
+    convert_(layer, policy, strict=True)
+    expected = layer(x)
+    with torch.no_grad():
+        assert_bit_equal(layer(x), expected.detach())
+    convert_(layer, policy, strict=True)
+    unconvert_(layer)
+    assert vars(layer) == attributes
+    assert not torch.equal(layer(x), expected)
+
+
+def test_layers_parametrized_after_conversion_stay_emulated_and_converted():
+    layer, x = convert_(torch.nn.Linear(4, 2), LOW), torch.randn(3, 4)
+    torch.nn.utils.parametrizations.orthogonal(layer)
+    expected = functional.linear(x, layer.weight, layer.bias, precision=LOW)
+    assert_bit_equal(layer(x).detach(), expected.detach())
+    assert report(layer).rows[0].treatment == "emulated"
+    for change in (unconvert_, lambda model: convert_(model, {"*": None})):
+        with pytest.raises(RuntimeError, match=r"became a Parametrized.*remove_param"):
+            change(layer)
+    torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    assert type(unconvert_(layer)) is torch.nn.Linear
+
+
 def test_wrong_types_are_refused():
     with pytest.raises(TypeError, match=r"must be a torch.nn.Module, got list"):
         convert_([], LOW)

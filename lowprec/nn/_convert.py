@@ -18,6 +18,7 @@ __all__ = ["Report", "ReportRow", "convert_", "report", "unconvert_"]
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 _MARK = "_lowprec_converted"
+_FUSED = "_lowprec_fused_activation"
 
 CONVERTED = "emulated"
 EXACT = "exact by nature"
@@ -122,7 +123,7 @@ def report(model: torch.nn.Module) -> Report:
     """
     rows = []
     for name, module in model.named_modules():
-        if type(module) in _EMULATED:
+        if _emulates(module):
             treatment = CONVERTED
         elif not _computes(module):
             continue
@@ -140,6 +141,14 @@ def report(model: torch.nn.Module) -> Report:
             )
         )
     return Report(tuple(rows))
+
+
+def _emulates(module: torch.nn.Module) -> bool:
+    """Whether the module runs an emulated forward; parametrized ones do."""
+    return not _overridden(module) and any(
+        isinstance(module, kind) and type(module).forward is kind.forward
+        for kind in _EMULATED
+    )
 
 
 def _computes(module: torch.nn.Module) -> bool:
@@ -172,7 +181,9 @@ def convert_(
     Contract:
         Modules change their class and nothing else: parameters, buffers, hooks,
         names, ``state_dict`` and tied weights stay, so optimizers, DDP and
-        checkpoints do not notice; `unconvert_` undoes it. Only exact
+        checkpoints do not notice; `unconvert_` undoes it. A
+        ``torch.nn.TransformerEncoderLayer`` with converted layers no longer uses its
+        fused inference kernel, which would not call them. Only exact
         ``torch.nn.Linear`` modules are converted so far: subclasses and modules whose
         ``forward`` was replaced have a meaning this function does not know. Converting
         again replaces the precision, also by None. Modules built as `lowprec.nn` ones
@@ -193,6 +204,8 @@ def convert_(
     Raises:
         TypeError: if ``model`` is not a module or ``policy`` not a policy.
         NotImplementedError: if ``strict`` and a module cannot be emulated.
+        RuntimeError: if a converted module changed its class since, as
+            ``torch.nn.utils.parametrize`` does; nothing is changed then.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
@@ -204,6 +217,7 @@ precision=Precision(input='e4m3fn'))
         )
     """
     _check_module(model)
+    _check_restorable(model)
     rules = as_policy(policy)
     plan: list[tuple[torch.nn.Module, Precision | None]] = []
     missed = []
@@ -223,11 +237,12 @@ precision=Precision(input='e4m3fn'))
         if precision is not None:
             _SWAPS[type(module)].convert(module, precision, generator)
             module.__dict__[_MARK] = True
+    _choose_fused_kernels(model)
     return model
 
 
 def _is_missed(module: torch.nn.Module) -> bool:
-    if type(module) in _EMULATED or not _computes(module):
+    if _emulates(module) or not _computes(module):
         return False
     return type(module) not in _EXACT_MODULES or _overridden(module)
 
@@ -252,6 +267,33 @@ def _check_module(model: Any) -> None:
         )
 
 
+def _check_restorable(model: torch.nn.Module) -> None:
+    for name, module in model.named_modules():
+        if _is_converted(module) and type(module) not in _EMULATED:
+            raise RuntimeError(
+                f"{name!r} was converted and became a {type(module).__qualname__} "
+                "since: undo that first, for example with "
+                "torch.nn.utils.parametrize.remove_parametrizations"
+            )
+
+
+def _choose_fused_kernels(model: torch.nn.Module) -> None:
+    """Let encoder layers call their layers, if one is emulated, in inference too.
+
+    Their fused kernel, which reads the weights itself, needs a known activation.
+    """
+    for layer in model.modules():
+        if not isinstance(layer, torch.nn.TransformerEncoderLayer):
+            continue
+        state = layer.__dict__
+        emulated = any(map(_emulates, layer.modules()))
+        if emulated and _FUSED not in state:
+            state[_FUSED] = layer.activation_relu_or_gelu
+            layer.activation_relu_or_gelu = 0
+        elif not emulated and _FUSED in state:
+            layer.activation_relu_or_gelu = state.pop(_FUSED)
+
+
 def _restore(module: torch.nn.Module) -> None:
     if _is_converted(module):
         del module.__dict__[_MARK]
@@ -272,6 +314,7 @@ def unconvert_(model: _Module) -> _Module:
 
     Raises:
         TypeError: if ``model`` is not a module.
+        RuntimeError: as `convert_`.
 
     Example:
         >>> model = convert_(torch.nn.Linear(2, 3), Precision(input="e4m3fn"))
@@ -279,6 +322,8 @@ def unconvert_(model: _Module) -> _Module:
         Linear(in_features=2, out_features=3, bias=True)
     """
     _check_module(model)
+    _check_restorable(model)
     for module in model.modules():
         _restore(module)
+    _choose_fused_kernels(model)
     return model

@@ -62,8 +62,7 @@ class AbstractRoundedOptimizer(Optimizer):
     ) -> None:
         """Create the groups and, if something is stochastic, draw the seed."""
         self._generator = generator
-        check_learning_rate(defaults["lr"])
-        check_update(defaults["update"])
+        self._check_values(defaults)
         super().__init__(params, self._normalized(defaults))
         self._ensure_seed()
 
@@ -85,11 +84,13 @@ class AbstractRoundedOptimizer(Optimizer):
 
         Raises:
             TypeError: if a format is given and a parameter is not float32 or float64.
-            ValueError: if a format is unknown or does not fit a parameter's dtype.
+            ValueError: if a value is out of range, or a format is unknown or does not
+                fit a parameter's dtype.
         """
         if not isinstance(param_group, dict):
             super().add_param_group(param_group)  # torch has the error text
         group = {**self._normalized(param_group)}
+        self._check_values({**self.defaults, **group})
         group.setdefault("rounding_seed", None)
         group.setdefault("rounding_step", 0)
         params = group["params"]
@@ -101,6 +102,11 @@ class AbstractRoundedOptimizer(Optimizer):
                 if isinstance(tensor, Tensor):
                     self._check_storage(key, rounding, tensor)
         super().add_param_group(group)
+
+    def _check_values(self, group: Group) -> None:
+        """Refuse hyper-parameters that are out of range."""
+        check_learning_rate(group["lr"])
+        check_update(group["update"])
 
     def _check_storage(self, key: str, rounding: Rounding | None, p: Tensor) -> None:
         check_storage(rounding, p, key)
@@ -123,8 +129,7 @@ class AbstractRoundedOptimizer(Optimizer):
     def _validated(self, group: Group) -> Group:
         """Return the group with roundings as values; refuse what cannot be stepped."""
         group = self._normalized(group)
-        check_learning_rate(group["lr"])
-        check_update(group["update"])
+        self._check_values(group)
         for p in group["params"]:
             if p.grad is None:
                 continue

@@ -97,13 +97,16 @@ class NormalizedSGD(AbstractRoundedOptimizer):
             "direction_format": direction_format,
             "converged": False,
         }
-        _check_options(defaults)
         super().__init__(params, defaults, generator)
 
     @property
     def converged(self) -> bool:
         """Whether a step met a zero gradient under ``on_zero="stop"``."""
         return any(group["converged"] for group in self.param_groups)
+
+    def _check_values(self, group: Group) -> None:
+        super()._check_values(group)
+        _check_options(group)
 
     def _check_storage(self, key: str, rounding: Rounding | None, p: Tensor) -> None:
         if p.dtype not in (torch.float32, torch.float64):
@@ -134,8 +137,6 @@ class NormalizedSGD(AbstractRoundedOptimizer):
             with torch.enable_grad():
                 loss = closure()
         groups = [self._validated(group) for group in self.param_groups]
-        for group in groups:
-            _check_options(group)
         if self.converged:
             return loss
         members = [members for _, members in self._offsets()]

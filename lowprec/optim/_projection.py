@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..kernels.exact import two_sum
 from ..rounding import Rounding, RoundingLike, RoundingMode, Saturation, as_rounding
 from ._exact import round_exact
 
@@ -180,7 +181,10 @@ class Ball:
                 f"center={self.center} is no value of {down.format!r}: rounding toward "
                 "it would miss it; choose a representable centre"
             )
-        point = arm + self.center
+        center = torch.tensor(self.center, dtype=torch.float64, device=arm.device)
+        point, error = two_sum(arm, center)
+        # Rounded away from the centre: one step back, or no factor may ever suffice.
+        point = torch.where(error * arm.sign() < 0, point.nextafter(center), point)
         lower, upper = (
             round_exact(point, down, None, 0),
             round_exact(point, up, None, 0),

@@ -92,12 +92,6 @@ class SGD(AbstractRoundedOptimizer):
         generator: torch.Generator | None = None,
     ) -> None:
         """Check the arguments as ``torch.optim.SGD`` does."""
-        if not momentum >= 0.0:
-            raise ValueError(f"Invalid momentum value: {momentum}")
-        if not weight_decay >= 0.0:
-            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
-        if nesterov and (momentum <= 0 or dampening != 0):
-            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -110,6 +104,16 @@ class SGD(AbstractRoundedOptimizer):
             "update": update,
         }
         super().__init__(params, defaults, generator)
+
+    def _check_values(self, group: Group) -> None:
+        super()._check_values(group)
+        momentum, weight_decay = group["momentum"], group["weight_decay"]
+        if not momentum >= 0.0:
+            raise ValueError(f"Invalid momentum value: {momentum}")
+        if not weight_decay >= 0.0:
+            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        if group["nesterov"] and (momentum <= 0 or group["dampening"] != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:

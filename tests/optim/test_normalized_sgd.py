@@ -188,6 +188,15 @@ def test_balls_in_float64_are_not_left_by_a_last_bit():
         assert w.norm() >= 1.0 - 2.0**-50
 
 
+def test_balls_much_smaller_than_their_centre():
+    # 1 + radius lies between two float64 numbers, nearer to the outer one.
+    step = 2.0**-52
+    z = torch.tensor([1.0, 1 + 4 * step, 1 - 4 * step], dtype=torch.float64)
+    for point in z.split(1):
+        (w,) = Ball(0.75 * step, center=1.0).project([point], [None])
+        assert (w - 1).abs() <= 0.75 * step
+
+
 def test_points_in_the_ball_stay():
     z = [torch.tensor([0.3, 0.4])]
     assert torch.equal(Ball(1.0).project(z, ["bfloat16"])[0], z[0])

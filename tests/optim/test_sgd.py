@@ -36,6 +36,13 @@ def set_gradients(params, k):
             p.grad = None
         else:
             p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            p.grad.mul_(-1.0 if i else (p.grad > 0).to(p.dtype))  # zeros of both signs
+
+
+def assert_same(a, b):
+    """Compare values and signs of zeros in every dtype; nothing here is NaN."""
+    assert torch.equal(a, b)
+    assert torch.equal(a.signbit(), b.signbit())
 
 
 @pytest.mark.parametrize(
@@ -58,13 +65,14 @@ def test_equals_torch_bit_for_bit_without_formats(flags, dtype):
         for scheduler in schedulers:
             scheduler.step()
     for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a, b)
+        assert_same(a, b)
         buffers = [
             o.state.get(p, {}).get("momentum_buffer")
             for o, p in ((first, a), (second, b))
         ]
         assert (buffers[0] is None) == (buffers[1] is None)
-        assert buffers[0] is None or torch.equal(*buffers)
+        if buffers[0] is not None:
+            assert_same(*buffers)
 
 
 def test_tensor_learning_rates_equal_torch():
@@ -183,6 +191,32 @@ def test_stagnation_of_nearest_rounding_and_progress_of_stochastic_rounding():
 def test_invalid_arguments_are_refused(arguments, text):
     with pytest.raises((ValueError, NotImplementedError), match=text):
         lp.optim.SGD([torch.nn.Parameter(torch.ones(2))], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("lr", float("nan"), "Invalid learning rate: nan"),
+        ("momentum", -1.0, "Invalid momentum value: -1.0"),
+        ("weight_decay", -1.0, "Invalid weight_decay value: -1.0"),
+        ("nesterov", True, "Nesterov momentum requires a momentum"),
+        ("update", "both", "update must be 'fused'"),
+    ],
+)
+def test_invalid_groups_are_refused_when_added_and_before_a_step(key, value, text):
+    p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = lp.optim.SGD([p], lr=0.1)
+    with pytest.raises(ValueError, match=text):
+        lp.optim.SGD([{"params": [q], key: value}], lr=0.1)
+    with pytest.raises(ValueError, match=text):
+        optimizer.add_param_group({"params": [q], key: value})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": [q]})
+    optimizer.param_groups[1][key] = value
+    p.grad = q.grad = torch.ones(2)
+    with pytest.raises(ValueError, match=text):
+        optimizer.step()
+    assert p.tolist() == q.tolist() == [1.0, 1.0]
 
 
 def test_half_parameters_are_refused_with_a_format():
