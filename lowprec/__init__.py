@@ -32,7 +32,6 @@ _LAZY_MODULES = (
     "measure",
     "nn",
     "optim",
-    "plot",
     "testing",
     "theory",
 )

@@ -17,7 +17,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function
 
-from .arithmetic import check_carrier, gemm, round
+from .arithmetic import (
+    check_carrier,
+    check_product_shapes,
+    gemm,
+    refuse_compiled_transforms,
+    round,
+)
 from .precision import Precision, as_precision
 from .random import as_seed, split_seed
 from .rounding import Accumulator, Order, Rounding
@@ -239,6 +245,7 @@ def _seed_for(
     seed: int | Tensor | None,
 ) -> Tensor | None:
     """Draw only if a GEMM rounds stochastically: else torch's stream stays as it is."""
+    refuse_compiled_transforms("a product with an emulated gradient")
     gemms = (
         precision.input,
         precision.weight,
@@ -422,11 +429,7 @@ def matmul(
     precision = as_precision(precision)
     check_carrier(a, "a")
     _check_same("b", b, a, "a")
-    if a.dim() == 0 or b.dim() == 0 or a.shape[-1] != b.shape[max(b.dim() - 2, 0)]:
-        raise ValueError(
-            f"cannot multiply shapes {tuple(a.shape)} and {tuple(b.shape)}: the last "
-            "dimension of a must equal the second last (or only) one of b"
-        )
+    check_product_shapes(a, b)
     base = _seed_for(precision, generator, seed)
     seeds = _split(base)
     left = _rounded(a, precision.input, seeds.input)

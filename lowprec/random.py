@@ -8,6 +8,8 @@ passes its global offset. This layout is part of the numerical contract.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,11 +30,19 @@ def draw_seed(generator: torch.Generator | None = None) -> Tensor:
     Returns:
         A 0-d int64 tensor on the generator's device.
 
+    Raises:
+        TypeError: if ``generator`` is not a generator.
+
     Example:
         >>> _ = torch.manual_seed(0)
         >>> draw_seed().dtype
         torch.int64
     """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            "generator must be a torch.Generator, "
+            f"got {generator!r} of type {type(generator).__name__}"
+        )
     device = generator.device if generator is not None else torch.device("cpu")
     return torch.randint(2**63 - 1, (), generator=generator, device=device)
 
@@ -137,6 +147,32 @@ def philox_words(
 
 _PURPOSE_SPLIT = 0xFFFFFFFF
 
+# An operation, as torch.compile takes half a minute for ten rounds in line.
+_LIBRARY = torch.library.Library("lowprec", "FRAGMENT")
+_LIBRARY.define("split_seed(Tensor seed, int count) -> Tensor")
+
+
+def _split_seed(seed: Tensor, count: int) -> Tensor:
+    index = torch.arange(2 * count, device=seed.device)
+    words = philox_words(index, seed, purpose=_PURPOSE_SPLIT)
+    return (words[0::2] << 32) | words[1::2]
+
+
+_LIBRARY.impl("split_seed", _split_seed, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("lowprec::split_seed", lib=_LIBRARY)
+def _split_seed_fake(seed: Tensor, count: int) -> Tensor:
+    return seed.new_empty((count,))
+
+
+@torch.library.register_vmap("lowprec::split_seed", lib=_LIBRARY)
+def _split_seed_vmap(
+    info: Any, in_dims: tuple[Any, ...], seed: Tensor, count: int
+) -> tuple[Tensor, int]:
+    rows = [_split_seed(one, count) for one in seed.unbind(in_dims[0])]
+    return torch.stack(rows) if rows else seed.new_empty((0, count)), 0
+
 
 def split_seed(seed: Tensor, count: int) -> tuple[Tensor, ...]:
     """Derive independent seeds for the parts of one operation.
@@ -156,6 +192,5 @@ def split_seed(seed: Tensor, count: int) -> tuple[Tensor, ...]:
         >>> bool(first != second)
         True
     """
-    index = torch.arange(2 * count, device=seed.device)
-    words = philox_words(index, seed, purpose=_PURPOSE_SPLIT)
-    return tuple(((words[0::2] << 32) | words[1::2]).unbind())
+    parts: Tensor = torch.ops.lowprec.split_seed.default(seed, count)
+    return tuple(parts.unbind())

@@ -23,8 +23,8 @@ __all__ = [
     "as_rounding",
 ]
 
-# The kernels keep significands in 64-bit integers; beyond 62 bits a rounding is the
-# identity on every carrier, so a wider precision is the same as this one.
+# The kernels keep significands in 64-bit integers. Beyond 62 bits every number of a
+# carrier in the normal range is a value: fewer bits with the same quantum do the same.
 _WIDEST_PRECISION = 62
 _MOST_RANDOM_BITS = 32
 
@@ -214,6 +214,9 @@ class Rounding:
         if emin is None or significand is None:  # resolved by Format.__post_init__
             raise ValueError(f"{target!r} has unresolved fields")
         excess = max(target.precision - _WIDEST_PRECISION, 0)
+        if target.subnormals:
+            emin -= excess  # the quantum 2^(emin-p+1) stays
+        inexact = significand & ((1 << excess) - 1) != 0
         flags = (
             1 * target.subnormals
             + 2 * target.infinities
@@ -225,7 +228,7 @@ class Rounding:
             target.precision - excess,
             emin,
             target.emax,
-            significand >> excess,
+            significand >> excess | inexact,
             flags,
             _position(self.mode),
             _position(self.saturation),

@@ -324,6 +324,16 @@ def test_equals_operand_and_output_roundings_done_by_hand():
     assert_bit_equal(actual, expected)
 
 
+def test_shapes_that_torch_cannot_multiply_are_refused():
+    message = r"multiply shapes \(3, 1, 2\) and \(2, 2, 1\): their batch dimensions"
+    with pytest.raises(ValueError, match=message):
+        lp.matmul(torch.ones(3, 1, 2), torch.ones(2, 2, 1), accumulator="bfloat16")
+    with pytest.raises(ValueError, match=r"shapes \(2, 3\) and \(2, 3\): the last"):
+        lp.matmul(torch.ones(2, 3), torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"got \(3, 2\) and \(2, 2\)"):
+        lp.dot(torch.ones(3, 2), torch.ones(2, 2), accumulator="bfloat16")
+
+
 def test_too_wide_accumulators_are_refused():
     x = torch.ones(2, 2, dtype=torch.float64)
     with pytest.raises(NotImplementedError, match="accumulator=None"):

@@ -390,6 +390,10 @@ def test_linear_refusals(arguments, kind, message):
 def test_other_refusals():
     with pytest.raises(ValueError, match=r"cannot multiply shapes \(2, 3\) and \(2,"):
         functional.matmul(ONES, ONES, precision=Precision())
+    with pytest.raises(ValueError, match=r"\(2, 3, 2\): their batch dimensions"):
+        functional.matmul(
+            ONES.expand(3, 2, 3), ONES.mT.expand(2, 3, 2), precision=Precision()
+        )
     with pytest.raises(TypeError, match="expected a Precision"):
         functional.linear(ONES, ONES, precision="bfloat16")
     with pytest.raises(NotImplementedError, match="52 significant bits"):

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+import lowprec
+
 OPTIONAL = {
     "gmpy2",
     "hypothesis",
@@ -48,3 +50,9 @@ def test_import_loads_no_optional_package(loaded_by_torch):
     loaded = modules_after("import lowprec") - loaded_by_torch
     assert "lowprec" in loaded
     assert loaded & OPTIONAL == set()
+
+
+def test_every_public_name_exists():
+    names = [name for name in dir(lowprec) if not hasattr(lowprec, name)]
+    assert names == []
+    assert not hasattr(lowprec, "no_such_name")

@@ -4,10 +4,11 @@ import re
 
 import pytest
 import torch
+from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 import lowprec as lp
-from lowprec.testing import assert_bit_equal
+from lowprec.testing import assert_bit_equal, random_word
 
 CASES = {
     "deterministic": {"rounding": "bfloat16"},
@@ -80,6 +81,33 @@ def test_compiled_seeds_are_arguments():
         assert_bit_equal(compiled(x, torch.tensor(seed)), expected)
 
 
+def test_compiled_stochastic_gradients_equal_eager_ones():
+    fl = lp.Rounding("e5m2", "stochastic")
+    compiled = torch.compile(
+        lambda x: lp.round(x, "bfloat16", backward=fl, seed=2), fullgraph=True
+    )
+    x, y = values(50).requires_grad_(), values(50).requires_grad_()
+    compiled(x).mul(values(50)).sum().backward()
+    lp.round(y, "bfloat16", backward=fl, seed=2).mul(values(50)).sum().backward()
+    assert_bit_equal(x.grad, y.grad)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_split_seeds(count):
+    # Written by hand from the documented layout of random words.
+    def expected(seed):
+        words = [random_word(seed, i, 0, 2**32 - 1) for i in range(2 * count)]
+        parts = [words[2 * j] << 32 | words[2 * j + 1] for j in range(count)]
+        return [part - (part >> 63 << 64) for part in parts]
+
+    seeds = torch.tensor([0, -1, 2**62])
+    parts = torch.stack([torch.stack(lp.random.split_seed(s, count)) for s in seeds])
+    assert parts.tolist() == [expected(seed) for seed in seeds.tolist()]
+    mapped = vmap(lambda s: torch.stack(lp.random.split_seed(s, count)))(seeds)
+    assert torch.equal(mapped, parts)
+    torch.library.opcheck(torch.ops.lowprec.split_seed.default, (seeds[0], count))
+
+
 def test_compiled_draws_follow_manual_seed():
     compiled = torch.compile(
         lambda x: lp.round(x, "e5m2", "stochastic"), fullgraph=True
@@ -116,6 +144,19 @@ def test_func_transforms():
     rows = values(4, 6)
     per_row = vmap(grad(loss))(rows)
     assert_bit_equal(per_row, torch.stack([grad(loss)(row) for row in rows]))
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_dual_tensors_keep_their_tangent(case, requires_grad):
+    x = values(6).requires_grad_(requires_grad)
+    with dual_level():
+        y, tangent = unpack_dual(lp.round(make_dual(x, values(6) * 3), **case))
+    assert_bit_equal(y.detach(), lp.round(values(6), **case))
+    assert_bit_equal(tangent.detach(), values(6) * 3)
+
+
+def test_vmap_over_nothing(case):
+    assert vmap(lambda row: lp.round(row, **case))(values(0, 4)).shape == (0, 4)
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -219,11 +260,43 @@ def test_generators_and_seeds():
 
 
 @pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"seed": 1, "offset": -1}, ValueError, "from 0 to 2^62, got -1"),
+        ({"seed": 1, "offset": 2**63}, ValueError, "from 0 to 2^62, got"),
+        ({"seed": 1, "offset": 1.5}, TypeError, "offset must be an int, got 1.5"),
+        ({"seed": 1, "offset": True}, TypeError, "offset must be an int, got True"),
+        ({"generator": 3}, TypeError, "must be a torch.Generator, got 3 of type int"),
+        ({"seed": 1.0}, TypeError, "seed must be an int or a 0-d int64 tensor"),
+        ({"seed": -(2**63) - 1}, ValueError, "64-bit"),
+        ({"out": torch.empty(3, device="meta")}, ValueError, "torch.float32 and meta"),
+    ],
+    ids=str,
+)
+def test_refused_options(options, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        lp.round(values(3), "e5m2", "stochastic", **options)
+
+
+def test_seed_and_generator_exclude_each_other_in_every_mode():
+    with pytest.raises(ValueError, match="either seed= or generator="):
+        lp.round(values(3), "e5m2", seed=1, generator=torch.Generator())
+
+
+def test_meta_tensors_keep_shape_and_dtype():
+    x = torch.empty(3, 2, device="meta", dtype=torch.float64)
+    y = lp.round(x, "bfloat16", "stochastic", seed=1)
+    assert (y.shape, y.dtype, y.device.type) == (x.shape, x.dtype, "meta")
+
+
+@pytest.mark.parametrize(
     ("x", "message"),
     [
         (values(3).half(), "got float16: a half carrier would round a second time"),
         (values(3).bfloat16(), "use x.float()"),
         (torch.arange(3), "got int64"),
+        (torch.ones(3, dtype=torch.bool), "got bool: convert it first"),
+        (torch.eye(3).to_sparse(), "got torch.sparse_coo: use x.to_dense()"),
         (values(3).to(torch.complex64), "view_as_real"),
         (1.5, "got float: torch.tensor"),
     ],
@@ -254,3 +327,31 @@ def test_fake_tensors_on_cuda():
     with FakeTensorMode():
         x = torch.empty(3, 4, device="cuda")
         assert lp.round(x, "bfloat16").device.type == "cuda"
+
+
+TRANSFORMED = {
+    "round": lambda x: 3 * lp.round(x, "bfloat16").sum(),
+    "linear": lambda x: lp.functional.linear(
+        x[None],
+        torch.tensor([[1.25, 2.5, -3.0]]),
+        precision=lp.Precision(input="bfloat16", accumulator="e8m15"),
+    ).sum(),
+}
+
+
+# Dynamo looks at .grad of tensors inside the transform.
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_compiled_transforms_are_right_or_refused(name):
+    function = TRANSFORMED[name]
+    # Traced by Dynamo, an autograd.Function inside torch.func.grad has gradient zero.
+    x = torch.tensor([1.0, 2.0, 3.0])
+    expected = torch.func.grad(function)(x)
+    assert bool((expected != 0).all())
+    if name == "round":  # torch itself fails to compile the backward of linear here
+        compiled = torch.compile(torch.func.grad(function), backend="eager")
+        assert torch.equal(compiled(x), expected)
+        torch._dynamo.reset()
+    refusing = torch.compile(torch.func.grad(function), backend="eager", fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="cannot be compiled"):
+        refusing(x)

@@ -2,8 +2,10 @@
 
 from ._codec import decode as decode
 from ._codec import encode as encode
+from ._matmul import check_product_shapes as check_product_shapes
 from ._matmul import dot as dot
 from ._matmul import gemm as gemm
 from ._matmul import matmul as matmul
 from ._round import check_carrier as check_carrier
+from ._round import refuse_compiled_transforms as refuse_compiled_transforms
 from ._round import round as round

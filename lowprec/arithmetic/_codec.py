@@ -100,6 +100,17 @@ def _check_members(x: Tensor, target: Format) -> None:
         )
 
 
+def _fits(target: Format, dtype: torch.dtype) -> bool:
+    """Whether a carrier holds every value of the format."""
+    carrier = CARRIERS[dtype]
+    lowest = 2 - carrier.bias - carrier.precision
+    return (
+        target.precision <= carrier.precision
+        and target.emax <= carrier.bias
+        and int(target.emin or 0) - target.precision + 1 >= lowest
+    )
+
+
 def decode(
     codes: Tensor, format: Format | str, *, dtype: torch.dtype | None = None
 ) -> Tensor:
@@ -107,6 +118,7 @@ def decode(
 
     Contract:
         Exact; NaN codes become NaN, infinity codes infinity, codes of -0 become -0.
+        Codes of 64 bits are int64 with the same bits.
 
     Args:
         codes: integer tensor with values in [0, 2^bits).
@@ -129,17 +141,20 @@ def decode(
     References:
         As `encode`.
     """
-    if not isinstance(codes, Tensor) or codes.is_floating_point() or codes.is_complex():
-        raise TypeError("codes must be an integer tensor")
+    if not isinstance(codes, Tensor):
+        raise TypeError(f"codes must be an integer tensor, got {type(codes).__name__}")
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        name = str(codes.dtype).removeprefix("torch.")
+        raise TypeError(f"codes must be an integer tensor, got {name}")
     target = as_format(format)
     _check_width(target)
-    if dtype is None:
-        narrow = (
-            target.precision <= 24
-            and target.emax <= 127
-            and int(target.emin or 0) - target.precision + 1 >= -149
+    if not _fits(target, torch.float64):
+        raise ValueError(
+            f"float64 cannot hold every value of {target.name or target!r}: decode "
+            "single codes with Format.decode"
         )
-        dtype = torch.float32 if narrow else torch.float64
+    if dtype is None:
+        dtype = torch.float32 if _fits(target, torch.float32) else torch.float64
     codes = codes.to(torch.int64)
     if target.bits < 64 and bool(((codes < 0) | (codes >> target.bits != 0)).any()):
         limit = 2**target.bits - 1

@@ -77,6 +77,27 @@ def _check_operands(a: Tensor, b: Tensor) -> None:
         )
 
 
+def _broadcast(a: torch.Size, b: torch.Size) -> bool:
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return all(m == n or m == 1 or n == 1 for m, n in pairs)
+
+
+def check_product_shapes(a: Tensor, b: Tensor) -> None:
+    """Refuse shapes that ``torch.matmul`` cannot multiply.
+
+    Raises:
+        ValueError: naming the dimensions that differ.
+    """
+    text = f"cannot multiply shapes {tuple(a.shape)} and {tuple(b.shape)}: "
+    if a.dim() == 0 or b.dim() == 0 or a.shape[-1] != b.shape[max(b.dim() - 2, 0)]:
+        raise ValueError(
+            f"{text}the last dimension of a must equal the second last (or only) one "
+            "of b"
+        )
+    if not _broadcast(a.shape[:-2], b.shape[:-2]):
+        raise ValueError(f"{text}their batch dimensions do not broadcast")
+
+
 def _refuse_gradients(*tensors: Tensor) -> None:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         raise NotImplementedError(
@@ -143,13 +164,9 @@ def matmul(
     """
     _check_operands(a, b)
     _refuse_gradients(a, b)
+    check_product_shapes(a, b)
     left = a if a.dim() != 1 else a.unsqueeze(0)
     right = b if b.dim() != 1 else b.unsqueeze(-1)
-    if a.dim() == 0 or b.dim() == 0 or left.shape[-1] != right.shape[-2]:
-        raise ValueError(
-            f"cannot multiply shapes {tuple(a.shape)} and {tuple(b.shape)}: the last "
-            "dimension of a must equal the second last (or only) one of b"
-        )
     sums = None if accumulator is None else as_accumulator(accumulator)
     roundings = [
         None if value is None else as_rounding(value)
@@ -220,10 +237,11 @@ def dot(
         Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
     """
     _check_operands(a, b)
-    if a.dim() == 0 or b.dim() == 0 or a.shape[-1] != b.shape[-1]:
+    scalars = a.dim() == 0 or b.dim() == 0
+    if scalars or a.shape[-1] != b.shape[-1] or not _broadcast(a.shape, b.shape):
         raise ValueError(
-            f"dot needs equal last dimensions, got {tuple(a.shape)} and "
-            f"{tuple(b.shape)}"
+            "dot needs equal last dimensions and leading ones that broadcast, got "
+            f"{tuple(a.shape)} and {tuple(b.shape)}"
         )
     result = matmul(
         a.unsqueeze(-2),

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from .. import kernels
+from ..kernels.portable import CARRIERS, max_bits
 from ..random import as_seed, split_seed
 from ..rounding import (
     Rounding,
@@ -20,7 +22,7 @@ from ..rounding import (
     as_rounding,
 )
 
-_CARRIERS = (torch.float32, torch.float64)
+_LARGEST_OFFSET = 2**62
 
 
 def check_carrier(x: Any, what: str) -> None:
@@ -34,7 +36,12 @@ def check_carrier(x: Any, what: str) -> None:
             f"{what} must be a float32 or float64 tensor, got {type(x).__name__}: "
             "torch.tensor(value, dtype=torch.float64) makes one"
         )
-    if x.dtype in _CARRIERS:
+    # Dynamo knows no layouts; what it compiles was checked or is met by the kernels.
+    if not torch.compiler.is_compiling() and x.layout != torch.strided:
+        raise TypeError(
+            f"{what} must be a dense tensor, got {x.layout}: use x.to_dense()"
+        )
+    if x.dtype in CARRIERS:
         return
     name = str(x.dtype).removeprefix("torch.")
     if x.dtype in (torch.float16, torch.bfloat16):
@@ -49,6 +56,8 @@ def check_carrier(x: Any, what: str) -> None:
 def apply(x: Tensor, rounding: Rounding, seed: Tensor | None, offset: int) -> Tensor:
     """Round without autograd; ``seed`` is needed by stochastic modes only."""
     code = list(rounding.code)
+    if rounding.format.emin is not None and rounding.format.emin > 127:
+        max_bits(kernels.RoundingCode(*code), CARRIERS[x.dtype])  # may refuse
     result: Tensor
     if seed is None:
         result = kernels.round(x, code)
@@ -88,7 +97,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class _StraightThroughTransformable(torch.autograd.Function):
-    """The same for torch.func, whose transforms need setup_context and jvp.
+    """The same for torch.func and dual tensors, which need setup_context and jvp.
 
     It is a second class because Dynamo refuses functions with a jvp.
     """
@@ -133,6 +142,21 @@ def _transforms_active() -> bool:
         return True
 
 
+def refuse_compiled_transforms(name: str) -> None:
+    """Refuse to be traced inside a torch.func transform.
+
+    Dynamo would trace forward alone and take its derivative, which is zero.
+
+    Raises:
+        NotImplementedError: which makes Dynamo run the eager code, or say so.
+    """
+    if torch.compiler.is_compiling() and _transforms_active():
+        raise NotImplementedError(
+            f"{name} inside a torch.func transform cannot be compiled: without "
+            "fullgraph=True, torch.compile runs this part uncompiled"
+        )
+
+
 def dispatch(
     x: Tensor,
     rounding: Rounding,
@@ -145,8 +169,9 @@ def dispatch(
     arguments = (x, rounding, seed, offset, backward, backward_seed)
     result: Tensor
     if torch.compiler.is_compiling():
+        refuse_compiled_transforms("lowprec.round")
         result = _straight_through(*arguments)
-    elif _transforms_active():
+    elif _transforms_active() or unpack_dual(x).tangent is not None:
         result = _straight_through_transformable(*arguments)
     elif x.requires_grad and torch.is_grad_enabled():
         result = _straight_through(*arguments)
@@ -197,7 +222,8 @@ def round(
     Contract:
         Exact from either carrier: one rounding, by integer operations. NaN stays NaN;
         zeros keep their sign where the format has signed zeros, also results that
-        round to zero. Overflow follows ``saturation``; underflow rounds to the
+        round to zero. Overflow follows ``saturation``; the carrier's largest value
+        stands for that of a format that reaches beyond it. Underflow rounds to the
         subnormals, or to zero and the smallest normal where there are none.
         Stochastic modes are a pure function of (seed, row-major element index +
         offset), whatever device, threads, strides or sharding. The gradient is that
@@ -216,16 +242,19 @@ def round(
         generator: source of the seed of stochastic modes; None means torch's default
             generator, so ``torch.manual_seed`` reproduces a run.
         seed: the seed itself instead, an int or 0-d int64 tensor.
-        offset: linear index of the first element, for shards of a larger tensor.
+        offset: linear index of the first element, for shards of a larger tensor; from
+            0 to 2^62.
         out: tensor of ``x``'s shape and dtype that receives the result; may be ``x``.
 
     Returns:
         Tensor of ``x``'s shape and dtype; every element is a value of the format.
 
     Raises:
-        TypeError: if ``x`` is not a float32 or float64 tensor.
+        TypeError: if ``x`` is not a dense float32 or float64 tensor, or ``offset`` not
+            an int.
         ValueError: if a name is unknown, the carrier cannot hold the format's values,
-            ``out`` does not match, or both ``generator`` and ``seed`` are given.
+            ``offset`` is out of range, ``out`` does not match, or both ``generator``
+            and ``seed`` are given.
 
     Example:
         >>> x = torch.tensor([1.0, 1.00390625, 3.3])
@@ -238,6 +267,9 @@ def round(
         IEEE 754-2019 section 4.3; for the stochastic variants P3109 3.2.2.
     """
     check_carrier(x, "x")
+    _check_offset(offset)
+    if seed is not None and generator is not None:
+        raise ValueError("give either seed= or generator=, not both")
     forward = _modified(rounding, mode, saturation, random_bits, variant)
     gradient = None if backward is None else as_rounding(backward)
     forward_seed = backward_seed = None
@@ -250,12 +282,23 @@ def round(
     return result if out is None else _store(result, out)
 
 
+def _check_offset(offset: Any) -> None:
+    if isinstance(offset, bool) or not isinstance(offset, (int, torch.SymInt)):
+        raise TypeError(
+            f"offset must be an int, got {offset!r} of type {type(offset).__name__}"
+        )
+    if not 0 <= offset <= _LARGEST_OFFSET:
+        raise ValueError(f"offset must be from 0 to 2^62, got {offset}")
+
+
 def _store(result: Tensor, out: Tensor) -> Tensor:
     check_carrier(out, "out")
-    if out.shape != result.shape or out.dtype != result.dtype:
+    wanted = (tuple(result.shape), result.dtype, result.device)
+    given = (tuple(out.shape), out.dtype, out.device)
+    if given != wanted:
         raise ValueError(
-            f"out must have shape {tuple(result.shape)} and dtype {result.dtype}, "
-            f"got {tuple(out.shape)} and {out.dtype}"
+            "out must have shape {}, dtype {} and device {}, ".format(*wanted)
+            + "got {}, {} and {}".format(*given)
         )
     if torch.is_grad_enabled() and (result.requires_grad or out.requires_grad):
         raise ValueError(

@@ -152,7 +152,7 @@ def _round_stochastic_vmap(
         round_stochastic(x_i, code, seed_i, offset)
         for x_i, seed_i in zip(xs.unbind(), seeds.unbind(), strict=True)
     ]
-    return torch.stack(rows), 0
+    return torch.stack(rows) if rows else torch.empty_like(xs), 0
 
 
 @torch.library.register_vmap("lowprec::matmul", lib=_LIBRARY)

@@ -59,13 +59,14 @@ def max_bits(code: RoundingCode, carrier: Carrier) -> int:
         ValueError: if results of this rounding may not exist in the carrier.
     """
     width = code.max_significand.bit_length()
-    if code.emax > carrier.bias and code.precision >= carrier.precision:
+    fits_below = code.emin <= carrier.bias
+    if code.emax > carrier.bias and code.precision >= carrier.precision and fits_below:
         return carrier.infinity - 1  # nothing in the carrier can overflow or round up
     excess = max(width - carrier.precision, 0)
     inexact = code.max_significand & ((1 << excess) - 1)
-    if code.emax > carrier.bias or code.emin > carrier.bias or inexact:
-        name = "float32" if carrier.width == 32 else "float64"
-        advice = ": use a float64 carrier" if carrier.width == 32 else ""
+    name = "float32" if carrier.width == 32 else "float64"
+    advice = ": use a float64 carrier" if carrier.width == 32 else ""
+    if code.emax > carrier.bias or not fits_below or inexact:
         raise ValueError(
             f"a {name} carrier cannot hold every value of the format with precision "
             f"{code.precision}, emin {code.emin}, emax {code.emax}{advice}"
@@ -75,7 +76,7 @@ def max_bits(code: RoundingCode, carrier: Carrier) -> int:
     if code.emax < lowest:
         raise ValueError(
             f"every value of the format with emax {code.emax} is subnormal in the "
-            f"carrier, whose emin is {lowest}: use a float64 carrier"
+            f"{name} carrier, whose emin is {lowest}{advice}"
         )
     hidden = 1 << (carrier.precision - 1)
     return (code.emax + carrier.bias) * hidden + significand - hidden
