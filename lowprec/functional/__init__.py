@@ -1,0 +1,11 @@
+"""Layers as functions, with emulated arithmetic in forward and backward.
+
+Every product has three GEMMs (output, grad_input, grad_weight); a `Precision` says how
+each rounds. One seed serves a call: the sum of the output takes it as it is (the words
+are those of `lowprec.matmul` with that seed), everything else takes the numbered parts
+of ``random.split_seed(seed, 11)`` (`Seeds`). Backward therefore needs no generator.
+"""
+
+from ._linear import linear as linear
+from ._matmul import matmul as matmul
+from ._parts import Seeds as Seeds

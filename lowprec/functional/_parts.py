@@ -1,0 +1,153 @@
+"""What every layer function shares: seeds, roundings, products, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..arithmetic import check_carrier, gemm, refuse_compiled_transforms, round
+from ..precision import Precision
+from ..random import as_seed, split_seed
+from ..rounding import Accumulator, Order, Rounding
+
+
+class Seeds(NamedTuple):
+    """The seed of each stochastic rounding of a call, in the order of its parts.
+
+    This order is part of the numerical contract.
+    """
+
+    input: Tensor | None
+    weight: Tensor | None
+    output: Tensor | None
+    bias: Tensor | None
+    grad_output: Tensor | None
+    grad_input_sum: Tensor | None
+    grad_input: Tensor | None
+    grad_weight_sum: Tensor | None
+    grad_weight: Tensor | None
+    grad_bias_sum: Tensor | None
+    grad_bias: Tensor | None
+
+
+_PARTS = 11
+
+
+def split(seed: Tensor | None) -> Seeds:
+    """Return the seeds of a call's parts; None means that nothing is stochastic."""
+    return Seeds(*((None,) * _PARTS if seed is None else split_seed(seed, _PARTS)))
+
+
+def rounded(x: Tensor, rounding: Rounding | None, seed: Tensor | None) -> Tensor:
+    """Round with the gradient of the identity, or not at all."""
+    if rounding is None:
+        return x
+    return round(x, rounding, seed=seed if rounding.stochastic else None)
+
+
+def product(
+    a: Tensor,  # [..., M, K]
+    b: Tensor,  # [..., K, N]
+    accumulator: Accumulator | None,
+    seed: Tensor | None,
+    offset: int = 0,
+) -> Tensor:
+    """Multiply matrices; ``offset`` is the index of the first output element."""
+    if accumulator is not None and not accumulator.stochastic:
+        seed = None
+    return gemm(a, b, accumulator, seed, offset)
+
+
+def plain(accumulator: Accumulator) -> Accumulator:
+    """Return the accumulator for terms that are no products."""
+    return accumulator.replace(product="exact")
+
+
+def add_bias(
+    total: Tensor,
+    bias: Tensor,  # broadcasts to total
+    accumulator: Accumulator,
+    seed: Tensor | None,
+) -> Tensor:
+    """Add the bias to finished sums.
+
+    One more addition of a recursive sum, whatever the order of the sum before it.
+    """
+    adder = plain(accumulator).replace(order=Order.SEQUENTIAL, block_size=None)
+    terms = torch.stack(torch.broadcast_tensors(total, bias))  # [2, *total.shape]
+    ones = terms.new_ones(1, 2)
+    result = product(ones, terms.reshape(2, total.numel()), adder, seed)
+    return result.reshape(total.shape)
+
+
+@contextmanager
+def isolated(x: Tensor) -> Iterator[None]:
+    """Keep function modes and autocast away from the arithmetic of a node.
+
+    Backward may run inside an `emulate` context, which would emulate the carrier's own
+    products a second time, and autocast would compute them in half precision.
+    """
+    device = x.device.type
+    with torch._C.DisableTorchFunction():
+        if torch.amp.is_autocast_available(device):
+            with torch.autocast(device, enabled=False):
+                yield
+        else:
+            yield
+
+
+def column_sums(
+    grad: Tensor,  # [M, N]
+    accumulator: Accumulator | None,
+    seed: Tensor | None,
+) -> Tensor:
+    """Return 1^T grad, whose terms are no products."""
+    if accumulator is None:
+        return grad.sum(0)
+    ones = grad.new_ones(1, grad.shape[0])
+    return product(ones, grad, plain(accumulator), seed).squeeze(0)
+
+
+def seed_for(
+    precision: Precision,
+    generator: torch.Generator | None,
+    seed: int | Tensor | None,
+) -> Tensor | None:
+    """Draw only if a GEMM rounds stochastically: else torch's stream stays as it is."""
+    refuse_compiled_transforms("a product with an emulated gradient")
+    gemms = (
+        precision.input,
+        precision.weight,
+        precision.output,
+        precision.grad_output,
+        precision.grad_input,
+        precision.grad_weight,
+        precision.accumulator,
+        precision.backward_accumulator,
+    )
+    stochastic = any(item is not None and item.stochastic for item in gemms)
+    return as_seed(seed, generator) if stochastic else None
+
+
+def check_same(name: str, x: Tensor, other: Tensor, reference: str) -> None:
+    """Refuse a tensor that differs from another in dtype or device.
+
+    Raises:
+        TypeError: for the dtype.
+        ValueError: for the device.
+    """
+    check_carrier(x, name)
+    if x.dtype != other.dtype:
+        raise TypeError(
+            f"{name} and {reference} must have the same dtype, got {x.dtype} and "
+            f"{other.dtype}: convert one of them"
+        )
+    if x.device != other.device:
+        raise ValueError(
+            f"{name} and {reference} must be on the same device, got {x.device} and "
+            f"{other.device}"
+        )
