@@ -161,9 +161,18 @@ def operation_name(func: Any) -> str:
     return name
 
 
+_OWN = (
+    functional.conv1d,
+    functional.conv2d,
+    functional.conv3d,
+    functional.linear,
+    functional.matmul,
+)
+
+
 def is_explicit(func: Any) -> bool:
     """Whether a call is one of lowprec's own, which carries its own precision."""
-    if func is functional.linear or func is functional.matmul:
+    if any(func is own for own in _OWN):
         return True
     return getattr(func, "namespace", None) == "lowprec"
 
@@ -382,6 +391,22 @@ def _bind_addmm(
     return functional.linear, (mat1, mat2.mT, input)
 
 
+def _bind_convolution(
+    function: Callable[..., Tensor],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> tuple[Any, ...]:
+    convolution = functools.partial(
+        function, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+    return convolution, (input, weight, bias)
+
+
 _BINDINGS: dict[str, Callable[..., Any]] = {
     "linear": _bind_linear,
     "matmul": _bind_matmul,
@@ -390,6 +415,9 @@ _BINDINGS: dict[str, Callable[..., Any]] = {
     "mv": _bind_mv,
     "dot": _bind_dot,
     "addmm": _bind_addmm,
+    "conv1d": functools.partial(_bind_convolution, functional.conv1d),
+    "conv2d": functools.partial(_bind_convolution, functional.conv2d),
+    "conv3d": functools.partial(_bind_convolution, functional.conv3d),
 }
 
 

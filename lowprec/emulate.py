@@ -121,9 +121,10 @@ def _record(number: int, operation: str, treatment: str, reason: str) -> None:
 class emulate(TorchFunctionMode):
     """Compute the matrix products of the code inside in low precision.
 
-    Calls of ``linear``, ``matmul`` (``@``), ``mm``, ``bmm``, ``mv``, ``dot`` and
-    plain ``addmm`` become those of `lowprec.functional`, whose gradients are emulated
-    as well, so ``backward`` may run inside or outside of the context.
+    Calls of ``linear``, ``matmul`` (``@``), ``mm``, ``bmm``, ``mv``, ``dot``, plain
+    ``addmm`` and ``conv1d`` to ``conv3d`` become those of `lowprec.functional`, whose
+    gradients are emulated as well, so ``backward`` may run inside or outside of the
+    context.
 
     Contract:
         Every operation is treated in one of four ways, which `coverage` counts:

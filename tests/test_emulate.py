@@ -124,6 +124,37 @@ def test_linear_layers_are_emulated(call):
     assert sum(context.coverage().to_dict()["emulated"].values()) == 1
 
 
+IMAGE, KERNEL, BIAS = torch.randn(2, 2, 4, 4), torch.randn(4, 1, 2, 2), torch.randn(4)
+CONVOLUTIONS = [
+    ("conv2d", lambda: F.conv2d(IMAGE, KERNEL, BIAS, (2, 1), 1, 2, 2)),
+    ("conv2d", lambda: torch.conv2d(IMAGE, KERNEL, BIAS, (2, 1), 1, 2, groups=2)),
+    (
+        "conv2d",
+        lambda: torch.ops.aten.conv2d(IMAGE, KERNEL, BIAS, [2, 1], [1], [2], 2),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "call"), CONVOLUTIONS)
+def test_convolutions_are_emulated(name, call):
+    with emulate(LOW, strict=True) as context:
+        actual = call()
+    expected = functional.conv2d(IMAGE, KERNEL, BIAS, (2, 1), 1, 2, 2, precision=LOW)
+    assert_bit_equal(actual, expected)
+    assert [tuple(row) for row in context.coverage()] == [(name, 1, "emulated")]
+
+
+def test_sequences_and_volumes_are_emulated():
+    x, w = torch.randn(2, 3, 4), torch.randn(3, 3, 2)
+    with emulate(LOW, strict=True) as context:
+        sequence = F.conv1d(x, w, padding="same")
+        volume = F.conv3d(x[..., None, None], w[..., None, None])
+    assert_bit_equal(sequence, functional.conv1d(x, w, padding="same", precision=LOW))
+    again = functional.conv1d(x, w, precision=LOW)
+    assert_bit_equal(volume[..., 0, 0], again)
+    assert context.coverage().to_dict()["emulated"] == {"conv1d": 1, "conv3d": 1}
+
+
 X = torch.tensor([[3.0, -1.0], [0.5, 2.0]])
 INDEX = torch.eye(2).long()
 MASK = INDEX > 0
@@ -171,7 +202,8 @@ ROUNDING = [
     ("layer_norm", lambda: F.layer_norm(X, (2,))),
     ("cross_entropy", lambda: F.cross_entropy(X, INDEX[0])),
     ("einsum", lambda: torch.einsum("ij,jk", X, X)),
-    ("conv1d", lambda: F.conv1d(X[None], X[None])),
+    ("conv_transpose1d", lambda: F.conv_transpose1d(X[None], X[:, None])),
+    ("conv_tbc", lambda: torch.conv_tbc(X[None], X[None], X[0])),
     ("dropout", lambda: F.dropout(X, 0.5)),
     ("float", lambda: X.double().float()),
     ("to", lambda: X.to(torch.bfloat16)),
@@ -282,6 +314,15 @@ def test_own_precision_wins_and_is_counted():
     assert_bit_equal(actual.detach(), expected.detach())
     assert_bit_equal(rounded, lowprec.round(x, "e5m2"))
     assert context.coverage().to_dict()["emulated"] == {"linear": 1, "round": 1}
+
+
+def test_own_convolutions_keep_their_precision():
+    layer = lowprec.nn.Conv2d(2, 3, 2, precision=OTHER)
+    expected = layer(IMAGE)
+    with emulate(LOW, strict=True) as context:
+        actual = layer(IMAGE)
+    assert_bit_equal(actual.detach(), expected.detach())
+    assert context.coverage().to_dict()["emulated"] == {"conv2d": 1}
 
 
 def test_inner_context_decides_alone():

@@ -6,6 +6,9 @@ are those of `lowprec.matmul` with that seed), everything else takes the numbere
 of ``random.split_seed(seed, 11)`` (`Seeds`). Backward therefore needs no generator.
 """
 
+from ._convolution import conv1d as conv1d
+from ._convolution import conv2d as conv2d
+from ._convolution import conv3d as conv3d
 from ._linear import linear as linear
 from ._matmul import matmul as matmul
 from ._parts import Seeds as Seeds

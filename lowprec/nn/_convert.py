@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,7 +12,8 @@ import torch
 
 from ..errors import NumericalWarning
 from ..precision import Policy, Precision, as_policy
-from . import _linear
+from ._convolution import Conv1d, Conv2d, Conv3d
+from ._linear import Linear
 
 __all__ = ["Report", "ReportRow", "convert_", "report", "unconvert_"]
 
@@ -25,18 +26,14 @@ EXACT = "exact by nature"
 NOT_CONVERTED = "not emulated"
 
 
-class _Swap(NamedTuple):
-    """How modules of one torch class become emulated ones, and back."""
-
-    target: type[torch.nn.Module]
-    convert: Callable[[Any, Precision, torch.Generator | None], None]
-    restore: Callable[[Any], None]
-
-
-_SWAPS: dict[type[torch.nn.Module], _Swap] = {
-    torch.nn.Linear: _Swap(_linear.Linear, _linear.swap_to, _linear.swap_back),
+# Which class makes a module of torch an emulated one.
+_TARGETS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+    torch.nn.Linear: Linear,
+    torch.nn.Conv1d: Conv1d,
+    torch.nn.Conv2d: Conv2d,
+    torch.nn.Conv3d: Conv3d,
 }
-_EMULATED = {swap.target: swap for swap in _SWAPS.values()}
+_ORIGINALS = {target: original for original, target in _TARGETS.items()}
 
 # Forward and backward only move values, choose among them or compare.
 _EXACT_MODULES = (
@@ -147,7 +144,7 @@ def _emulates(module: torch.nn.Module) -> bool:
     """Whether the module runs an emulated forward; parametrized ones do."""
     return not _overridden(module) and any(
         isinstance(module, kind) and type(module).forward is kind.forward
-        for kind in _EMULATED
+        for kind in _ORIGINALS
     )
 
 
@@ -162,7 +159,7 @@ def _overridden(module: torch.nn.Module) -> bool:
 
 
 def _convertible(module: torch.nn.Module) -> bool:
-    return type(module) in _SWAPS and not _overridden(module)
+    return type(module) in _TARGETS and not _overridden(module)
 
 
 def _is_converted(module: torch.nn.Module) -> bool:
@@ -184,13 +181,14 @@ def convert_(
         checkpoints do not notice; `unconvert_` undoes it. A
         ``torch.nn.TransformerEncoderLayer`` with converted layers no longer uses its
         fused inference kernel, which would not call them. Only exact
-        ``torch.nn.Linear`` modules are converted so far: subclasses and modules whose
-        ``forward`` was replaced have a meaning this function does not know. Converting
-        again replaces the precision, also by None. Modules built as `lowprec.nn` ones
-        keep their own. A module that the policy gives a precision but that stays in
-        carrier arithmetic is named in a `NumericalWarning` (give it None in the policy
-        to accept that); `report` lists all. Calls inside the ``forward`` of containers
-        are not seen here; `lowprec.emulate` sees them.
+        ``torch.nn.Linear`` and ``Conv1d`` to ``Conv3d`` modules are converted so far:
+        subclasses and modules whose ``forward`` was replaced have a meaning this
+        function does not know. Converting again replaces the precision, also by None.
+        Modules built as `lowprec.nn` ones keep their own. A module that the policy
+        gives a precision but that stays in carrier arithmetic is named in a
+        `NumericalWarning` (give it None in the policy to accept that); `report` lists
+        all. Calls inside the ``forward`` of containers are not seen here;
+        `lowprec.emulate` sees them.
 
     Args:
         model: the module to convert; it may itself be a layer.
@@ -235,8 +233,10 @@ precision=Precision(input='e4m3fn'))
     for module, precision in plan:
         _restore(module)
         if precision is not None:
-            _SWAPS[type(module)].convert(module, precision, generator)
-            module.__dict__[_MARK] = True
+            module.__class__ = _TARGETS[type(module)]
+            module.__dict__.update(
+                {"precision": precision, "generator": generator, _MARK: True}
+            )
     _choose_fused_kernels(model)
     return model
 
@@ -269,7 +269,7 @@ def _check_module(model: Any) -> None:
 
 def _check_restorable(model: torch.nn.Module) -> None:
     for name, module in model.named_modules():
-        if _is_converted(module) and type(module) not in _EMULATED:
+        if _is_converted(module) and type(module) not in _ORIGINALS:
             raise RuntimeError(
                 f"{name!r} was converted and became a {type(module).__qualname__} "
                 "since: undo that first, for example with "
@@ -296,8 +296,9 @@ def _choose_fused_kernels(model: torch.nn.Module) -> None:
 
 def _restore(module: torch.nn.Module) -> None:
     if _is_converted(module):
-        del module.__dict__[_MARK]
-        _EMULATED[type(module)].restore(module)
+        for name in ("precision", "generator", _MARK):
+            del module.__dict__[name]
+        module.__class__ = _ORIGINALS[type(module)]
 
 
 def unconvert_(model: _Module) -> _Module:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -128,19 +126,3 @@ precision=Precision(weight='bfloat16'))
         result.weight = module.weight
         result.bias = module.bias
         return result.train(module.training)
-
-
-def swap_to(
-    module: torch.nn.Linear, precision: Precision, generator: torch.Generator | None
-) -> None:
-    """Turn a ``torch.nn.Linear`` into a `Linear` in place."""
-    values: dict[str, Any] = {"precision": precision, "generator": generator}
-    module.__class__ = Linear
-    module.__dict__.update(values)
-
-
-def swap_back(module: Linear) -> None:
-    """Undo `swap_to`."""
-    for name in ("precision", "generator"):
-        del module.__dict__[name]
-    module.__class__ = torch.nn.Linear  # type: ignore[assignment]
