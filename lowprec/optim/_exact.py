@@ -7,7 +7,9 @@ bits needs.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,10 +25,16 @@ _NARROW = 26
 _SMALLEST_PRODUCT = 2.0**-960
 _LARGEST_FACTOR = 2.0**900
 _RESCALING = 2.0**-200
+_SMALLEST_SCALE = 2.0**-500
 # In a format with larger quanta every product below _SMALLEST_PRODUCT is only a sign.
 _SMALLEST_QUANTUM = -800
+_MAGNITUDE = 2**63 - 1  # all bits but the sign
 _LARGEST = torch.finfo(torch.float64).max
 _CARRIERS = {torch.float32: (24, -149, 127), torch.float64: (53, -1074, 1023)}
+
+
+# Elements at a time on CPUs, so that the float64 temporaries stay in the cache.
+PIECE = 1 << 15
 
 
 class Term(NamedTuple):
@@ -73,6 +81,30 @@ def quantum_exponent(rounding: Rounding) -> int:
     return emin - precision + 1 if rounding.format.subnormals else emin
 
 
+def by_pieces(
+    compute: Callable[..., Tensor], operands: Sequence[Tensor], offset: int
+) -> Tensor:
+    """Apply an elementwise function to a piece of its operands at a time.
+
+    Args:
+        compute: takes the operands' pieces and the linear index of the first element.
+        operands: tensors of one shape; the result has the dtype of the first.
+        offset: linear index of the first element.
+
+    Returns:
+        Contiguous tensor of that shape.
+    """
+    first = operands[0]
+    if first.numel() <= PIECE or first.device.type != "cpu":
+        return compute(*operands, offset)
+    result = torch.empty(first.shape, dtype=first.dtype, device=first.device)
+    flat = [x.reshape(-1) for x in operands]
+    for start in range(0, first.numel(), PIECE):
+        pieces = [x[start : start + PIECE] for x in flat]
+        result.view(-1)[start : start + PIECE] = compute(*pieces, offset + start)
+    return result
+
+
 def scaled(scale: float, x: Tensor, rounding: Rounding) -> Term:
     """Return ``scale * x`` for a sum that ``rounding`` will round.
 
@@ -84,6 +116,14 @@ def scaled(scale: float, x: Tensor, rounding: Rounding) -> Term:
     Raises:
         ValueError: if a product is smaller and the format has values of that size.
     """
+    if x.dtype == torch.float32:
+        x = x.to(torch.float64)
+        # 24 significant bits of an exponent above -150: nothing can go wrong.
+        if scale == 0 or (
+            _significant_bits(scale) <= _NARROW
+            and _SMALLEST_SCALE < abs(scale) < 1 / _SMALLEST_SCALE
+        ):
+            return Term(x * scale)
     head = x * scale
     error = None
     if _significant_bits(scale) > _NARROW or is_wide(x):
@@ -123,10 +163,14 @@ def sum_to_odd(terms: list[Term]) -> Tensor:
         Shewchuk 1997, Grow-Expansion, whose parts do not overlap; Boldo and Melquiond
         2008 for the sticky last bits.
     """
+    parts = [term.error for term in terms if term.error is not None]
+    if not parts and len(terms) == 1:
+        return terms[0].head
+    if not parts and len(terms) == 2:
+        return _add_to_odd(terms[0].head, terms[1].head)
     plain = terms[0].head
     for term in terms[1:]:
         plain = plain + term.head
-    parts = [term.error for term in terms if term.error is not None]
     expansion: list[Tensor] = []
     for addend in [*parts, *(term.head for term in terms)]:
         carry, grown = addend, []
@@ -144,6 +188,22 @@ def sum_to_odd(terms: list[Term]) -> Tensor:
     overflow = finite & plain.isinf()
     total = torch.where(overflow, plain.clamp(-_LARGEST, _LARGEST), total)
     return torch.where(finite & (total != 0), total, plain)
+
+
+def _add_to_odd(a: Tensor, b: Tensor) -> Tensor:
+    """Do what ``add_to_odd`` does, by fewer operations if all sums are finite."""
+    total, error = two_sum(a, b)
+    size = error.abs().sum().item()
+    if size == 0:
+        return total
+    if not math.isfinite(size):  # so is the error of an infinite sum
+        return add_to_odd(a, b)
+    bits, error_bits = total.view(torch.int64), error.view(torch.int64)
+    # Masks of all ones: where the sum is inexact, and where it lies beyond the exact
+    # value, whose bits without the last one are then those of the number before.
+    inexact = (error_bits & _MAGNITUDE).neg_().bitwise_right_shift_(63)
+    beyond = (bits ^ error_bits).bitwise_right_shift_(63).bitwise_and_(inexact)
+    return bits.add_(beyond).bitwise_or_(inexact.neg_()).view(torch.float64)
 
 
 def round_sum(
@@ -175,11 +235,17 @@ def round_sum(
     return round_exact(exact, rounding, seed, offset).to(dtype)
 
 
+@functools.cache
+def _code(rounding: Rounding) -> list[int]:
+    """Return the kernels' code, which takes longer to make than a piece to round."""
+    return list(rounding.code)
+
+
 def round_exact(
     x: Tensor, rounding: Rounding, seed: Tensor | None, offset: int
 ) -> Tensor:
     """Round a tensor without autograd; ``seed`` is for stochastic modes only."""
-    code = list(rounding.code)
+    code = _code(rounding)
     if not rounding.stochastic:
         return kernels.round(x, code)  # type: ignore[no-any-return]
     if seed is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..rounding import Rounding, RoundingLike
 from ._base import AbstractRoundedOptimizer, Closure, Group
-from ._exact import Term, round_exact, round_sum, scaled
+from ._exact import by_pieces, round_exact, round_sum, scaled
 from ._update import Purpose, Seeds, UpdateLike, rounded_step_size, update_weights
 
 
@@ -135,30 +135,45 @@ class SGD(AbstractRoundedOptimizer):
                 loss = closure()
         groups = [self._validated(group) for group in self.param_groups]
         seeds = self._step_seeds()
-        results: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        changes: list[_Change] = []
         for group, (_, members) in zip(groups, self._offsets(), strict=True):
             eta = rounded_step_size(group["lr"], group["param_format"])
             for p, offset in members:
                 known = self.state.get(p, {})
                 buffer = known.get("momentum_buffer")
-                results.append((p, *_next(p, buffer, group, eta, seeds, offset)))
-        for p, weights, buffer in results:
-            p.copy_(weights)
-            if buffer is not None:
-                self.state[p]["momentum_buffer"] = buffer
+                changes.append(_change(p, buffer, group, eta, seeds, offset))
+        for change in changes:
+            change.apply()
+            if change.buffer is not None:
+                self.state[change.p]["momentum_buffer"] = change.buffer
         self._advance(seeds)
         return loss
 
 
-def _next(
+class _Change(NamedTuple):
+    """What a step does to one parameter, once all of them are known."""
+
+    p: Tensor
+    direction: Tensor
+    eta: float
+    weights: Tensor | None  # None: the carrier's own update
+    buffer: Tensor | None
+
+    def apply(self) -> None:
+        if self.weights is None:
+            self.p.add_(self.direction, alpha=-self.eta)
+        else:
+            self.p.copy_(self.weights)
+
+
+def _change(
     p: Tensor,
     buffer: Tensor | None,
     group: Group,
     eta: float,
     seeds: Seeds | None,
     offset: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Return the next weights and momentum buffer of one parameter."""
+) -> _Change:
     gradient = cast(Tensor, p.grad)
     direction = -gradient if group["maximize"] else gradient
     decay, momentum = float(group["weight_decay"]), float(group["momentum"])
@@ -172,18 +187,18 @@ def _next(
             direction = buffer
     else:
         buffer = None
-    if group["param_format"] is None:
-        return p.add(direction, alpha=-eta), buffer
-    weights = update_weights(
-        p,
-        direction,
-        eta,
-        group["param_format"],
-        update=group["update"],
-        seeds=seeds,
-        offset=offset,
-    )
-    return weights, buffer
+    weights = None
+    if group["param_format"] is not None:
+        weights = update_weights(
+            p,
+            direction,
+            eta,
+            group["param_format"],
+            update=group["update"],
+            seeds=seeds,
+            offset=offset,
+        )
+    return _Change(p, direction, eta, weights, buffer)
 
 
 def _next_buffer(
@@ -200,17 +215,15 @@ def _next_buffer(
             return direction.clone()
         return buffer.mul(momentum).add_(direction, alpha=weight)
     seed = None if seeds is None else seeds[Purpose.MOMENTUM]
-    dtype = direction.dtype
     if buffer is None:
         return round_exact(direction, rounding, seed, offset)
-    products = [
-        _product(momentum, buffer, rounding),
-        _product(weight, direction, rounding),
-    ]
-    return round_sum(products, rounding, dtype, seed, offset)
+    dtype = direction.dtype
+    # The factors that torch would use.
+    kept = torch.tensor(momentum, dtype=dtype).item()
+    new = torch.tensor(weight, dtype=dtype).item()
 
+    def averaged(direction: Tensor, buffer: Tensor, offset: int) -> Tensor:
+        products = [scaled(kept, buffer, rounding), scaled(new, direction, rounding)]
+        return round_sum(products, rounding, dtype, seed, offset)
 
-def _product(factor: float, x: Tensor, rounding: Rounding) -> Term:
-    """Return the exact product with the factor that torch would use for ``x``."""
-    value = torch.tensor(factor, dtype=x.dtype).item()
-    return scaled(value, x.to(torch.float64), rounding)
+    return by_pieces(averaged, [direction, buffer], offset)

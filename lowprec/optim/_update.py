@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import NumericalWarning
 from ..rounding import Rounding, RoundingLike, RoundingMode, Saturation, as_rounding
-from ._exact import Term, round_exact, round_sum, scaled
+from ._exact import Term, by_pieces, round_exact, round_sum, scaled
 
 UpdateLike = Literal["fused", "two_step"]
 
@@ -108,15 +108,18 @@ def update_weights(
 
     Each fl rounds the exact value once; `check_storage` says for which dtypes.
     """
-    start = Term(weights.to(torch.float64))
-    change = direction.to(torch.float64)
-    dtype = weights.dtype
     sum_seed = product_seed = None
     if seeds is not None:
         sum_seed, product_seed = seeds[Purpose.PARAMETER], seeds[Purpose.PRODUCT]
-    if update == "fused":
-        step = scaled(-eta, change, rounding)
-    else:
-        product = [scaled(eta, change, rounding)]
-        step = Term(-round_sum(product, rounding, torch.float64, product_seed, offset))
-    return round_sum([start, step], rounding, dtype, sum_seed, offset)
+
+    def updated(weights: Tensor, direction: Tensor, offset: int) -> Tensor:
+        start = Term(weights.to(torch.float64))
+        if update == "fused":
+            step = scaled(-eta, direction, rounding)
+        else:
+            product = [scaled(eta, direction, rounding)]
+            change = round_sum(product, rounding, torch.float64, product_seed, offset)
+            step = Term(-change)
+        return round_sum([start, step], rounding, weights.dtype, sum_seed, offset)
+
+    return by_pieces(updated, [weights, direction], offset)

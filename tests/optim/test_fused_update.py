@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lowprec as lp
+from lowprec.optim import _exact
 from lowprec.optim._exact import Term, round_sum, scaled, sum_to_odd
 from lowprec.optim._update import Purpose, rounded_step_size, update_weights
 from lowprec.random import split_seed
@@ -200,3 +201,41 @@ def test_the_error_of_the_update_grows_with_the_weight():
     w = torch.tensor([4000.0])
     result = update_weights(w, torch.tensor([8.0]), 1.0, as_rounding("bfloat16"))
     assert result.item() - (4000.0 - 8.0) == 8.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("update", ["fused", "two_step"])
+@pytest.mark.parametrize("mode", ["nearest_even", "toward_negative", "stochastic"])
+def test_pieces_change_nothing(update, mode, dtype, monkeypatch):
+    rounding = lp.Rounding("bfloat16", mode)
+    generator = torch.Generator().manual_seed(2)
+    w = torch.randn(9, 7, generator=generator, dtype=dtype).mT
+    d = torch.randn(7, 9, generator=generator, dtype=dtype) * 2.0**-30
+    w[0, :3] = torch.tensor([0.0, torch.inf, torch.nan])
+    d[0, 0] = 0.0
+    seeds = tuple(torch.tensor(seed) for seed in range(4))
+
+    def updated(piece):
+        monkeypatch.setattr(_exact, "PIECE", piece)
+        return update_weights(w, d, 0.1, rounding, update=update, seeds=seeds, offset=5)
+
+    expected = updated(63)
+    for piece in (1, 8, 62):
+        assert_bit_equal(updated(piece), expected)
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_sums_of_two_exact_terms_are_rounded_to_odd(special):
+    generator = torch.Generator().manual_seed(4)
+    count = 3000
+    a = torch.randn(count, generator=generator, dtype=torch.float64)
+    scale = 2.0 ** torch.randint(-120, 120, (count,), generator=generator)
+    b = torch.randn(count, generator=generator, dtype=torch.float64) * scale
+    b[::7] = -a[::7]
+    if special:  # the general way
+        a[0], b[0] = torch.finfo(torch.float64).max, torch.finfo(torch.float64).max
+    actual = sum_to_odd([Term(a), Term(b)]).tolist()
+    for got, x, y in zip(actual, a.tolist(), b.tolist(), strict=True):
+        exact = Fraction(x) + Fraction(y)
+        wanted = exact_round(exact, lp.Rounding("binary64", "to_odd"))
+        assert got == (wanted if exact else 0)
