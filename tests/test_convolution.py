@@ -1,6 +1,7 @@
 """conv1d, conv2d and conv3d: against the oracle on explicitly unfolded operands."""
 
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -222,9 +223,12 @@ def test_workspace_is_kept_and_changes_nothing(
 ):
     leaves, precision = leaves_of(case), Precision(accumulator=accumulator)
     expected = everything(*leaves, case, precision)
-    multiply, sizes = _unrolled.product, []
+    multiply, sizes, alive = _unrolled.product, [], []
 
     def watched(a, b, *rest):
+        before = alive[-1]() if alive else None
+        assert before is None or before is b  # one at a time
+        alive.append(weakref.ref(b))
         sizes.append(b.numel() * b.element_size())
         assert sizes[-1] <= max(workspace, b.shape[-2] * b.element_size())
         return multiply(a, b, *rest)

@@ -97,6 +97,25 @@ def _row_major(box: Sequence[slice], sizes: Sequence[int]) -> int:
     return index
 
 
+def _columns_product(
+    left: Tensor,  # [*batch, M, K]
+    right: Tensor,  # [*batch, K, N]
+    across: int,
+    accumulator: Accumulator,
+    seed: Tensor | None,
+    first: int,
+) -> Tensor:
+    """Multiply by some of ``across`` columns; ``first`` is the index of element 0."""
+    if right.shape[-1] == across or not accumulator.stochastic:
+        return product(left, right, accumulator, seed, first)
+    # Only the outputs of one row have consecutive indices.
+    lines = [
+        product(line, right, accumulator, seed, first + row * across)
+        for row, line in enumerate(left.split(1, dim=-2))
+    ]
+    return torch.cat(lines, dim=-2)
+
+
 def _product(
     left: Tensor,  # [G, M, K]
     view: Tensor,  # [*batch, *columns, *terms], the last batch dimension being G
@@ -114,18 +133,12 @@ def _product(
     budget = WORKSPACE // (view.element_size() * max(1, terms))
     result = None
     for box in _boxes(sizes, max(1, budget)):
-        factor, block = left[box[batch - 1]], matrix(view[box])
         first = offset + rows * across * _row_major(box[:batch], sizes[:batch])
         first += _row_major(box[batch:], sizes[batch:])
-        if block.shape[-1] == across or not accumulator.stochastic:
-            piece = product(factor, block, accumulator, seed, first)
-        else:
-            # Outputs of one row only have consecutive indices.
-            lines = [
-                product(line, block, accumulator, seed, first + row * across)
-                for row, line in enumerate(factor.split(1, dim=-2))
-            ]
-            piece = torch.cat(lines, dim=-2)
+        # No name here keeps a matrix alive while the next one is made.
+        piece = _columns_product(
+            left[box[batch - 1]], matrix(view[box]), across, accumulator, seed, first
+        )
         extents = [part.stop - part.start for part in box]
         piece = piece.reshape(*extents[:batch], rows, *extents[batch:])
         if extents == list(sizes):
