@@ -1,7 +1,8 @@
 """Does time grow linearly in elements and in M N K, and do two threads help?
 
 Rounding from 10^4 to 10^8 elements and products from 64^3 to 1024^3, with one thread
-and with two; beside each time that of torch's ``copy_`` or ``matmul`` of the same size.
+and with two; beside each time that of torch's ``copy_`` or ``matmul`` of the same size
+and threads.
 Two-thread times mean something on a quiet machine only: see ``load`` in the results.
 """
 
@@ -25,63 +26,66 @@ ACCUMULATORS: dict[str, Any] = {
 }
 
 
-def elements(size: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Time rounding of ``size`` elements."""
+def elements(size: int) -> tuple[str, dict[str, Any]]:
+    """Return the reference and all calls on ``size`` elements."""
     x = torch.randn(size)
-    calls: dict[str, Any] = {}
     out = torch.empty_like(x)
-    for threads in (1, 2):
-        calls[f"copy_, {threads}"] = partial(_with, threads, partial(out.copy_, x))
-        for name, rounding in ROUNDINGS.items():
-            seed = None if rounding == "bfloat16" else 1
-            call = partial(lp.round, x, rounding, seed=seed, out=out)
-            calls[f"{name}, {threads}"] = partial(_with, threads, call)
-    timings = harness.compare(calls, rounds=rounds, seconds=seconds)
-    return harness.row(timings, "copy_, 1", what="elements", size=size)
+    calls: dict[str, Any] = {"copy_": partial(out.copy_, x)}
+    for name, rounding in ROUNDINGS.items():
+        seed = 1 if rounding is _STOCHASTIC else None
+        calls[name] = partial(lp.round, x, rounding, seed=seed, out=out)
+    return "copy_", calls
 
 
-def products(size: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Time products of square matrices."""
+def products(size: int) -> tuple[str, dict[str, Any]]:
+    """Return the reference and all calls on square matrices."""
     a = lp.round(torch.randn(size, size), "e4m3fn")
     b = lp.round(torch.randn(size, size), "e4m3fn")
-    calls: dict[str, Any] = {}
-    for threads in (1, 2):
-        call = partial(torch.matmul, a, b)
-        calls[f"torch.matmul, {threads}"] = partial(_with, threads, call)
-        for name, accumulator in ACCUMULATORS.items():
-            call = partial(lp.matmul, a, b, accumulator=accumulator)
-            calls[f"{name}, {threads}"] = partial(_with, threads, call)
-    timings = harness.compare(calls, rounds=rounds, seconds=seconds)
-    return harness.row(timings, "torch.matmul, 1", what="M=N=K", size=size)
+    calls: dict[str, Any] = {"torch.matmul": partial(torch.matmul, a, b)}
+    for name, accumulator in ACCUMULATORS.items():
+        calls[name] = partial(lp.matmul, a, b, accumulator=accumulator)
+    return "torch.matmul", calls
 
 
-def _with(threads: int, call: Any) -> None:
-    torch.set_num_threads(threads)
-    call()
+def add_growth(rows: list[dict[str, Any]]) -> None:
+    """Add the time per work relative to the next smaller size, and to one thread.
 
-
-def exponents(rows: list[dict[str, Any]]) -> None:
-    """Add to each row the growth exponent since the next smaller size; 1 is linear."""
+    ``growth`` is 1 where time is linear in the work; ``speedup`` is that over one
+    thread.
+    """
     power = {"elements": 1, "M=N=K": 3}
-    before: dict[tuple[str, str], dict[str, Any]] = {}
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        key = row["what"], row["contender"]
-        if key in before:
-            work = (row["size"] / before[key]["size"]) ** power[row["what"]]
-            row["growth per work"] = row["median"] / before[key]["median"] / work
-        before[key] = row
+        what, threads, name = row["what"], row["threads"], row["contender"]
+        smaller = known.get((what, threads, name))
+        if smaller is not None:
+            work = (row["size"] / smaller["size"]) ** power[what]
+            row["growth"] = round(row["median"] / smaller["median"] / work, 3)
+        alone = known.get((what, row["size"], 1, name))
+        if alone is not None:
+            row["speedup"] = round(alone["median"] / row["median"], 3)
+        known[what, threads, name] = known[what, row["size"], threads, name] = row
 
 
 def main(quick: bool) -> None:
-    """Measure all sizes; the contenders' names end with the number of threads."""
-    rounds, seconds = (5, 2.0) if quick else (25, 20.0)
+    """Measure all sizes with one thread and with two."""
+    rounds, seconds = (5, 1.0) if quick else (25, 10.0)
     rows = []
-    for size in [10**4, 10**5, 10**6, 10**7] + ([] if quick else [10**8]):
-        rows += elements(size, rounds, seconds)
-    for size in [64, 128, 256, 512] + ([] if quick else [1024]):
-        rows += products(size, rounds, seconds)
-    exponents(rows)
-    harness.show(rows, "what", "size")
+    cases: list[tuple[str, Any, list[int]]] = [
+        ("elements", elements, [10**4, 10**5, 10**6, 10**7, 10**8]),
+        ("M=N=K", products, [64, 128, 256, 512, 1024]),
+    ]
+    for what, make, sizes in cases:
+        for size in sizes[:-1] if quick else sizes:
+            reference, calls = make(size)
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                timings = harness.compare(calls, rounds=rounds, seconds=seconds)
+                rows += harness.row(
+                    timings, reference, what=what, size=size, threads=threads
+                )
+    add_growth(rows)
+    harness.show(rows, "what", "size", "threads", "growth", "speedup")
     print(harness.save("scaling", rows))
 
 
