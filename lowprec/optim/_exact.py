@@ -34,7 +34,7 @@ _CARRIERS = {torch.float32: (24, -149, 127), torch.float64: (53, -1074, 1023)}
 
 
 # Elements at a time on CPUs, so that the float64 temporaries stay in the cache.
-PIECE = 1 << 15
+PIECE = 1 << 16
 
 
 class Term(NamedTuple):
@@ -192,8 +192,13 @@ def sum_to_odd(terms: list[Term]) -> Tensor:
 
 def _add_to_odd(a: Tensor, b: Tensor) -> Tensor:
     """Do what ``add_to_odd`` does, by fewer operations if all sums are finite."""
-    total, error = two_sum(a, b)
-    size = error.abs().sum().item()
+    # Knuth's exact error of a sum, as ``two_sum``, with half as many temporaries.
+    total = a + b
+    error = total - a
+    rest = b - error
+    torch.sub(total, error, out=error)
+    torch.sub(a, error, out=error).add_(rest)
+    size = torch.abs(error, out=rest).sum().item()
     if size == 0:
         return total
     if not math.isfinite(size):  # so is the error of an infinite sum
