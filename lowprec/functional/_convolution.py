@@ -170,13 +170,13 @@ def _check_operands(
         not fits
         or input.shape[-dims - 1] != weight.shape[1] * groups
         or weight.shape[0] % groups
-        or 0 in weight.shape[2:]
+        or 0 in (*weight.shape[2:], *input.shape[-dims:])
     ):
         raise ValueError(
             f"cannot convolve input {tuple(input.shape)} with weight "
             f"{tuple(weight.shape)} in {groups} groups: input must be [N, C, *spatial] "
             f"or [C, *spatial] and weight [O, C / groups, *kernel] with {dims} spatial "
-            "dimensions, kernel sizes of at least 1 and groups that divide O"
+            "dimensions, all sizes of these at least 1, and groups that divide O"
         )
     if bias is None:
         return
