@@ -69,7 +69,7 @@ def main(quick: bool) -> None:
                 "torch.optim.SGD(foreach=False)": torch.optim.SGD(
                     parameters(sizes), lr=0.1, momentum=momentum, foreach=False
                 ).step,
-                f"lowprec.optim.SGD: {kind}": ours.step,
+                "lowprec.optim.SGD": ours.step,
             }
             timings = harness.compare(
                 calls, rounds=10 if quick else 50, seconds=2 if quick else 20
@@ -77,7 +77,7 @@ def main(quick: bool) -> None:
             new = harness.row(
                 timings, "torch.optim.SGD", parameters=name, format=kind, threads=1
             )
-            harness.show(new, "parameters")
+            harness.show(new, "parameters", "format")
             rows += new
     print(harness.save("optimizer_step", rows))
 

@@ -47,15 +47,16 @@ def products(size: int) -> tuple[str, dict[str, Any]]:
     return "torch.matmul", calls
 
 
-def add_growth(rows: list[dict[str, Any]]) -> None:
-    """Add the time per work relative to the next smaller size, and to one thread.
+def with_growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Say how the time per work compares with the next smaller size and one thread.
 
     ``growth`` is 1 where time is linear in the work; ``speedup`` is that over one
     thread.
     """
     power = {"elements": 1, "M=N=K": 3}
     known: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
+    result = [dict(row) for row in rows]
+    for row in result:
         what, threads, name = row["what"], row["threads"], row["contender"]
         smaller = known.get((what, threads, name))
         if smaller is not None:
@@ -65,6 +66,7 @@ def add_growth(rows: list[dict[str, Any]]) -> None:
         if alone is not None:
             row["speedup"] = round(alone["median"] / row["median"], 3)
         known[what, threads, name] = known[what, row["size"], threads, name] = row
+    return result
 
 
 def main(quick: bool) -> None:
@@ -84,9 +86,8 @@ def main(quick: bool) -> None:
                 rows += harness.row(
                     timings, reference, what=what, size=size, threads=threads
                 )
-    add_growth(rows)
-    harness.show(rows, "what", "size", "threads", "growth", "speedup")
     print(harness.save("scaling", rows))
+    harness.show(with_growth(rows), "what", "size", "threads", "growth", "speedup")
 
 
 if __name__ == "__main__":
