@@ -6,7 +6,7 @@
 // all tiles below it use it. Sums lie in memory tile by tile between the panels.
 #pragma once
 #include "cutting.h"
-#include "tile.h"
+#include "stochastic_tile.h"
 
 LOWPREC_BEGIN
 
@@ -17,6 +17,7 @@ struct Method {
   AddTerms<C> add;         // a whole tile of kTileRows rows
   AddTerms<C> add_narrow;  // kNarrowRows rows
   CombineTile<C> combine;
+  AddRandomTerms add_random, add_random_narrow;  // instead, if stochastic
 };
 
 constexpr int kNarrowRows = 4;
@@ -33,6 +34,7 @@ struct Workspace {
   alignas(64) W partial[kFastRows / kTileRows * kFastPanels * kTileOutputs<C>];
   alignas(64) W a[kFastRows * kFastTerms<C>];
   alignas(64) W b[kTileWidth<C> * kFastTerms<C>];
+  alignas(64) uint32_t words[kTileRows * kGroups * kWordStride];
 };
 
 inline Cutting cut_fast(const Matmul& task, int64_t width) {
@@ -140,6 +142,10 @@ class FastBlock {
     const AddTerms<C> add =
         height == kTileRows ? method_.add : method_.add_narrow;
     const W* a = space_.a + tile * kTileRows * kFastTerms<C>;
+    if (method_.add_random != nullptr) {
+      add_random(tile, panel, k, count);
+      return;
+    }
     if (!blocked_) {
       add(method_.within, {a, space_.b, space_.total + place, count});
       return;
@@ -153,6 +159,38 @@ class FastBlock {
         method_.combine(method_.between, space_.total + place, space_.partial + place);
       until = task_.block_size;
     }
+  }
+
+  void add_random(int64_t tile, int64_t panel, int64_t k, int64_t count) {
+    if constexpr (sizeof(W) == 4) {
+      const int64_t row = tile * kTileRows, height = tile_rows(block_, row);
+      const AddRandomTerms add =
+          height == kTileRows ? method_.add_random : method_.add_random_narrow;
+      const int64_t rows = smaller(height, block_.rows - row);
+      const W* a = space_.a + row * kFastTerms<C>;
+      W* sums = space_.total + (tile * panels_ + panel) * kTileOutputs<C>;
+      alignas(RowWords) unsigned char memory[kTileRows * sizeof(RowWords)];
+      RowWords* const sources = (RowWords*)memory;
+      for (int64_t r = 0; r < rows; ++r)
+        sources[r] = RowWords(first_word(row + r, panel), task_.seed);
+      for (int64_t done = 0; done < count; done += kGroups) {
+        const uint32_t* words[kTileRows];
+        for (int64_t r = 0; r < height; ++r) {
+          uint32_t* buffer = space_.words + r * kGroups * kWordStride;
+          words[r] = buffer;  // of padding: whatever lies there
+          if (r < rows) words[r] = sources[r].draw(uint32_t(k + done), buffer);
+        }
+        add(method_.within,
+            {a + done * height, space_.b + done * kTileWidth<C>, sums,
+             smaller<int64_t>(kGroups, count - done)},
+            words);
+      }
+    }
+  }
+
+  uint64_t first_word(int64_t row, int64_t panel) const {
+    return task_.offset + uint64_t(first_output(task_, block_, row)) +
+           uint64_t(panel * kTileWidth<C>);
   }
 
   void write(int64_t out_row, int64_t out_column) {

@@ -79,7 +79,7 @@ Status matmul(const Matmul& task) {
   const Facts b = facts_of((const T*)task.b, b_size, b_stride);
   if (sizeof(T) == 8 && outside_product_range(a, b)) return kProductRange;
   if (task.batch * task.rows * task.columns == 0) return kOk;
-  if (fast_matmul<T>(task, a, b)) return kOk;
+  if (fast_matmul<T>(task, a, b, sum)) return kOk;
   const bool wide = a.significant_bits + b.significant_bits > 53;
   general_matmul<T>(task, Recipe(task, sum, product, within, wide, sizeof(T) == 8));
   return kOk;

@@ -51,10 +51,12 @@ struct Range {
 // with a quantum of 2^quantum: it grows by half a quantum or by a factor 1 + 2^-p.
 inline double bound_of_sums(const Range& terms, int64_t count, int p, int quantum) {
   const double growth = double(count) * __builtin_ldexp(1.0, -p);
-  if (growth > 1) return __builtin_inf();
+  if (growth > 16) return __builtin_inf();
   const double half = terms.lowest >= quantum ? 0 : __builtin_ldexp(0.5, quantum);
-  // exp(x) <= 1 + 2 x for x <= 1; the last factor covers the rounding of this line.
-  return double(count) * (terms.largest + half) * (1 + 2 * growth) * (1 + 0x1p-40);
+  // exp(x) <= 1 + 2 x for x <= 1 and <= 4^x; 2^-40 covers the rounding of this line.
+  const double factor =
+      growth <= 1 ? 1 + 2 * growth : __builtin_ldexp(1.0, 2 * int(growth + 1));
+  return double(count) * (terms.largest + half) * factor * (1 + 0x1p-40);
 }
 
 // The exponent of the least positive number of C.
@@ -147,6 +149,26 @@ bool product_range(const Facts& a, const Facts& b, Range* range, bool* exact) {
   return range->largest < __builtin_ldexp(1.0, C::bias);
 }
 
+// The rounding of products to a format of their own; `terms` becomes their range.
+template <class C>
+bool prove_product(const Code& code, bool exact, Range* terms, bool* guarded,
+                   RegisterRounding<C>* rounding) {
+  const int p = int(code.precision), quantum = int(code.emin) - p + 1;
+  Plan<C> plan;
+  if (!plain_format<C>(code, &plan)) return false;
+  if (!terms->finite && finite_overflow(plan)) return false;
+  const int above = larger(terms->above(), quantum);
+  if (above + int(plan.drop) + 2 > C::bias) return false;
+  if (!exact && p + 2 > C::precision) return false;
+  // Infinite products come from infinite operands or from rounding.
+  *guarded = above > code.emax;
+  const bool finite = terms->finite && (!*guarded || finite_overflow(plan));
+  *terms = {p, larger(terms->lowest, quantum), __builtin_ldexp(1.0, above), finite};
+  if (*guarded) terms->lowest = smaller(terms->lowest, int(code.emax) - p + 1);
+  *rounding = RegisterRounding<C>(plan);
+  return true;
+}
+
 // Chooses how lanes of type C compute the product exactly as defined, or says no.
 template <class C>
 bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method) {
@@ -156,23 +178,10 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
   if (!exact && !kDirected && !(kFused && task.promoted)) return false;
 
   bool guarded = false;  // products may overflow
-  if (!task.exact_products) {
-    const Code& code = task.product;
-    const int p = int(code.precision), quantum = int(code.emin) - p + 1;
-    Plan<C> plan;
-    if (!plain_format<C>(code, &plan)) return false;
-    if (!terms.finite && finite_overflow(plan)) return false;
-    const int above = larger(terms.above(), quantum);
-    if (above + int(plan.drop) + 2 > C::bias) return false;
-    if (!exact && p + 2 > C::precision) return false;
-    // Infinite products come from infinite operands or from rounding.
-    guarded = above > code.emax;
-    const bool finite = terms.finite && (!guarded || finite_overflow(plan));
-    terms = {p, larger(terms.lowest, quantum), __builtin_ldexp(1.0, above), finite};
-    if (guarded) terms.lowest = smaller(terms.lowest, int(code.emax) - p + 1);
-    method->within.product = RegisterRounding<C>(plan);
-  }
-
+  if (!task.exact_products &&
+      !prove_product<C>(task.product, exact, &terms, &guarded,
+                        &method->within.product))
+    return false;
   const int64_t size =
       task.order == kBlocked ? smaller(task.block_size, task.terms) : task.terms;
   Addition proof;
@@ -213,6 +222,68 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
   return true;
 }
 
+template <class Step>
+void choose_random(Method<Binary32>* method) {
+  method->add_random = add_random_terms<Step, kTileRows>;
+  method->add_random_narrow = add_random_terms<Step, kNarrowRows>;
+}
+
+// Stochastic sums of float32 numbers in their given order, whatever their range.
+// The double path rounds the sum to odd first: with p + random_bits at most 52, that
+// changes no bit that takes part.
+inline bool prove_stochastic(const Matmul& task, const Facts& a, const Facts& b,
+                             const RowRounding* rounding, Method<Binary32>* method) {
+  using C = Binary32;
+  const Code& code = task.accumulate;
+  const int p = int(code.precision), quantum = int(code.emin) - p + 1;
+  Plan<C> plan;
+  Range terms;
+  bool exact, guarded = false;
+  const uint64_t outputs = uint64_t(task.batch * task.rows * task.columns);
+  // All counters must have the same high half; see RowWords.
+  if ((task.offset >> 34) != (task.offset + outputs + 4096) >> 34) return false;
+  if (task.order != kSequential || code.mode != kStochastic || code.variant != kA ||
+      code.random_bits + p > 52 || make_plan<C>(code, &plan) != kOk || plan.gap ||
+      plan.deep || plan.drop < 1 || plan.unsigned_format || !plan.keep_sign ||
+      !product_range<C>(a, b, &terms, &exact) ||
+      (!exact && !kDirected)) {
+    return false;
+  }
+  if (!task.exact_products &&
+      (!prove_product<C>(task.product, exact, &terms, &guarded,
+                         &method->within.product) ||
+       guarded || !terms.finite))
+    return false;
+
+  StochasticRounding& random = method->within.stochastic;
+  const uint32_t dropped = uint32_t(plan.drop);
+  random.unused = 32 - dropped;
+  random.kept = ~uint32_t(0) << dropped;
+  const int spare = larger(0, int(dropped) - int(code.random_bits));
+  random.significant = ~random.kept & (~uint32_t(0) << spare);
+  random.twice_largest = 2 * (plan.largest | ~random.kept);
+  random.lowest = float(__builtin_ldexp(1.0, int(code.emin)));
+  random.exact = rounding;
+  const bool is_free = terms.lowest >= quantum || plan.emin == 1;
+  if (task.exact_products) {
+    if (is_free)
+      choose_random<StochasticStep<kFree>>(method);
+    else
+      choose_random<StochasticStep<kClamped>>(method);
+  } else if (exact) {
+    if (is_free)
+      choose_random<RoundedStochasticStep<kPlain, kFree>>(method);
+    else
+      choose_random<RoundedStochasticStep<kPlain, kClamped>>(method);
+  } else {
+    if (is_free)
+      choose_random<RoundedStochasticStep<kOdd, kFree>>(method);
+    else
+      choose_random<RoundedStochasticStep<kOdd, kClamped>>(method);
+  }
+  return true;
+}
+
 template <class T, class C>
 bool try_lanes(const Matmul& task, const Facts& a, const Facts& b) {
   Method<C> method = {};
@@ -237,10 +308,18 @@ bool try_lanes(const Matmul& task, const Facts& a, const Facts& b) {
   return true;
 }
 
-// Whether the product was computed.
+// Whether the product was computed. `sum` is the plan of the accumulator.
 template <class T>
-bool fast_matmul(const Matmul& task, const Facts& a, const Facts& b) {
+bool fast_matmul(const Matmul& task, const Facts& a, const Facts& b,
+                 const Plan64& sum) {
   if (task.order == kPairwise || task.order == kKahan) return false;
+  if (sizeof(T) == 4 && stochastic(task.accumulate)) {
+    const RowRounding rounding(task.accumulate, sum);
+    Method<Binary32> method = {};
+    if (!prove_stochastic(task, a, b, &rounding, &method)) return false;
+    run_fast<T, Binary32>(task, method, task.columns, 1);
+    return true;
+  }
   if (sizeof(T) == 4 && try_lanes<T, Binary32>(task, a, b)) return true;
   return try_lanes<T, Binary64>(task, a, b);
 }

@@ -90,6 +90,13 @@ struct Directed;
       return odd(_mm512_add_round_##suffix((vector)a, (vector)b, down),                \
                  _mm512_add_round_##suffix((vector)a, (vector)b, up));                 \
     }                                                                                  \
+    static constexpr int inward = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;              \
+    static LOWPREC_INLINE V sum_toward_zero(V a, V b) {                                \
+      return (V)_mm512_add_round_##suffix((vector)a, (vector)b, inward);               \
+    }                                                                                  \
+    static LOWPREC_INLINE V fused_toward_zero(V a, V b, V c) {                         \
+      return (V)_mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, inward);  \
+    }                                                                                  \
     static LOWPREC_INLINE V product(V a, V b) {                                        \
       return odd(_mm512_mul_round_##suffix((vector)a, (vector)b, down),                \
                  _mm512_mul_round_##suffix((vector)a, (vector)b, up));                 \
@@ -160,9 +167,20 @@ LOWPREC_INLINE VFloat<C> odd_fused(VFloat<C> a, VFloat<C> b, VFloat<C> c) {
 #endif
 }
 
+// Stochastic rounding of float32 lanes, variant A; see stochastic_tile.h.
+struct StochasticRounding {
+  uint32_t unused;       // right shift of a random word to the bits that are dropped
+  uint32_t significant;  // those of them that are random
+  uint32_t kept;         // mask of the bits that are not dropped
+  uint32_t twice_largest;  // bits of the largest number, and those dropped, times two
+  float lowest;          // 2^emin
+  const RowRounding* exact;
+};
+
 template <class C>
 struct Kernel {
   RegisterRounding<C> sum, product;
+  StochasticRounding stochastic;
 };
 
 // A step: total <- fl(total + term). Exact products are fused with the addition.
