@@ -5,8 +5,8 @@
 Square products in float32 under each kind of accumulator, beside float32
 ``torch.matmul``. ``GMAC/s`` and the share of the fastest unrounded product say what a
 ratio cannot: how near to its peak this machine's BLAS runs differs by a factor of two
-between machines. ``own float32`` is this library's product whose blocks of 512 terms are
-plain float32 sums. Peers are timed at 256 from a few of their steps.
+between machines. ``own float32`` is this library's product whose blocks of 512 terms
+are plain float32 sums. Peers are timed at 256 from a few of their steps.
 """
 
 from __future__ import annotations

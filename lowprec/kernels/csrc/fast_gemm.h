@@ -20,7 +20,6 @@ struct Method {
   AddRandomTerms add_random, add_random_narrow;  // instead, if stochastic
 };
 
-constexpr int kNarrowRows = 4;
 constexpr int64_t kFastRows = 256;  // rows of a block, at most
 constexpr int64_t kFastPanels = 4;  // panels of columns in a block, at most
 template <class C>
@@ -67,7 +66,7 @@ void pack_panel(W* __restrict out, const T* __restrict x, int64_t terms, int64_t
       for (int64_t j = 0; j < width; ++j) out[k * width + j] = W(x[k * term + j]);
   } else {
     // A few rows of x at a time, so that all lines that are written stay in cache.
-    constexpr int64_t few = 8;
+    constexpr int64_t few = width < 8 ? width : 8;
     for (int64_t j = 0; j + few <= width; j += few)
       for (int64_t k = 0; k < terms; ++k)
         for (int64_t i = 0; i < few; ++i)

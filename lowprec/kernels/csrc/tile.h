@@ -24,9 +24,10 @@ constexpr bool kDirected = false;
 
 // What a rounding must be prepared for.
 enum Level {
-  kFree,     // arguments are multiples of the quantum and do not overflow
-  kClamped,  // arguments may lie below the quantum
-  kGuarded   // results may overflow as well
+  kFree,      // arguments are multiples of the quantum and do not overflow
+  kUnsigned,  // arguments may lie below the quantum; the sign of a zero is irrelevant
+  kClamped,   // as kUnsigned, with the sign of zeros
+  kGuarded    // results may overflow as well
 };
 
 // How the exact value reaches the lanes before it is rounded to the format.
@@ -62,7 +63,7 @@ struct RegisterRounding {
     const VFloat<C> c = (VFloat<C>)(binade + raise);
     const VFloat<C> rounded = (x + c) - c;
     // Without underflow sums are never -0, and the sign of a zero term is irrelevant.
-    if (level == kFree) return rounded;
+    if (level == kFree || level == kUnsigned) return rounded;
     const VBits<C> sign = (VBits<C>)x & L::sign;
     if (level == kClamped) return (VFloat<C>)((VBits<C>)rounded | sign);
     const VFloat<C> size = (VFloat<C>)((VBits<C>)rounded & Bits(L::sign - 1));
@@ -200,7 +201,7 @@ struct RoundedStep {
   static LOWPREC_INLINE VFloat<C> apply(const Kernel<C>& kernel, VFloat<C> total,
                                         VFloat<C> a, VFloat<C> b) {
     // Where sums are free, zero terms may have either sign.
-    constexpr Level product_level = level == kFree ? kClamped : kGuarded;
+    constexpr Level product_level = level == kFree ? kUnsigned : kGuarded;
     const VFloat<C> exact = product == kOdd ? odd_product<C>(a, b) : a * b;
     const VFloat<C> term = kernel.product.template round<product_level>(exact);
     const VFloat<C> sum = add == kOdd ? odd_sum<C>(total, term) : total + term;
@@ -217,7 +218,13 @@ struct NativeStep {
   }
 };
 
+// The sums of a tile take half of the registers.
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kTileRows = 8;
+#else
+constexpr int kTileRows = 4;
+#endif
+constexpr int kNarrowRows = kTileRows / 2;
 constexpr int kTileVectors = 2;
 template <class C>
 constexpr int64_t kTileWidth = kTileVectors * C::lanes;
