@@ -1,6 +1,6 @@
 """How fast are matrix products in which every addition rounds, on one thread?
 
-    python benchmarks/gemm.py [--sizes 256 512 1024] [--isa 4 3] [--peers]
+    python benchmarks/gemm.py [--sizes 256 512 1024] [--isa 4 3] [--peers] [--threads]
 
 Square products in float32 under each kind of accumulator, beside float32
 ``torch.matmul``. ``GMAC/s`` and the share of the fastest unrounded product say what a
@@ -157,6 +157,27 @@ def peers(size: int, steps: int, seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
+def threads(size: int, seconds: float) -> list[dict[str, Any]]:
+    """Time one and two threads; says little unless the machine is quiet."""
+
+    def with_threads(count: int, call: Callable[[], Any]) -> Callable[[], Any]:
+        def run() -> None:
+            torch.set_num_threads(count)
+            call()
+
+        return run
+
+    rows: list[dict[str, Any]] = []
+    for name in ("fp8 operands", "exact products, 8 bits", "chunks of 32"):
+        call = _ours(size, *CASES[name][:2])
+        contenders = {f"{name}, 1 thread": with_threads(1, call)}
+        contenders[f"{name}, 2 threads"] = with_threads(2, call)
+        timings = compare(contenders, seconds=seconds)
+        rows += row(timings, f"{name}, 1 thread", size=size)
+    torch.set_num_threads(1)
+    return rows
+
+
 def main() -> None:
     """Check, time, write and show."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -164,6 +185,7 @@ def main() -> None:
     parser.add_argument("--isa", type=int, nargs="+", default=[4, 3])
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--threads", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
@@ -178,6 +200,10 @@ def main() -> None:
             rows += ours(size, isa, arguments.seconds)
     native.set_instruction_set()
     show(rows, "isa", "size", "GMAC/s", "share", "wanted")
+    if arguments.threads:
+        scaling = threads(1024, arguments.seconds)
+        show(scaling, "size")
+        rows += scaling
     if arguments.peers:
         others = peers(256, 8, arguments.seconds)
         show(others, "size", "steps")

@@ -72,7 +72,8 @@ void pack_panel(W* __restrict out, const T* __restrict x, int64_t terms, int64_t
         for (int64_t i = 0; i < few; ++i)
           out[k * width + j + i] = W(x[k * term + (j + i) * item]);
     for (int64_t j = width / few * few; j < width; ++j)
-      for (int64_t k = 0; k < terms; ++k) out[k * width + j] = W(x[k * term + j * item]);
+      for (int64_t k = 0; k < terms; ++k)
+        out[k * width + j] = W(x[k * term + j * item]);
   }
 }
 
@@ -91,10 +92,8 @@ class FastBlock {
   }
 
   void run(int64_t out_row, int64_t out_column) {
-    for (int64_t i = 0; i < tiles_ * panels_ * kTileOutputs<C>; ++i) {
+    for (int64_t i = 0; i < tiles_ * panels_ * kTileOutputs<C>; ++i)
       space_.total[i] = W(0);
-      if (blocked_) space_.partial[i] = W(0);
-    }
     const T* right = (const T*)task_.b + block_.batch * task_.b_batch +
                      block_.column * task_.b_column;
     int64_t size = blocked_ ? task_.block_size : task_.terms;
@@ -127,8 +126,8 @@ class FastBlock {
                     block_.row * task_.a_row + k * task_.a_term;
     for (int64_t row = 0; row < block_.rows; row += kTileRows) {
       const int64_t height = tile_rows(block_, row);
-      const auto pack_tile =
-          height == kTileRows ? pack_panel<kTileRows, T, W> : pack_panel<kNarrowRows, T, W>;
+      const auto pack_tile = height == kTileRows ? pack_panel<kTileRows, T, W>
+                                                 : pack_panel<kNarrowRows, T, W>;
       pack_tile(space_.a + row * kFastTerms<C>, left + row * task_.a_row, count,
                 task_.a_term, smaller(height, block_.rows - row), task_.a_row);
     }
@@ -146,13 +145,14 @@ class FastBlock {
       return;
     }
     if (!blocked_) {
-      add(method_.within, {a, space_.b, space_.total + place, count});
+      add(method_.within, {a, space_.b, space_.total + place, count, false});
       return;
     }
     for (int64_t done = 0; done < count;) {
       const int64_t part = smaller(until, count - done);
       add(method_.within, {a + done * height, space_.b + done * kTileWidth<C>,
-                           space_.partial + place, part});
+                           space_.partial + place, part,
+                           until == task_.block_size});
       done += part;
       if (part == until || k + done == task_.terms)
         method_.combine(method_.between, space_.total + place, space_.partial + place);
@@ -181,7 +181,7 @@ class FastBlock {
         }
         add(method_.within,
             {a + done * height, space_.b + done * kTileWidth<C>, sums,
-             smaller<int64_t>(kGroups, count - done)},
+             smaller<int64_t>(kGroups, count - done), false},
             words);
       }
     }

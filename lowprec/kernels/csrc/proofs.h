@@ -100,7 +100,10 @@ bool prove_addition(const Code& code, const Plan<C>& plan, const Range& terms,
   if (!terms.finite && finite_overflow(plan)) return false;
   int lowest = terms.lowest;
   const bool in_range = terms.finite && top <= code.emax;
-  proof->level = !in_range ? kGuarded : lowest >= quantum ? kFree : kClamped;
+  proof->level = lowest >= quantum ? kFree : kClamped;
+  if (!in_range)
+    proof->level = terms.finite && plan.overflow[0] == plan.largest ? kSaturating
+                                                                    : kGuarded;
   if (!in_range) lowest = smaller(lowest, int(code.emax) - p + 1);
   const bool innocuous = terms.bits <= p && 2 * p + 1 <= C::precision;
   const bool exact_sums = top + 1 - lowest <= C::precision;
@@ -121,9 +124,13 @@ template <class C>
 void choose_fused(const Addition& proof, Method<C>* method) {
   if (proof.exactness == kOdd) {
     if (proof.level == kGuarded) return choose<C, FusedStep<kOdd, kGuarded>>(method);
+    if (proof.level == kSaturating)
+      return choose<C, FusedStep<kOdd, kSaturating>>(method);
     return choose<C, FusedStep<kOdd, kClamped>>(method);
   }
   if (proof.level == kGuarded) return choose<C, FusedStep<kPlain, kGuarded>>(method);
+  if (proof.level == kSaturating)
+    return choose<C, FusedStep<kPlain, kSaturating>>(method);
   if (proof.level == kClamped) return choose<C, FusedStep<kPlain, kClamped>>(method);
   return choose<C, FusedStep<kPlain, kFree>>(method);
 }
@@ -217,8 +224,13 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
       !prove_addition<C>(task.accumulate, plan, terms, blocks, &proof))
     return false;
   method->between.sum = RegisterRounding<C>(plan);
-  method->combine =
-      proof.exactness == kOdd ? combine_tile<C, kOdd> : combine_tile<C, kPlain>;
+  const bool odd = proof.exactness == kOdd;
+  if (proof.level == kFree || proof.level == kClamped)
+    method->combine =
+        odd ? combine_tile<C, kOdd, kClamped> : combine_tile<C, kPlain, kClamped>;
+  else
+    method->combine =
+        odd ? combine_tile<C, kOdd, kGuarded> : combine_tile<C, kPlain, kGuarded>;
   return true;
 }
 

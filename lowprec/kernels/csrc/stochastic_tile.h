@@ -1,12 +1,12 @@
-// Stochastic additions in registers: the random bits are added, and the rest truncated.
+// Stochastic additions in registers: the random bits are added, the rest truncated.
 //
 // With q the format's quantum at x, variant A is the multiple of q below x + R q / 2^r.
-// Truncations to nested grids compose, so the exact sum may first be rounded toward zero
-// to float32 and the random bits to the same grid, unless the bits lost below could have
-// carried all the way up to the quantum. Vectors in which every bit between is a one, or
-// a result exceeds the largest number, are computed again from the operands, in double,
-// as the general path does. A finite sum beyond float32 is truncated to ones: it is among
-// them.
+// Truncations to nested grids compose, so the exact sum may first be rounded toward
+// zero to float32 and the random bits to the same grid, unless the bits lost below
+// could have carried all the way up to the quantum. Vectors in which every bit between
+// is a one, or a result exceeds the largest number, are computed again from the
+// operands, in double, as the general path does. A finite sum beyond float32 is
+// truncated to ones: it is among them.
 #pragma once
 #include "philox.h"
 #include "tile.h"
@@ -53,7 +53,8 @@ __attribute__((noinline)) inline void add_exactly(const RowRounding& rounding,
 }
 
 // Whether a lane needs the general path.
-LOWPREC_INLINE bool needs_care(const StochasticRounding& rounding, VBits<Binary32> sum) {
+LOWPREC_INLINE bool needs_care(const StochasticRounding& rounding,
+                               VBits<Binary32> sum) {
 #if defined(__AVX512F__)
   const __m512i ones = _mm512_or_si512((__m512i)sum, _mm512_set1_epi32(rounding.kept));
   const __m512i twice = _mm512_add_epi32((__m512i)sum, (__m512i)sum);
@@ -122,10 +123,12 @@ struct RoundedStochasticStep {
   static LOWPREC_INLINE void apply(const Kernel<Binary32>& kernel,
                                    VFloat<Binary32>* total, VFloat<Binary32> a,
                                    VFloat<Binary32> b, const uint32_t* words) {
-    const VFloat<Binary32> exact = product == kOdd ? odd_product<Binary32>(a, b) : a * b;
+    const VFloat<Binary32> exact =
+        product == kOdd ? odd_product<Binary32>(a, b) : a * b;
     const VFloat<Binary32> term = kernel.product.template round<kClamped>(exact);
     const VFloat<Binary32> sum = sum_toward_zero<Binary32>(*total, term);
-    add_stochastic<level>(kernel, total, sum, term, splat<VFloat<Binary32>>(1.0f), words);
+    const VFloat<Binary32> one = splat<VFloat<Binary32>>(1.0f);
+    add_stochastic<level>(kernel, total, sum, term, one, words);
   }
 };
 
@@ -184,7 +187,8 @@ class RowWords {
     for (int round = 2; round < 10; ++round) {
 #pragma GCC unroll 4
       for (int g = 0; g < kGroups; ++g) {
-        const Lanes p0 = multiply(c0[g], 0xD2511F53u), p1 = multiply(c2[g], 0xCD9E8D57u);
+        const Lanes p0 = multiply(c0[g], 0xD2511F53u);
+        const Lanes p1 = multiply(c2[g], 0xCD9E8D57u);
         c0[g] = (p1 >> 32) ^ c1[g] ^ uint64_t(k0);
         c2[g] = (p0 >> 32) ^ c3[g] ^ uint64_t(k1);
         c1[g] = p1;
