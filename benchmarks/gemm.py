@@ -44,14 +44,14 @@ CASES: dict[str, tuple[Any, lp.Accumulator, float | None]] = {
     "fp8 operands, saturating": (_FP8, _SATURATING, 2.0),
     "rounded products, 8 bits": (None, lp.Accumulator("bfloat16", "accumulator"), 6.8),
     "rounded products, 16 bits": (None, lp.Accumulator("e8m15", "accumulator"), 6.8),
-    "fp8 operands, rounded products": (
-        _FP8,
+    "bfloat16 operands, rounded products": (
+        "bfloat16",
         lp.Accumulator("bfloat16", "bfloat16"),
         2.8,
     ),
     "stochastic": (_FP8, lp.Accumulator(_STOCHASTIC), 6.0),
     "stochastic, rounded products": (
-        _FP8,
+        "bfloat16",
         lp.Accumulator(_STOCHASTIC, "bfloat16"),
         7.5,
     ),

@@ -176,6 +176,17 @@ bool prove_product(const Code& code, bool exact, Range* terms, bool* guarded,
   return true;
 }
 
+// Whether products are rounded at all: all may be numbers of the format already.
+template <class C>
+bool rounds_products(const Matmul& task, const Range& terms) {
+  const Code& code = task.product;
+  Plan<C> plan;
+  return !task.exact_products &&
+         !(plain_format<C>(code, &plan) && terms.finite &&
+           terms.bits <= int(code.precision) && terms.above() <= code.emax &&
+           terms.lowest >= code.emin - code.precision + 1);
+}
+
 // Chooses how lanes of type C compute the product exactly as defined, or says no.
 template <class C>
 bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method) {
@@ -185,14 +196,15 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
   if (!exact && !kDirected && !(kFused && task.promoted)) return false;
 
   bool guarded = false;  // products may overflow
-  if (!task.exact_products &&
+  const bool rounded = rounds_products<C>(task, terms);
+  if (rounded &&
       !prove_product<C>(task.product, exact, &terms, &guarded,
                         &method->within.product))
     return false;
   const int64_t size =
       task.order == kBlocked ? smaller(task.block_size, task.terms) : task.terms;
   Addition proof;
-  if (task.promoted && task.exact_products && lanes_format<C>(task.within)) {
+  if (task.promoted && !rounded && lanes_format<C>(task.within)) {
     if (!exact && !kFused) return false;
     terms.largest = bound_of_sums(terms, size, C::precision, kLeast<C>);
     terms.bits = C::precision;
@@ -207,7 +219,7 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
       return false;
     method->within.sum = RegisterRounding<C>(plan);
     terms = proof.sums;
-    if (task.exact_products) {
+    if (!rounded) {
       choose_fused<C>(proof, method);
     } else {
       if (guarded) proof.level = kGuarded;
@@ -261,7 +273,8 @@ inline bool prove_stochastic(const Matmul& task, const Facts& a, const Facts& b,
       (!exact && !kDirected)) {
     return false;
   }
-  if (!task.exact_products &&
+  const bool rounded = rounds_products<C>(task, terms);
+  if (rounded &&
       (!prove_product<C>(task.product, exact, &terms, &guarded,
                          &method->within.product) ||
        guarded || !terms.finite))
@@ -277,7 +290,7 @@ inline bool prove_stochastic(const Matmul& task, const Facts& a, const Facts& b,
   random.lowest = float(__builtin_ldexp(1.0, int(code.emin)));
   random.exact = rounding;
   const bool is_free = terms.lowest >= quantum || plan.emin == 1;
-  if (task.exact_products) {
+  if (!rounded) {
     if (is_free)
       choose_random<StochasticStep<kFree>>(method);
     else
