@@ -247,7 +247,9 @@ def expected_composition(x, w, b, g, case, precision, seed):
     w2 = lp.round(w, precision.weight, seed=parts.weight).requires_grad_()
     bare = Precision(accumulator=forward)
     y = convolve(OURS, x2, w2, None, case, precision=bare, seed=seed).detach()
-    adder = forward.replace(product="exact", order="sequential", block_size=None)
+    adder = forward.replace(
+        product="exact", order="sequential", block_size=None, within=None
+    )
     column = b.reshape(-1, *[1] * (x.dim() - 2))
     pairs = torch.stack(torch.broadcast_tensors(y, column), -1).reshape(-1, 2)
     ones = torch.ones(2, 1, dtype=x.dtype)

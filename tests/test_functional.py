@@ -55,7 +55,7 @@ def expected_linear(x, w, b, g, precision, seed):
     w2 = rounded(w, precision.weight, parts.weight)
     y = lp.matmul(x2, w2.mT, accumulator=forward, seed=seed)
     if b is not None and forward is not None:
-        adder = plain(forward).replace(order="sequential", block_size=None)
+        adder = plain(forward).replace(order="sequential", block_size=None, within=None)
         pairs = torch.stack(torch.broadcast_tensors(y, b), -1).reshape(-1, 2)
         ones = torch.ones(2, 1, dtype=x.dtype)
         total = lp.matmul(pairs, ones, accumulator=adder, seed=parts.bias)

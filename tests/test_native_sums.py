@@ -234,11 +234,14 @@ def test_random_accumulators_and_operands(seed, all_isas):
         )
         rounded = lp.Rounding(random_format(pick), saturation=pick.choice(SATURATIONS))
         order = pick.choice(ORDERS)
+        blocked = order.value == "blocked"
+        inner = lp.Rounding(random_format(pick), pick.choice(modes))
         accumulator = lp.Accumulator(
             rounding,
             pick.choice(["exact", "exact", "accumulator", rounded]),
             order,
-            pick.choice([1, 2, 31, 32, 64]) if order.value == "blocked" else None,
+            pick.choice([1, 2, 31, 32, 64]) if blocked else None,
+            pick.choice([None, "binary32", inner]) if blocked else None,
         )
         expected = portable_product(a, b, accumulator)
         native.set_instruction_set(pick.choice(all_isas))

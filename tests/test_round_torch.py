@@ -212,7 +212,7 @@ def test_opcheck_round(x):
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
 def test_opcheck_matmul(batch):
     a, b = values(*batch, 3, 4), values(*batch, 4, 2)
-    arguments = (a, b, SUMS, [], 0, 0, torch.tensor(0), 0)
+    arguments = (a, b, SUMS, [], [], 0, 0, torch.tensor(0), 0)
     torch.library.opcheck(torch.ops.lowprec.matmul.default, arguments)
 
 

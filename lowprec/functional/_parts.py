@@ -77,7 +77,9 @@ def add_bias(
 
     One more addition of a recursive sum, whatever the order of the sum before it.
     """
-    adder = plain(accumulator).replace(order=Order.SEQUENTIAL, block_size=None)
+    adder = plain(accumulator).replace(
+        order=Order.SEQUENTIAL, block_size=None, within=None
+    )
     terms = torch.stack(torch.broadcast_tensors(total, bias))  # [2, *total.shape]
     ones = terms.new_ones(1, 2)
     result = product(ones, terms.reshape(2, total.numel()), adder, seed)

@@ -1,207 +1,248 @@
 // Products with nearest-even accumulators: the sums stay in registers.
 //
-// A rounding costs some five instructions (see Magic in fast.h), and where it is proved
-// to change nothing, float lanes take the place of double ones and the rounding to odd
-// is left out. The proofs are in `proved`; everything else takes the general path.
+// A block of outputs is cut into tiles that fill the registers. Operands are packed so
+// that a tile reads them in order: a panel of rows of a, a panel of columns of b, some
+// hundreds of terms at a time, so that one panel of b stays in the nearest cache while
+// all tiles below it use it. Sums lie in memory tile by tile between the panels.
 #pragma once
-#include "addition.h"
 #include "cutting.h"
-#include "fast.h"
+#include "stochastic_tile.h"
 
 LOWPREC_BEGIN
 
-// Rounding to nearest-even of sums and products in registers. Nothing may overflow the
-// addition of c, so there is no clamp; NaN passes through.
+// Which functions compute a call, chosen by proofs.h.
 template <class C>
-struct RegisterRounding {
-  using Bits = typename C::Bits;
-  using Float = typename C::Float;
-  Bits lowest, raise, over;
-  Float largest;
+struct Method {
+  Kernel<C> within, between;
+  AddTerms<C> add;         // a whole tile of kTileRows rows
+  AddTerms<C> add_narrow;  // kNarrowRows rows
+  CombineTile<C> combine;
+  AddRandomTerms add_random, add_random_narrow;  // instead, if stochastic
+};
 
-  explicit RegisterRounding(const Plan<C>& plan)
-      : lowest(Bits(plan.emin) << Layout<C>::fraction),
-        raise(Bits(plan.drop) << Layout<C>::fraction),
-        over(plan.overflow[0]),
-        largest(bit_cast<Float>(plan.largest)) {}
+constexpr int64_t kFastRows = 256;  // rows of a block, at most
+constexpr int64_t kFastPanels = 4;  // panels of columns in a block, at most
+template <class C>
+constexpr int64_t kFastTerms = 512 / sizeof(typename C::Float);  // packed at a time
 
-  template <bool subnormals, bool overflow>
-  LOWPREC_INLINE VFloat<C> round(VFloat<C> x) const {
-    using L = Layout<C>;
-    const VBits<C> sign = (VBits<C>)x & L::sign;
-    const VFloat<C> size = (VFloat<C>)((VBits<C>)x & Bits(L::sign - 1));
-    VBits<C> binade = (VBits<C>)x & L::infinity;
-    if (subnormals) binade = vector_max<VBits<C>>(binade, splat<VBits<C>>(lowest));
-    const VFloat<C> c = (VFloat<C>)(binade + raise);
-    VFloat<C> rounded = (size + c) - c;
-    if (overflow)
-      rounded = rounded > largest ? (VFloat<C>)splat<VBits<C>>(over) : rounded;
-    return (VFloat<C>)((VBits<C>)rounded | sign);
+// The memory of one thread. On the stack, where pages are touched once per thread.
+template <class C>
+struct Workspace {
+  using W = typename C::Float;
+  alignas(64) W total[kFastRows / kTileRows * kFastPanels * kTileOutputs<C>];
+  alignas(64) W partial[kFastRows / kTileRows * kFastPanels * kTileOutputs<C>];
+  alignas(64) W a[kFastRows * kFastTerms<C>];
+  alignas(64) W b[kTileWidth<C> * kFastTerms<C>];
+  alignas(64) uint32_t words[kTileRows * kGroups * kWordStride];
+};
+
+inline Cutting cut_fast(const Matmul& task, int64_t width) {
+  Cutting c;
+  c.columns = smaller(task.columns, kFastPanels * width);
+  c.across = (task.columns + c.columns - 1) / c.columns;
+  // High blocks pack b less often; several for every thread balance the work.
+  for (c.rows = kFastRows;; c.rows /= 2) {
+    c.down = (task.rows + c.rows - 1) / c.rows;
+    c.count = task.batch * c.down * c.across;
+    if (task.threads < 2 || c.count >= 4 * task.threads || c.rows <= 4 * kTileRows)
+      return c;
   }
-};
+}
 
-// What was proved about a call.
-struct Proof {
-  bool rounded;  // products are rounded
-  bool odd;      // sums may be inexact in a way that matters: round them to odd first
-  bool guarded;  // sums may overflow or fall below the accumulator's quantum
-};
+// Rows of the tile that begins at `row`: a last tile of few rows is narrow.
+inline int64_t tile_rows(const Block& block, int64_t row) {
+  return block.rows - row <= kNarrowRows ? kNarrowRows : kTileRows;
+}
 
-template <class C>
-struct Kernel {
-  RegisterRounding<C> sum, product;
-};
-
-template <class C, bool rounded, bool odd, bool guarded>
-LOWPREC_INLINE VFloat<C> step(const Kernel<C>& kernel, VFloat<C> total,
-                              VFloat<C> term) {
-  if (rounded) term = kernel.product.template round<true, guarded>(term);
-  VFloat<C> sum;
-  if (odd) {
-    const Pair<C> exact = two_sum<C>(total, term);
-    sum = to_odd<C>(exact.sum, exact.error);
+// Writes out[k * width + j] = x[k * term + j * item] for j < count, and zeros behind.
+template <int64_t width, class T, class W>
+void pack_panel(W* __restrict out, const T* __restrict x, int64_t terms, int64_t term,
+                int64_t count, int64_t item) {
+  if (count < width) {
+    for (int64_t i = 0; i < terms * width; ++i) out[i] = W(0);
+    pack(out, x, terms, term, count, item, width);
+  } else if (item == 1) {
+    for (int64_t k = 0; k < terms; ++k)
+      for (int64_t j = 0; j < width; ++j) out[k * width + j] = W(x[k * term + j]);
   } else {
-    sum = total + term;
+    // A few rows of x at a time, so that all lines that are written stay in cache.
+    constexpr int64_t few = width < 8 ? width : 8;
+    for (int64_t j = 0; j + few <= width; j += few)
+      for (int64_t k = 0; k < terms; ++k)
+        for (int64_t i = 0; i < few; ++i)
+          out[k * width + j + i] = W(x[k * term + (j + i) * item]);
+    for (int64_t j = width / few * few; j < width; ++j)
+      for (int64_t k = 0; k < terms; ++k)
+        out[k * width + j] = W(x[k * term + j * item]);
   }
-  return kernel.sum.template round<guarded, guarded>(sum);
-}
-
-constexpr int64_t kFastOutputs = 2048;
-constexpr int kRowTile = 4;  // packed rows are padded to a multiple of it
-
-// Packed operands and the sums of a block: [term][row], [term][column], [row][column];
-// `width` is the padded number of columns, a multiple of the lanes.
-template <class C>
-struct Panel {
-  const typename C::Float* a;
-  const typename C::Float* b;
-  typename C::Float* total;
-  int64_t terms, rows, width;
-};
-
-template <class C, bool rounded, bool odd, bool guarded, int rows, int vectors>
-LOWPREC_INLINE void tile(const Kernel<C>& kernel, const Panel<C>& panel, int64_t row,
-                         int64_t column) {
-  using V = VFloat<C>;
-  V total[rows][vectors];
-  typename C::Float* out = panel.total + row * panel.width + column;
-#pragma GCC unroll 4
-  for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v)
-      total[r][v] = load<V>(out + r * panel.width + v * C::lanes);
-  const typename C::Float* a = panel.a + row;
-  const typename C::Float* b = panel.b + column;
-  for (int64_t k = 0; k < panel.terms; ++k, a += panel.rows, b += panel.width) {
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) {
-      const V right = load<V>(b + v * C::lanes);
-#pragma GCC unroll 4
-      for (int r = 0; r < rows; ++r)
-        total[r][v] = step<C, rounded, odd, guarded>(kernel, total[r][v], right * a[r]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v)
-      store(out + r * panel.width + v * C::lanes, total[r][v]);
-}
-
-template <class C, bool rounded, bool odd, bool guarded>
-void add_panel(const Kernel<C>& shared, const Panel<C>& panel) {
-  const Kernel<C> kernel = shared;
-  int64_t column = 0;
-  for (; column + 2 * C::lanes <= panel.width; column += 2 * C::lanes)
-    for (int64_t row = 0; row < panel.rows; row += 2)
-      tile<C, rounded, odd, guarded, 2, 2>(kernel, panel, row, column);
-  for (; column < panel.width; column += C::lanes)
-    for (int64_t row = 0; row < panel.rows; row += 4)
-      tile<C, rounded, odd, guarded, 4, 1>(kernel, panel, row, column);
-}
-
-// total <- fl(total + partial), and partial <- +0: the end of a block of terms.
-template <class C, bool odd>
-void combine_block(const Kernel<C>& kernel, typename C::Float* total,
-                   typename C::Float* partial, int64_t count) {
-  using V = VFloat<C>;
-  for (int64_t i = 0; i < count; i += C::lanes) {
-    const V sum =
-        step<C, false, odd, true>(kernel, load<V>(total + i), load<V>(partial + i));
-    store(total + i, sum);
-    store(partial + i, V{});
-  }
-}
-
-template <class C>
-using AddPanel = void (*)(const Kernel<C>&, const Panel<C>&);
-
-template <class C>
-AddPanel<C> select_panel(const Proof& proof) {
-  if (proof.rounded) {
-    if (proof.odd) return add_panel<C, true, true, true>;
-    return proof.guarded ? add_panel<C, true, false, true>
-                         : add_panel<C, true, false, false>;
-  }
-  if (proof.odd)
-    return proof.guarded ? add_panel<C, false, true, true>
-                         : add_panel<C, false, true, false>;
-  return proof.guarded ? add_panel<C, false, false, true>
-                       : add_panel<C, false, false, false>;
 }
 
 // C: lanes of the computation. T: type of the operands.
 template <class T, class C>
-void run_fast(const Matmul& task, const Kernel<C>& kernel, const Proof& proof,
-              int64_t out_row, int64_t out_column) {
+class FastBlock {
+ public:
   using W = typename C::Float;
-  constexpr int64_t capacity = kFastOutputs + kRowTile * kColumns;
-  const AddPanel<C> add = select_panel<C>(proof);
-  const bool blocked = task.order == kBlocked;
-  const Cutting cutting = cut(task, kFastOutputs, C::lanes);
-  [[maybe_unused]] const int team = team_for(task, cutting);
-#pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
-  for (int64_t number = 0; number < cutting.count; ++number) {
-    const DefaultEnvironment standard;
-    const Block block = block_at(task, cutting, number);
-    const int64_t rows = (block.rows + kRowTile - 1) / kRowTile * kRowTile;
-    const int64_t width = (block.columns + C::lanes - 1) / C::lanes * C::lanes;
-    alignas(64) W total[capacity], partial[capacity];
-    alignas(64) W a[kTerms * (kRows + kRowTile)], b[kTerms * kColumns];
-    for (int64_t i = 0; i < rows * width; ++i) total[i] = partial[i] = W(0);
-    // What lies in the padding is zero: it must not slow arithmetic down.
-    const int64_t packed = smaller(kTerms, task.terms);
-    for (int64_t i = 0; i < packed * rows; ++i) a[i] = W(0);
-    for (int64_t i = 0; i < packed * width; ++i) b[i] = W(0);
-    const T* left =
-        (const T*)task.a + block.batch * task.a_batch + block.row * task.a_row;
-    const T* right =
-        (const T*)task.b + block.batch * task.b_batch + block.column * task.b_column;
 
-    int64_t until = blocked ? task.block_size : task.terms;  // terms left in the block
-    for (int64_t k = 0; k < task.terms;) {
-      const int64_t count = smaller(smaller(kTerms, task.terms - k), until);
-      pack(a, left + k * task.a_term, count, task.a_term, block.rows, task.a_row, rows);
-      pack(b, right + k * task.b_term, count, task.b_term, block.columns, task.b_column,
-           width);
-      add(kernel, {a, b, blocked ? partial : total, count, rows, width});
-      k += count;
-      until -= count;
-      if (blocked && (until == 0 || k == task.terms)) {
-        (proof.odd ? combine_block<C, true>
-                   : combine_block<C, false>)(kernel, total, partial, rows * width);
-        until = task.block_size;
+  FastBlock(const Matmul& task, const Method<C>& method, const Block& block,
+            Workspace<C>& space)
+      : task_(task), method_(method), block_(block), space_(space) {
+    panels_ = (block.columns + kTileWidth<C> - 1) / kTileWidth<C>;
+    tiles_ = (block.rows + kTileRows - 1) / kTileRows;
+    blocked_ = task.order == kBlocked;
+  }
+
+  void run(int64_t out_row, int64_t out_column) {
+    for (int64_t i = 0; i < tiles_ * panels_ * kTileOutputs<C>; ++i)
+      space_.total[i] = W(0);
+    const T* right = (const T*)task_.b + block_.batch * task_.b_batch +
+                     block_.column * task_.b_column;
+    int64_t size = blocked_ ? task_.block_size : task_.terms;
+    int64_t until = size;  // terms left in the block of terms
+    for (int64_t k = 0; k < task_.terms;) {
+      int64_t count = smaller(kFastTerms<C>, task_.terms - k);
+      // Whole blocks of terms if they are short, else a part of one.
+      if (blocked_ && count > until)
+        count = size <= kFastTerms<C> ? smaller(count, kFastTerms<C> / size * size)
+                                      : until;
+      pack_rows(k, count);
+      for (int64_t panel = 0; panel < panels_; ++panel) {
+        const int64_t column = panel * kTileWidth<C>;
+        pack_panel<kTileWidth<C>>(
+            space_.b, right + k * task_.b_term + column * task_.b_column, count,
+            task_.b_term, smaller(kTileWidth<C>, block_.columns - column),
+            task_.b_column);
+        for (int64_t tile = 0; tile < tiles_; ++tile)
+          add_tile(tile, panel, k, count, smaller(size, until));
       }
+      k += count;
+      until = count < until ? until - count : size;
     }
-    for (int64_t r = 0; r < block.rows; ++r) {
-      T* out = (T*)task.out + block.batch * task.rows * task.columns +
-               (block.row + r) * out_row + block.column * out_column;
-      for (int64_t c = 0; c < block.columns; ++c) {
-        const T value = T(total[r * width + c]);
-        out[c * out_column] = value == value ? value : T(__builtin_nan(""));
+    write(out_row, out_column);
+  }
+
+ private:
+  void pack_rows(int64_t k, int64_t count) {
+    const T* left = (const T*)task_.a + block_.batch * task_.a_batch +
+                    block_.row * task_.a_row + k * task_.a_term;
+    for (int64_t row = 0; row < block_.rows; row += kTileRows) {
+      const int64_t height = tile_rows(block_, row);
+      const auto pack_tile = height == kTileRows ? pack_panel<kTileRows, T, W>
+                                                 : pack_panel<kNarrowRows, T, W>;
+      pack_tile(space_.a + row * kFastTerms<C>, left + row * task_.a_row, count,
+                task_.a_term, smaller(height, block_.rows - row), task_.a_row);
+    }
+  }
+
+  // The packed terms of one tile; `until`: terms up to the end of the first block.
+  void add_tile(int64_t tile, int64_t panel, int64_t k, int64_t count, int64_t until) {
+    const int64_t place = (tile * panels_ + panel) * kTileOutputs<C>;
+    const int64_t height = tile_rows(block_, tile * kTileRows);
+    const AddTerms<C> add =
+        height == kTileRows ? method_.add : method_.add_narrow;
+    const W* a = space_.a + tile * kTileRows * kFastTerms<C>;
+    if (method_.add_random != nullptr) {
+      add_random(tile, panel, k, count);
+      return;
+    }
+    if (!blocked_) {
+      add(method_.within, {a, space_.b, space_.total + place, count, false});
+      return;
+    }
+    for (int64_t done = 0; done < count;) {
+      const int64_t part = smaller(until, count - done);
+      add(method_.within, {a + done * height, space_.b + done * kTileWidth<C>,
+                           space_.partial + place, part,
+                           until == task_.block_size});
+      done += part;
+      if (part == until || k + done == task_.terms)
+        method_.combine(method_.between, space_.total + place, space_.partial + place);
+      until = task_.block_size;
+    }
+  }
+
+  void add_random(int64_t tile, int64_t panel, int64_t k, int64_t count) {
+    if constexpr (sizeof(W) == 4) {
+      const int64_t row = tile * kTileRows, height = tile_rows(block_, row);
+      const AddRandomTerms add =
+          height == kTileRows ? method_.add_random : method_.add_random_narrow;
+      const int64_t rows = smaller(height, block_.rows - row);
+      const W* a = space_.a + row * kFastTerms<C>;
+      W* sums = space_.total + (tile * panels_ + panel) * kTileOutputs<C>;
+      alignas(RowWords) unsigned char memory[kTileRows * sizeof(RowWords)];
+      RowWords* const sources = (RowWords*)memory;
+      for (int64_t r = 0; r < rows; ++r)
+        sources[r] = RowWords(first_word(row + r, panel), task_.seed);
+      for (int64_t done = 0; done < count; done += kGroups) {
+        const uint32_t* words[kTileRows];
+        for (int64_t r = 0; r < height; ++r) {
+          uint32_t* buffer = space_.words + r * kGroups * kWordStride;
+          words[r] = buffer;  // of padding: whatever lies there
+          if (r < rows) words[r] = sources[r].draw(uint32_t(k + done), buffer);
+        }
+        add(method_.within,
+            {a + done * height, space_.b + done * kTileWidth<C>, sums,
+             smaller<int64_t>(kGroups, count - done), false},
+            words);
       }
     }
   }
+
+  uint64_t first_word(int64_t row, int64_t panel) const {
+    return task_.offset + uint64_t(first_output(task_, block_, row)) +
+           uint64_t(panel * kTileWidth<C>);
+  }
+
+  void write(int64_t out_row, int64_t out_column) {
+    T* out = (T*)task_.out + block_.batch * task_.rows * task_.columns +
+             block_.row * out_row + block_.column * out_column;
+    for (int64_t r = 0; r < block_.rows; ++r) {
+      const W* sums = space_.total + r / kTileRows * panels_ * kTileOutputs<C> +
+                      r % kTileRows * kTileWidth<C>;
+      T* row = out + r * out_row;
+      for (int64_t c = 0; c < block_.columns; c += kTileWidth<C>) {
+        const int64_t count = smaller(kTileWidth<C>, block_.columns - c);
+        if (out_column == 1)
+          write_row(row + c, sums, count, 1);
+        else
+          write_row(row + c * out_column, sums, count, out_column);
+        sums += kTileOutputs<C>;
+      }
+    }
+  }
+
+  static LOWPREC_INLINE void write_row(T* __restrict out, const W* __restrict sums,
+                                       int64_t count, int64_t step) {
+    for (int64_t i = 0; i < count; ++i) {
+      const T value = T(sums[i]);
+      // The payload of a NaN would depend on the order of operands.
+      out[i * step] = value == value ? value : T(__builtin_nan(""));
+    }
+  }
+
+  const Matmul& task_;
+  const Method<C>& method_;
+  const Block& block_;
+  Workspace<C>& space_;
+  int64_t panels_, tiles_;
+  bool blocked_;
+};
+
+template <class T, class C>
+void run_block(const Matmul& task, const Method<C>& method, const Block& block,
+               int64_t out_row, int64_t out_column) {
+  const DefaultEnvironment standard;
+  Workspace<C> space;
+  FastBlock<T, C>(task, method, block, space).run(out_row, out_column);
+}
+
+template <class T, class C>
+void run_fast(const Matmul& task, const Method<C>& method, int64_t out_row,
+              int64_t out_column) {
+  const Cutting cutting = cut_fast(task, kTileWidth<C>);
+  [[maybe_unused]] const int team = team_for(task, cutting);
+#pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
+  for (int64_t number = 0; number < cutting.count; ++number)
+    run_block<T, C>(task, method, block_at(task, cutting, number), out_row, out_column);
 }
 
 LOWPREC_END

@@ -1,5 +1,6 @@
 // Which cheap products equal the general ones, decided from facts about the operands.
 #pragma once
+#include "fast.h"
 #include "fast_gemm.h"
 
 LOWPREC_BEGIN
@@ -12,8 +13,18 @@ inline int exponent_above(double x) { return __builtin_ilogb(x) + 1; }
 template <class C>
 bool plain_format(const Code& code, Plan<C>* plan) {
   return make_plan<C>(code, plan) == kOk && code.mode == kNearestEven && !plan->gap &&
-         !plan->deep && plan->drop >= 1 && plan->keep_sign && simple_overflow(*plan) &&
+         !plan->deep && plan->drop >= 2 && plan->keep_sign && simple_overflow(*plan) &&
          code.emin + plan->drop + 1 <= C::bias;
+}
+
+// Nearest-even in the format of the lanes.
+template <class C>
+bool lanes_format(const Code& code) {
+  constexpr int64_t needed = kSubnormals | kInfinities | kSigned | kSignedZero;
+  return code.mode == kNearestEven && code.precision == C::precision &&
+         code.emin == 1 - C::bias && code.emax == C::bias &&
+         code.max_significand == (int64_t(1) << C::precision) - 1 &&
+         (code.flags & needed) == needed;
 }
 
 template <class C>
@@ -21,76 +32,289 @@ bool finite_overflow(const Plan<C>& plan) {
   return (plan.overflow[0] & Layout<C>::infinity) != Layout<C>::infinity;
 }
 
-// Proves that lanes of type C compute the product exactly as defined, or says no.
+// What is known of numbers: at most `bits` significant bits, multiples of 2^lowest,
+// magnitudes at most `largest` unless they are infinite or NaN.
+struct Range {
+  int bits, lowest;
+  double largest;
+  bool finite;
+
+  // The least e with largest <= 2^e; below every other exponent if all are zero.
+  int above() const {
+    if (largest == 0) return -4096;
+    const int e = exponent_above(largest);
+    return largest == __builtin_ldexp(1.0, e - 1) ? e - 1 : e;
+  }
+};
+
+// A bound of every partial sum of `count` such terms, each addition rounded to p bits
+// with a quantum of 2^quantum: it grows by half a quantum or by a factor 1 + 2^-p.
+inline double bound_of_sums(const Range& terms, int64_t count, int p, int quantum) {
+  const double growth = double(count) * __builtin_ldexp(1.0, -p);
+  if (growth > 16) return __builtin_inf();
+  const double half = terms.lowest >= quantum ? 0 : __builtin_ldexp(0.5, quantum);
+  // exp(x) <= 1 + 2 x for x <= 1 and <= 4^x; 2^-40 covers the rounding of this line.
+  const double factor =
+      growth <= 1 ? 1 + 2 * growth : __builtin_ldexp(1.0, 2 * int(growth + 1));
+  return double(count) * (terms.largest + half) * factor * (1 + 0x1p-40);
+}
+
+// The exponent of the least positive number of C.
+template <class C>
+constexpr int kLeast = 2 - C::bias - C::precision;
+
+struct Addition {
+  Exactness exactness;
+  Level level;
+  Range sums;
+};
+
+// Proves that adding such terms in lanes of type C, and rounding the sums with
+// RegisterRounding, is what `code` defines; or says no.
 //
-// 1. Products are exact and normal in C.
-// 2. |total| <= 2^top always. With |term| <= 2^t, t not below the quantum, and
+// 1. |total| <= 2^top always. With |term| <= 2^t, t not below the quantum, and
 //    top = t + p, adding a term to 2^top changes it by at most half a quantum, and
 //    nearest-even returns to 2^top, which is even (if p = 1, top is one larger and the
-//    change less than half a quantum). So the addition of c in RegisterRounding stays
-//    in range.
-// 3. A sum rounded to C first, to nearest, and then to p bits is rounded correctly if
+//    change less than half a quantum). Short sums have a lower bound. So no addition in
+//    the lanes overflows, that of c in RegisterRounding included.
+// 2. A sum rounded to C first, to nearest, and then to p bits is rounded correctly if
 //    total and term have at most p bits and C at least 2p + 1 (Figueroa), or if it is
 //    exact: all of its bits lie between those of 2^top and the lowest one of terms and
-//    of what replaces overflow; rounding never adds lower bits. Otherwise it is rounded
-//    to odd first, which needs C to have p + 2 bits.
-// 4. Without overflow (2^top at most 2^emax) and with all terms multiples of the
+//    of what replaces overflow; rounding never adds lower bits. Both need terms that
+//    are numbers of C. Otherwise it is rounded to odd first, which needs C to have
+//    p + 2 bits, and as many in the subnormal range: with p + 2 bits and the exponents
+//    of C, the quantum of the format is at least four times that of C everywhere.
+// 3. Without overflow (2^top at most 2^emax) and with all terms multiples of the
 //    accumulator's quantum, its range can be forgotten: sums below 2^emin are exact.
 template <class C>
-bool proved(const Matmul& task, const Facts& a, const Facts& b, Proof* proof,
-            Plan<C>* sum, Plan<C>* product) {
+bool prove_addition(const Code& code, const Plan<C>& plan, const Range& terms,
+                    int64_t count, Addition* proof) {
+  const int p = int(code.precision), quantum = int(code.emin) - p + 1;
+  int top = larger(terms.above(), quantum) + p + (p == 1);
+  const Range short_sums = {p, 0, bound_of_sums(terms, count, p, quantum), true};
+  if (short_sums.largest < __builtin_inf()) top = smaller(top, short_sums.above());
+  top = larger(top, quantum);
+  if (top + int(plan.drop) + 2 > C::bias) return false;
+  // A finite number in place of infinity may lie far above 2^top, so it must not enter
+  // a sum.
+  if (!terms.finite && finite_overflow(plan)) return false;
+  int lowest = terms.lowest;
+  const bool in_range = terms.finite && top <= code.emax;
+  proof->level = lowest >= quantum ? kFree : kClamped;
+  if (!in_range)
+    proof->level = terms.finite && plan.overflow[0] == plan.largest ? kSaturating
+                                                                    : kGuarded;
+  if (!in_range) lowest = smaller(lowest, int(code.emax) - p + 1);
+  const bool innocuous = terms.bits <= p && 2 * p + 1 <= C::precision;
+  const bool exact_sums = top + 1 - lowest <= C::precision;
+  const bool plain = terms.lowest >= kLeast<C> && (innocuous || exact_sums);
+  proof->exactness = plain ? kPlain : kOdd;
+  const bool finite = terms.finite && (top <= code.emax || finite_overflow(plan));
+  proof->sums = {p, lowest, __builtin_ldexp(1.0, top), finite};
+  return plain || p + 2 <= C::precision;
+}
+
+template <class C, class Step>
+void choose(Method<C>* method) {
+  method->add = add_terms<C, Step, kTileRows>;
+  method->add_narrow = add_terms<C, Step, kNarrowRows>;
+}
+
+template <class C>
+void choose_fused(const Addition& proof, Method<C>* method) {
+  if (proof.exactness == kOdd) {
+    if (proof.level == kGuarded) return choose<C, FusedStep<kOdd, kGuarded>>(method);
+    if (proof.level == kSaturating)
+      return choose<C, FusedStep<kOdd, kSaturating>>(method);
+    return choose<C, FusedStep<kOdd, kClamped>>(method);
+  }
+  if (proof.level == kGuarded) return choose<C, FusedStep<kPlain, kGuarded>>(method);
+  if (proof.level == kSaturating)
+    return choose<C, FusedStep<kPlain, kSaturating>>(method);
+  if (proof.level == kClamped) return choose<C, FusedStep<kPlain, kClamped>>(method);
+  return choose<C, FusedStep<kPlain, kFree>>(method);
+}
+
+template <class C, Exactness product>
+void choose_rounded(const Addition& proof, Method<C>* method) {
+  if (proof.exactness == kOdd)
+    return choose<C, RoundedStep<product, kOdd, kGuarded>>(method);
+  if (proof.level != kFree)
+    return choose<C, RoundedStep<product, kPlain, kGuarded>>(method);
+  return choose<C, RoundedStep<product, kPlain, kFree>>(method);
+}
+
+// Products of the operands; `exact` says whether they are numbers of C.
+template <class C>
+bool product_range(const Facts& a, const Facts& b, Range* range, bool* exact) {
+  const bool zero = a.largest == 0 || b.largest == 0;
+  range->bits = a.significant_bits + b.significant_bits;
+  range->lowest = zero ? 0 : a.lowest_bit() + b.lowest_bit();
+  range->largest = zero ? 0 : a.largest * b.largest * (1 + 0x1p-40);
+  range->finite = a.finite && b.finite;
+  *exact = range->bits <= C::precision && range->lowest >= kLeast<C>;
+  return range->largest < __builtin_ldexp(1.0, C::bias);
+}
+
+// The rounding of products to a format of their own; `terms` becomes their range.
+template <class C>
+bool prove_product(const Code& code, bool exact, Range* terms, bool* guarded,
+                   RegisterRounding<C>* rounding) {
+  const int p = int(code.precision), quantum = int(code.emin) - p + 1;
+  Plan<C> plan;
+  if (!plain_format<C>(code, &plan)) return false;
+  if (!terms->finite && finite_overflow(plan)) return false;
+  const int above = larger(terms->above(), quantum);
+  if (above + int(plan.drop) + 2 > C::bias) return false;
+  if (!exact && p + 2 > C::precision) return false;
+  // Infinite products come from infinite operands or from rounding.
+  *guarded = above > code.emax;
+  const bool finite = terms->finite && (!*guarded || finite_overflow(plan));
+  *terms = {p, larger(terms->lowest, quantum), __builtin_ldexp(1.0, above), finite};
+  if (*guarded) terms->lowest = smaller(terms->lowest, int(code.emax) - p + 1);
+  *rounding = RegisterRounding<C>(plan);
+  return true;
+}
+
+// Whether products are rounded at all: all may be numbers of the format already.
+template <class C>
+bool rounds_products(const Matmul& task, const Range& terms) {
+  const Code& code = task.product;
+  Plan<C> plan;
+  return !task.exact_products &&
+         !(plain_format<C>(code, &plan) && terms.finite &&
+           terms.bits <= int(code.precision) && terms.above() <= code.emax &&
+           terms.lowest >= code.emin - code.precision + 1);
+}
+
+// Chooses how lanes of type C compute the product exactly as defined, or says no.
+template <class C>
+bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method) {
+  Range terms;
+  bool exact;
+  if (!product_range<C>(a, b, &terms, &exact)) return false;
+  if (!exact && !kDirected && !(kFused && task.promoted)) return false;
+
+  bool guarded = false;  // products may overflow
+  const bool rounded = rounds_products<C>(task, terms);
+  if (rounded &&
+      !prove_product<C>(task.product, exact, &terms, &guarded,
+                        &method->within.product))
+    return false;
+  const int64_t size =
+      task.order == kBlocked ? smaller(task.block_size, task.terms) : task.terms;
+  Addition proof;
+  if (task.promoted && !rounded && lanes_format<C>(task.within)) {
+    if (!exact && !kFused) return false;
+    terms.largest = bound_of_sums(terms, size, C::precision, kLeast<C>);
+    terms.bits = C::precision;
+    terms.lowest = larger(terms.lowest, kLeast<C>);
+    if (!terms.finite || terms.largest >= __builtin_ldexp(1.0, C::bias)) return false;
+    choose<C, NativeStep>(method);
+  } else {
+    Plan<C> plan;
+    if (!exact && !kDirected) return false;
+    if (!plain_format<C>(task.within, &plan) ||
+        !prove_addition<C>(task.within, plan, terms, size, &proof))
+      return false;
+    method->within.sum = RegisterRounding<C>(plan);
+    terms = proof.sums;
+    if (!rounded) {
+      choose_fused<C>(proof, method);
+    } else {
+      if (guarded) proof.level = kGuarded;
+      if (exact)
+        choose_rounded<C, kPlain>(proof, method);
+      else
+        choose_rounded<C, kOdd>(proof, method);
+    }
+  }
+  if (task.order != kBlocked) return true;
+  const int64_t blocks = size > 0 ? (task.terms + size - 1) / size : 0;
+  Plan<C> plan;
+  if (!plain_format<C>(task.accumulate, &plan) ||
+      !prove_addition<C>(task.accumulate, plan, terms, blocks, &proof))
+    return false;
+  method->between.sum = RegisterRounding<C>(plan);
+  const bool odd = proof.exactness == kOdd;
+  if (proof.level == kFree || proof.level == kClamped)
+    method->combine =
+        odd ? combine_tile<C, kOdd, kClamped> : combine_tile<C, kPlain, kClamped>;
+  else
+    method->combine =
+        odd ? combine_tile<C, kOdd, kGuarded> : combine_tile<C, kPlain, kGuarded>;
+  return true;
+}
+
+template <class Step>
+void choose_random(Method<Binary32>* method) {
+  method->add_random = add_random_terms<Step, kTileRows>;
+  method->add_random_narrow = add_random_terms<Step, kNarrowRows>;
+}
+
+// Stochastic sums of float32 numbers in their given order, whatever their range.
+// The double path rounds the sum to odd first: with p + random_bits at most 52, that
+// changes no bit that takes part.
+inline bool prove_stochastic(const Matmul& task, const Facts& a, const Facts& b,
+                             const RowRounding* rounding, Method<Binary32>* method) {
+  using C = Binary32;
   const Code& code = task.accumulate;
-  const Code& product_code = task.exact_products ? code : task.product;
-  proof->rounded = !task.exact_products;
-  if (!plain_format<C>(code, sum) || !plain_format<C>(product_code, product))
+  const int p = int(code.precision), quantum = int(code.emin) - p + 1;
+  Plan<C> plan;
+  Range terms;
+  bool exact, guarded = false;
+  const uint64_t outputs = uint64_t(task.batch * task.rows * task.columns);
+  // All counters must have the same high half; see RowWords.
+  if ((task.offset >> 34) != (task.offset + outputs + 4096) >> 34) return false;
+  if (task.order != kSequential || code.mode != kStochastic || code.variant != kA ||
+      code.random_bits + p > 52 || make_plan<C>(code, &plan) != kOk || plan.gap ||
+      plan.deep || plan.drop < 1 || plan.unsigned_format || !plan.keep_sign ||
+      !product_range<C>(a, b, &terms, &exact) ||
+      (!exact && !kDirected)) {
+    return false;
+  }
+  const bool rounded = rounds_products<C>(task, terms);
+  if (rounded &&
+      (!prove_product<C>(task.product, exact, &terms, &guarded,
+                         &method->within.product) ||
+       guarded || !terms.finite))
     return false;
 
-  const bool zero = a.largest == 0 || b.largest == 0;
-  const int p = int(code.precision), quantum = int(code.emin) - p + 1;
-  const int bits = a.significant_bits + b.significant_bits;
-  // All terms are multiples of 2^lowest and at most 2^above.
-  int lowest = zero ? 0 : a.lowest_bit() + b.lowest_bit();
-  int above = zero ? 0 : exponent_above(a.largest) + exponent_above(b.largest);
-  if (bits > C::precision || above >= C::bias || lowest < 2 - C::bias) return false;
-
-  // Infinite products come from infinite operands or from rounding. A finite number in
-  // place of infinity may lie far above 2^top, so it must not enter a sum.
-  bool in_range = a.finite && b.finite;
-  if (!in_range && finite_overflow(*product)) return false;
-  if (proof->rounded) in_range = in_range && above <= product_code.emax;
-  if (!in_range && !finite_overflow(*product) && finite_overflow(*sum)) return false;
-
-  int term_bits = bits;
-  if (proof->rounded) {
-    const int product_bits = int(product_code.precision);
-    const int product_quantum = int(product_code.emin) - product_bits + 1;
-    if (above + C::precision - product_bits + 1 > C::bias) return false;
-    term_bits = product_bits;
-    lowest = larger(lowest, product_quantum);
-    above = larger(above, product_quantum);
-    lowest = smaller(lowest, int(product_code.emax) - product_bits + 1);
+  StochasticRounding& random = method->within.stochastic;
+  const uint32_t dropped = uint32_t(plan.drop);
+  random.unused = 32 - dropped;
+  random.kept = ~uint32_t(0) << dropped;
+  const int spare = larger(0, int(dropped) - int(code.random_bits));
+  random.significant = ~random.kept & (~uint32_t(0) << spare);
+  random.twice_largest = 2 * (plan.largest | ~random.kept);
+  random.lowest = float(__builtin_ldexp(1.0, int(code.emin)));
+  random.exact = rounding;
+  const bool is_free = terms.lowest >= quantum || plan.emin == 1;
+  if (!rounded) {
+    if (is_free)
+      choose_random<StochasticStep<kFree>>(method);
+    else
+      choose_random<StochasticStep<kClamped>>(method);
+  } else if (exact) {
+    if (is_free)
+      choose_random<RoundedStochasticStep<kPlain, kFree>>(method);
+    else
+      choose_random<RoundedStochasticStep<kPlain, kClamped>>(method);
+  } else {
+    if (is_free)
+      choose_random<RoundedStochasticStep<kOdd, kFree>>(method);
+    else
+      choose_random<RoundedStochasticStep<kOdd, kClamped>>(method);
   }
-  int top = larger(above, quantum) + p + (p == 1);
-  if (task.order == kBlocked) top += p + (p == 1);  // its terms are the block sums
-  if (top + C::precision - p + 2 > C::bias) return false;
-
-  in_range = in_range && top <= code.emax && lowest >= quantum;
-  proof->guarded = !in_range;
-  if (proof->guarded) lowest = smaller(lowest, int(code.emax) - p + 1);
-  const bool innocuous = term_bits <= p && 2 * p + 1 <= C::precision;
-  const bool exact_sums = top + 1 - lowest <= C::precision;
-  proof->odd = !innocuous && !exact_sums;
-  return !proof->odd || p + 2 <= C::precision;
+  return true;
 }
 
 template <class T, class C>
 bool try_lanes(const Matmul& task, const Facts& a, const Facts& b) {
-  Proof proof;
-  Plan<C> sum, product;
-  if (!proved<C>(task, a, b, &proof, &sum, &product)) return false;
-  const Kernel<C> kernel = {RegisterRounding<C>(sum), RegisterRounding<C>(product)};
-  if (task.columns >= 8 || task.columns >= task.rows) {
-    run_fast<T, C>(task, kernel, proof, task.columns, 1);
+  Method<C> method = {};
+  if (!prove<C>(task, a, b, &method)) return false;
+  if (task.columns >= kTileWidth<C> || task.columns >= task.rows) {
+    run_fast<T, C>(task, method, task.columns, 1);
     return true;
   }
   // Few columns: compute the transposed product, whose rows are long.
@@ -105,14 +329,22 @@ bool try_lanes(const Matmul& task, const Facts& a, const Facts& b) {
   turned.b_term = task.a_term;
   turned.rows = task.columns;
   turned.columns = task.rows;
-  run_fast<T, C>(turned, kernel, proof, 1, task.columns);
+  run_fast<T, C>(turned, method, 1, task.columns);
   return true;
 }
 
-// Whether the product was computed.
+// Whether the product was computed. `sum` is the plan of the accumulator.
 template <class T>
-bool fast_matmul(const Matmul& task, const Facts& a, const Facts& b) {
-  if (task.order == kPairwise) return false;
+bool fast_matmul(const Matmul& task, const Facts& a, const Facts& b,
+                 const Plan64& sum) {
+  if (task.order == kPairwise || task.order == kKahan) return false;
+  if (sizeof(T) == 4 && stochastic(task.accumulate)) {
+    const RowRounding rounding(task.accumulate, sum);
+    Method<Binary32> method = {};
+    if (!prove_stochastic(task, a, b, &rounding, &method)) return false;
+    run_fast<T, Binary32>(task, method, task.columns, 1);
+    return true;
+  }
   if (sizeof(T) == 4 && try_lanes<T, Binary32>(task, a, b)) return true;
   return try_lanes<T, Binary64>(task, a, b);
 }
