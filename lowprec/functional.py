@@ -86,7 +86,9 @@ def _add_bias(
     seed: Tensor | None,
 ) -> Tensor:
     # One more addition of a recursive sum, whatever the order of the sum before it.
-    adder = _plain(accumulator).replace(order=Order.SEQUENTIAL, block_size=None)
+    adder = _plain(accumulator).replace(
+        order=Order.SEQUENTIAL, block_size=None, within=None
+    )
     terms = torch.stack(torch.broadcast_tensors(total, bias), dim=-1)  # [M, N, 2]
     ones = terms.new_ones(2, 1)
     result = _product(terms.reshape(total.numel(), 2), ones, adder, seed)

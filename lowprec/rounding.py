@@ -87,11 +87,16 @@ class Variant(StrEnum):
 
 
 class Order(StrEnum):
-    """Order of the additions of a sum: recursive, blocked or pairwise (Higham)."""
+    """Order of the additions of a sum: recursive, blocked, pairwise or compensated.
+
+    References:
+        Higham, Accuracy and Stability of Numerical Algorithms, sections 4.1 and 4.3.
+    """
 
     SEQUENTIAL = "sequential"
     BLOCKED = "blocked"
     PAIRWISE = "pairwise"
+    KAHAN = "kahan"
 
 
 # What `as_format`, `as_rounding` and `as_accumulator` normalise. Torch dtypes are
@@ -266,8 +271,11 @@ class Accumulator:
 
     Contract:
         ``sequential``: k ascending. ``blocked``: each block of ``block_size`` terms is
-        summed from +0, then the block sums are added sequentially. ``pairwise``: the
-        terms are rounded to the accumulator, then neighbours are added level by level.
+        summed from +0 under ``within``, then the block sums are added sequentially
+        under ``rounding``. ``pairwise``: the terms are rounded to the accumulator, then
+        neighbours are added level by level. ``kahan``: with acc = c = +0, for each term
+        y = fl(pi(a_k b_k) - c), t = fl(acc + y), c = fl(fl(t - acc) - y), acc = t;
+        infinities turn c, and what follows, into NaN as IEEE 754 arithmetic does.
 
     Args:
         rounding: of every addition; a `Rounding` or its shorthand.
@@ -276,17 +284,25 @@ class Accumulator:
         order: an `Order` or its name.
         block_size: terms per block, positive; required by and only allowed for
             ``blocked``.
+        within: rounding of the additions inside a block, or its shorthand; only for
+            ``blocked``. None means as ``rounding``.
 
     Raises:
         TypeError: if ``block_size`` is not an integer.
-        ValueError: if a name is unknown, or ``block_size`` does not fit ``order``.
+        ValueError: if a name is unknown, or ``block_size`` or ``within`` does not fit
+            ``order``.
 
     Example:
         >>> Accumulator("e8m15").product
         'exact'
+        >>> promoted = Accumulator(
+        ...     "e8m10", order="blocked", block_size=32, within="binary32"
+        ... )
+        >>> promoted.within.format.precision
+        24
 
     References:
-        Higham, Accuracy and Stability of Numerical Algorithms, section 4.1;
+        Higham, Accuracy and Stability of Numerical Algorithms, sections 4.1 and 4.3;
         Blanchard, Higham and Mary 2020 (blocked summation).
     """
 
@@ -294,6 +310,7 @@ class Accumulator:
     product: Rounding | Literal["exact", "accumulator"] = "exact"
     order: Order = Order.SEQUENTIAL
     block_size: int | None = None
+    within: Rounding | None = None
 
     def __init__(
         self,
@@ -301,6 +318,7 @@ class Accumulator:
         product: RoundingLike | Literal["exact", "accumulator"] = "exact",
         order: Order | str = Order.SEQUENTIAL,
         block_size: int | None = None,
+        within: RoundingLike | None = None,
     ) -> None:
         """Normalise shorthands and check that order and block size agree."""
         set_field = object.__setattr__
@@ -322,6 +340,12 @@ class Accumulator:
         elif block_size < 1:
             raise ValueError(f"block_size must be positive, got {block_size}")
         set_field(self, "block_size", block_size)
+        if within is not None and self.order is not Order.BLOCKED:
+            raise ValueError(
+                f"within={within!r} needs order='blocked', "
+                f"got order={self.order.value!r}"
+            )
+        set_field(self, "within", None if within is None else as_rounding(within))
 
     def __repr__(self) -> str:
         """Return one line that evaluates back, only what differs from the default."""
@@ -332,6 +356,8 @@ class Accumulator:
             parts.append(f"order={self.order.value!r}")
         if self.block_size is not None:
             parts.append(f"block_size={self.block_size}")
+        if self.within is not None:
+            parts.append(f"within={self.within!r}")
         return f"Accumulator({', '.join(parts)})"
 
     @property
@@ -344,8 +370,8 @@ class Accumulator:
     @property
     def stochastic(self) -> bool:
         """Whether results depend on random bits."""
-        product = self.product_rounding
-        return self.rounding.stochastic or (product is not None and product.stochastic)
+        roundings = (self.rounding, self.product_rounding, self.within)
+        return any(each is not None and each.stochastic for each in roundings)
 
     def replace(self, **changes: Any) -> Accumulator:
         """Return a copy with some fields changed."""

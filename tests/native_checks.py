@@ -46,10 +46,11 @@ def same_numbers(x, y):
 
 
 def arguments(accumulator):
-    rounded = accumulator.product_rounding
+    rounded, within = accumulator.product_rounding, accumulator.within
     return (
         accumulator.rounding.code,
         () if rounded is None else rounded.code,
+        () if within is None else within.code,
         ORDERS.index(accumulator.order),
         accumulator.block_size or 0,
     )

@@ -23,6 +23,7 @@ _ORDERS = {
     Order.SEQUENTIAL: codes.SEQUENTIAL,
     Order.BLOCKED: codes.BLOCKED,
     Order.PAIRWISE: codes.PAIRWISE,
+    Order.KAHAN: codes.KAHAN,
 }
 _NO_SEED = 0
 
@@ -49,12 +50,13 @@ def gemm(
     if accumulator is None:
         return torch.matmul(a, b)
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    product = accumulator.product_rounding
+    product, within = accumulator.product_rounding, accumulator.within
     result: Tensor = kernels.matmul(
         a.expand(*batch, *a.shape[-2:]),
         b.expand(*batch, *b.shape[-2:]),
         list(accumulator.rounding.code),
         [] if product is None else list(product.code),
+        [] if within is None else list(within.code),
         _ORDERS[accumulator.order],
         accumulator.block_size or 0,
         torch.tensor(_NO_SEED) if seed is None else seed,

@@ -18,8 +18,8 @@ _LIBRARY.define(
     "round_stochastic(Tensor x, int[] code, Tensor seed, SymInt offset) -> Tensor"
 )
 _LIBRARY.define(
-    "matmul(Tensor a, Tensor b, int[] accumulate, int[] product, int order, "
-    "int block_size, Tensor seed, SymInt offset) -> Tensor"
+    "matmul(Tensor a, Tensor b, int[] accumulate, int[] product, int[] within, "
+    "int order, int block_size, Tensor seed, SymInt offset) -> Tensor"
 )
 
 BACKENDS = ("portable", "native")
@@ -163,17 +163,19 @@ def _matmul_vmap(
     b: Tensor,
     accumulate: Sequence[int],
     product: Sequence[int],
+    within: Sequence[int],
     order: int,
     block_size: int,
     seed: Tensor,
     offset: int,
 ) -> tuple[Tensor, int]:
+    codes = (accumulate, product, within, order, block_size)
     rows = [
-        matmul(a_i, b_i, accumulate, product, order, block_size, seed_i, offset)
+        matmul(a_i, b_i, *codes, seed_i, offset)
         for a_i, b_i, seed_i in zip(
             _batch_first(a, in_dims[0], info.batch_size).unbind(),
             _batch_first(b, in_dims[1], info.batch_size).unbind(),
-            _batch_first(seed, in_dims[6], info.batch_size).unbind(),
+            _batch_first(seed, in_dims[7], info.batch_size).unbind(),
             strict=True,
         )
     ]

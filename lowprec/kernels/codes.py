@@ -32,12 +32,16 @@ VARIANT_C = 2
 SEQUENTIAL = 0
 BLOCKED = 1
 PAIRWISE = 2
+KAHAN = 3
 
 # Purposes of random words (fourth counter word of Philox).
 PURPOSE_ROUND = 0
 PURPOSE_PRODUCT = 1
 PURPOSE_ADD = 2
 PURPOSE_COMBINE = 3
+PURPOSE_KAHAN_TERM = 4
+PURPOSE_KAHAN_DIFFERENCE = 5
+PURPOSE_KAHAN_CORRECTION = 6
 
 
 class RoundingCode(NamedTuple):

@@ -7,7 +7,8 @@ the portable kernels return, bit for bit::
 
     round(x, code, out=None) -> Tensor
     round_stochastic(x, code, seed, offset=0, out=None) -> Tensor
-    matmul(a, b, accumulate, product, order, block_size, seed, offset) -> Tensor
+    matmul(a, b, accumulate, product, within, order, block_size, seed, offset)
+        -> Tensor
     available() -> bool;  status() -> str;  load(path=None) -> bool
     instruction_sets() -> tuple[int, ...];  set_instruction_set(isa) -> None
 
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from . import codes, portable, sums
 
-_INTERFACE = 1
+_INTERFACE = 2
 _NAMES = {2: "baseline", 3: "x86-64-v3", 4: "x86-64-v4"}
 _WIDTHS = {torch.float32: 32, torch.float64: 64}
 _MASK = (1 << 64) - 1
@@ -85,7 +86,8 @@ def load(path: str | Path | None = None) -> bool:
         *(_ulong, _ulong, _int),
     ]
     library.lowprec_matmul.argtypes = [
-        *(_int, _pointer, _pointer, _pointer, _pointer, _pointer, _pointer),
+        *(_int, _pointer, _pointer, _pointer, _pointer),
+        *(_pointer, _pointer, _pointer),
         *(_long, _long, _ulong, _ulong, _int),
     ]
     _library = library
@@ -255,6 +257,7 @@ def matmul(
     b: Tensor,
     accumulate: Sequence[int],
     product: Sequence[int],
+    within: Sequence[int],
     order: int,
     block_size: int,
     seed: int | Tensor,
@@ -267,7 +270,9 @@ def matmul(
         b: right operand of the same dtype and batch shape.
         accumulate: code of the accumulator's rounding.
         product: code of the products' rounding, empty for exact products.
-        order: SEQUENTIAL, BLOCKED or PAIRWISE.
+        within: code of the rounding inside blocks, empty for ``accumulate``; BLOCKED
+            only.
+        order: SEQUENTIAL, BLOCKED, PAIRWISE or KAHAN.
         block_size: terms per block, BLOCKED only.
         seed: key of the random words; stochastic codes only.
         offset: linear index of the first output element.
@@ -288,17 +293,15 @@ def matmul(
     out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype)
     batch, rows, terms = left.shape
     columns = right.shape[2]
-    random = accumulate[5] >= codes.STOCHASTIC or (
-        len(product) > 0 and product[5] >= codes.STOCHASTIC
-    )
+    chosen = (accumulate, product, within)
+    random = any(len(code) > 0 and code[5] >= codes.STOCHASTIC for code in chosen)
     wrong = library.lowprec_matmul(
         width,
         left.data_ptr(),
         right.data_ptr(),
         out.data_ptr(),
         _Geometry(batch, rows, terms, columns, *left.stride(), *right.stride()),
-        _packed(tuple(accumulate)),
-        _packed(tuple(product)) if len(product) else None,
+        *(_packed(tuple(code)) if len(code) else None for code in chosen),
         order,
         block_size,
         _key(seed) if random else 0,
@@ -306,15 +309,15 @@ def matmul(
         torch.get_num_threads(),
     )
     if wrong:
-        _refuse_matmul(a, b, accumulate, product)
+        _refuse_matmul(a, b, chosen)
     return out
 
 
 def _refuse_matmul(
-    a: Tensor, b: Tensor, accumulate: Sequence[int], product: Sequence[int]
+    a: Tensor, b: Tensor, given: tuple[Sequence[int], ...]
 ) -> None:
     """Raise what the portable kernel raises for operands that were refused."""
-    chosen = [codes.decode(code) for code in (accumulate, product) if len(code)]
+    chosen = [codes.decode(code) for code in given if len(code)]
     for code in chosen:
         sums.check_accumulator(code)
     sums.check_result_dtype(chosen[0], a.dtype)
@@ -322,7 +325,7 @@ def _refuse_matmul(
         sums.check_product_range(a, b)
     for code in chosen:
         portable.max_bits(code, portable.CARRIERS[torch.float64])
-    raise ValueError(f"not valid codes or order: {list(accumulate)}, {list(product)}")
+    raise ValueError(f"not valid codes or order: {[list(code) for code in given]}")
 
 
 load()

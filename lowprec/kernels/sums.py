@@ -97,6 +97,7 @@ def matmul(
     b: Tensor,
     accumulate: Sequence[int],
     product: Sequence[int],
+    within: Sequence[int],
     order: int,
     block_size: int,
     seed: Tensor,
@@ -109,7 +110,9 @@ def matmul(
         b: right operand of the same dtype and batch shape.
         accumulate: code of the accumulator's rounding.
         product: code of the products' rounding, empty for exact products.
-        order: SEQUENTIAL, BLOCKED or PAIRWISE.
+        within: code of the rounding inside blocks, empty for ``accumulate``; BLOCKED
+            only.
+        order: SEQUENTIAL, BLOCKED, PAIRWISE or KAHAN.
         block_size: terms per block, BLOCKED only.
         seed: 0-d int64.
         offset: linear index of the first output element.
@@ -119,10 +122,11 @@ def matmul(
     """
     add_code = codes.decode(accumulate)
     product_code = codes.decode(product) if product else None
-    check_accumulator(add_code)
+    within_code = codes.decode(within) if within else add_code
+    for code in (add_code, product_code, within_code):
+        if code is not None:
+            check_accumulator(code)
     check_result_dtype(add_code, a.dtype)
-    if product_code is not None:
-        check_accumulator(product_code)
     if a.dtype == torch.float64:
         check_product_range(a, b)
     zero = torch.zeros(
@@ -141,13 +145,14 @@ def matmul(
     adder = Rounder(add_code, index, seed)
     if order == codes.PAIRWISE:
         total = _pairwise(adder, products, terms)
+    elif order == codes.KAHAN:
+        total = _kahan(adder, products, terms, zero)
+    elif order == codes.BLOCKED:
+        inner = Rounder(within_code, index, seed)
+        blocks = _blocked(inner, products, terms, min(block_size, terms), zero)
+        total = _sequence(adder, zero, blocks, codes.PURPOSE_COMBINE)
     else:
-        size = block_size if order == codes.BLOCKED else terms
-        total = _blocked(adder, products, terms, min(size, terms), zero)
-        if order == codes.SEQUENTIAL:
-            total = total[0]
-        else:
-            total = _sequence(adder, zero, total, codes.PURPOSE_COMBINE)
+        total = _blocked(adder, products, terms, terms, zero)[0]
     return total.to(a.dtype)  # exact: check_result_dtype
 
 
@@ -235,3 +240,20 @@ def _pairwise(adder: Rounder, products: _Terms, terms: int) -> Tensor:
         done += pairs
         level = torch.cat([sums, level[2 * pairs :]])
     return level[0]
+
+
+def _kahan(adder: Rounder, products: _Terms, terms: int, zero: Tensor) -> Tensor:
+    """Add with the error of each addition carried into the next (Higham 2002, 4.3)."""
+    total = correction = zero
+    for step in range(terms):
+        term = products.at(torch.tensor([step], device=zero.device))
+        error = None if term.error is None else term.error[0]
+        term = Products(term.head[0], error)
+        y = adder.add(-correction, term, step, codes.PURPOSE_KAHAN_TERM)
+        after = adder.add(total, Products(y, None), step, codes.PURPOSE_ADD)
+        less = Products(-total, None)
+        gained = adder.add(after, less, step, codes.PURPOSE_KAHAN_DIFFERENCE)
+        less = Products(-y, None)
+        correction = adder.add(gained, less, step, codes.PURPOSE_KAHAN_CORRECTION)
+        total = after
+    return total

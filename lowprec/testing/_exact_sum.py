@@ -18,6 +18,7 @@ from ._philox import random_word
 __all__ = ["exact_dot", "exact_matmul"]
 
 _PURPOSE_PRODUCT, _PURPOSE_ADD, _PURPOSE_COMBINE = 1, 2, 3
+_PURPOSE_TERM, _PURPOSE_DIFFERENCE, _PURPOSE_CORRECTION = 4, 5, 6
 _BINARY64_PRECISION = 53
 
 # The random word of the rounding with this purpose and step.
@@ -52,6 +53,11 @@ def _plus(a: Real, b: Real, mode: RoundingMode) -> Real:
     if both_zero and math.copysign(1.0, a) == math.copysign(1.0, b):
         return float(a)
     return -0.0 if mode is RoundingMode.TOWARD_NEGATIVE else 0.0
+
+
+def _negated(x: Real) -> Real:
+    """Return -x; a zero changes its sign too, because zeros here are floats."""
+    return -x
 
 
 def _to_odd_binary64(x: Real) -> Real:
@@ -89,22 +95,48 @@ class _Sum:
             return exact
         return _rounded(exact, rounding, _PURPOSE_PRODUCT, step, self.words)
 
-    def plus(self, a: Real, b: Real, purpose: int, step: int) -> Real:
-        total = _plus(a, b, self.rounding.mode)
-        return _rounded(total, self.rounding, purpose, step, self.words)
+    def plus(
+        self,
+        a: Real,
+        b: Real,
+        purpose: int,
+        step: int,
+        rounding: Rounding | None = None,
+    ) -> Real:
+        chosen = rounding or self.rounding
+        total = _plus(a, b, chosen.mode)
+        return _rounded(total, chosen, purpose, step, self.words)
 
-    def sequential(self, terms: Sequence[Real], purpose: int, first_step: int) -> Real:
+    def sequential(
+        self,
+        terms: Sequence[Real],
+        purpose: int,
+        first_step: int,
+        rounding: Rounding | None = None,
+    ) -> Real:
         total: Real = 0.0
         for step, term in enumerate(terms, first_step):
-            total = self.plus(total, term, purpose, step)
+            total = self.plus(total, term, purpose, step, rounding)
         return total
 
     def blocked(self, terms: Sequence[Real], size: int) -> Real:
+        within = self.accumulator.within
         sums = [
-            self.sequential(terms[start : start + size], _PURPOSE_ADD, start)
+            self.sequential(terms[start : start + size], _PURPOSE_ADD, start, within)
             for start in range(0, len(terms), size)
         ]
         return self.sequential(sums, _PURPOSE_COMBINE, 0)
+
+    def kahan(self, terms: Sequence[Real]) -> Real:
+        total: Real = 0.0
+        correction: Real = 0.0
+        for step, term in enumerate(terms):
+            y = self.plus(term, _negated(correction), _PURPOSE_TERM, step)
+            t = self.plus(total, y, _PURPOSE_ADD, step)
+            gained = self.plus(t, _negated(total), _PURPOSE_DIFFERENCE, step)
+            correction = self.plus(gained, _negated(y), _PURPOSE_CORRECTION, step)
+            total = t
+        return total
 
     def pairwise(self, terms: Sequence[Real]) -> Real:
         level = [
@@ -133,8 +165,9 @@ def exact_dot(
         Infinities, NaN and the signs of zeros follow IEEE 754. A stochastic rounding
         is applied to the exact value rounded to odd to 53 bits. Random words are
         those of `random_word` with purpose 1 (products, step k), 2 (additions of
-        terms and, pairwise, rounding of the terms, step k) and 3 (additions of
-        partial sums, step = running number).
+        terms and, pairwise, rounding of the terms, step k), 3 (additions of
+        partial sums, step = running number) and, for compensated sums at step k,
+        4 (term less correction), 5 (t - acc) and 6 (the new correction).
 
     Args:
         a: n numbers: floats, ints or Fractions.
@@ -157,8 +190,8 @@ def exact_dot(
         258.0
 
     References:
-        Higham, Accuracy and Stability of Numerical Algorithms, sections 3.1 and 4.1;
-        IEEE 754-2019 section 6.3 (signs of zero sums).
+        Higham, Accuracy and Stability of Numerical Algorithms, sections 3.1, 4.1 and
+        4.3; IEEE 754-2019 section 6.3 (signs of zero sums).
     """
     if len(a) != len(b):
         raise ValueError(f"a and b must be equally long, got {len(a)} and {len(b)}")
@@ -177,6 +210,8 @@ def exact_dot(
             return sums.blocked(terms, chosen.block_size or 1)
         case Order.PAIRWISE:
             return sums.pairwise(terms)
+        case Order.KAHAN:
+            return sums.kahan(terms)
 
 
 def _real(x: Any) -> Real:

@@ -134,7 +134,7 @@ def accumulators(
     *,
     max_block_size: int = 8,
 ) -> Accumulator:
-    """Generate accumulators: every order, exact and rounded products.
+    """Generate accumulators: every order, exact and rounded products, block sums.
 
     Args:
         draw: supplied by hypothesis.
@@ -151,14 +151,16 @@ def accumulators(
     source = _default_roundings() if roundings is None else roundings
     narrow = source.filter(lambda value: value.format.precision <= _WIDEST_ACCUMULATOR)
     order = draw(st.sampled_from(Order))
-    blocks = st.integers(1, max_block_size) if order is Order.BLOCKED else st.none()
+    blocked = order is Order.BLOCKED
+    blocks = st.integers(1, max_block_size) if blocked else st.none()
+    within = st.none() | narrow if blocked else st.none()
     product: Rounding | Literal["exact", "accumulator"] = "exact"
     match draw(st.integers(0, 2)):
         case 1:
             product = "accumulator"
         case 2:
             product = draw(narrow)
-    return Accumulator(draw(narrow), product, order, draw(blocks))
+    return Accumulator(draw(narrow), product, order, draw(blocks), draw(within))
 
 
 _default_roundings = roundings

@@ -72,6 +72,12 @@ def _additions(n: int, order: str, block_size: int | None) -> int:
 
 def _name(order: str) -> str:
     name = str(getattr(order, "value", order))
+    if name == "kahan":
+        raise ValueError(
+            "order='kahan' is no sum of independent roundings: its errors are bounded "
+            "by (2 u + O(n u^2)) sum |x_i| whatever n (Higham 2002, equation 4.8); "
+            "order must be 'sequential', 'blocked' or 'pairwise'"
+        )
     if name not in ("sequential", "blocked", "pairwise"):
         raise ValueError(
             f"order must be 'sequential', 'blocked' or 'pairwise', got {name!r}"

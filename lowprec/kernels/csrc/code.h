@@ -25,12 +25,15 @@ enum Mode : int64_t {
 };
 enum Saturation : int64_t { kNone, kFinite, kPropagate };
 enum Variant : int64_t { kA, kB, kC };
-enum Order : int64_t { kSequential, kBlocked, kPairwise };
+enum Order : int64_t { kSequential, kBlocked, kPairwise, kKahan };
 enum Purpose : uint32_t {
   kPurposeRound,
   kPurposeProduct,
   kPurposeAdd,
-  kPurposeCombine
+  kPurposeCombine,
+  kPurposeKahanTerm,
+  kPurposeKahanDifference,
+  kPurposeKahanCorrection
 };
 
 struct Code {

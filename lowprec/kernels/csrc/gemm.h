@@ -55,17 +55,20 @@ void general_matmul(const Matmul& task, const Recipe& recipe) {
 template <class T>
 Status matmul(const Matmul& task) {
   using C = typename CarrierOf<T>::Carrier;
-  if (!valid(task.accumulate) || !valid(task.product)) return kBadArgument;
-  if (task.accumulate.precision > 51) return kTooPrecise;
+  if (!valid(task.accumulate) || !valid(task.product) || !valid(task.within))
+    return kBadArgument;
+  if (task.accumulate.precision > 51 || task.within.precision > 51) return kTooPrecise;
   if (!task.exact_products && task.product.precision > 51) return kTooPrecise;
   if (!representable<C>(task.accumulate)) return kCarrierTooNarrow;
-  if (task.order < kSequential || task.order > kPairwise ||
+  if (task.order < kSequential || task.order > kKahan ||
+      (task.promoted && task.order != kBlocked) ||
       (task.order == kBlocked && task.block_size < 1)) {
     return kBadArgument;
   }
-  Plan64 sum, product;
+  Plan64 sum, product, within;
   Status status = make_plan<Binary64>(task.accumulate, &sum);
   if (status == kOk) status = make_plan<Binary64>(task.product, &product);
+  if (status == kOk) status = make_plan<Binary64>(task.within, &within);
   if (status != kOk) return status;
 
   const int64_t a_size[3] = {task.batch, task.rows, task.terms};
@@ -78,7 +81,7 @@ Status matmul(const Matmul& task) {
   if (task.batch * task.rows * task.columns == 0) return kOk;
   if (fast_matmul<T>(task, a, b)) return kOk;
   const bool wide = a.significant_bits + b.significant_bits > 53;
-  general_matmul<T>(task, Recipe(task, sum, product, wide, sizeof(T) == 8));
+  general_matmul<T>(task, Recipe(task, sum, product, within, wide, sizeof(T) == 8));
   return kOk;
 }
 

@@ -16,7 +16,7 @@ extern const Kernels kernels;
 
 namespace {
 
-constexpr int kInterface = 1;  // native.py refuses a library with another number
+constexpr int kInterface = 2;  // native.py refuses a library with another number
 
 int best_isa() {
 #if defined(LOWPREC_X86_BUILDS)
@@ -95,12 +95,13 @@ LOWPREC_EXPORT int lowprec_round_stochastic(int width, const void* x, void* out,
 }
 
 // geometry: batch, rows, terms, columns, then strides of a (batch, row, term) and of
-// b (batch, term, column). A null product means exact products.
+// b (batch, term, column). A null product means exact products; null `within` means as
+// `accumulate`.
 LOWPREC_EXPORT int lowprec_matmul(int width, const void* a, const void* b, void* out,
                                   const int64_t* geometry, const int64_t* accumulate,
-                                  const int64_t* product, int64_t order,
-                                  int64_t block_size, uint64_t seed, uint64_t offset,
-                                  int threads) {
+                                  const int64_t* product, const int64_t* within,
+                                  int64_t order, int64_t block_size, uint64_t seed,
+                                  uint64_t offset, int threads) {
   const int64_t* g = geometry;
   const lowprec::Matmul task = {a,
                                 b,
@@ -118,6 +119,8 @@ LOWPREC_EXPORT int lowprec_matmul(int width, const void* a, const void* b, void*
                                 code_of(accumulate),
                                 code_of(product ? product : accumulate),
                                 product == nullptr,
+                                code_of(within ? within : accumulate),
+                                within != nullptr,
                                 order,
                                 block_size,
                                 seed,

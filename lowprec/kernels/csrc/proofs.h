@@ -112,7 +112,7 @@ bool try_lanes(const Matmul& task, const Facts& a, const Facts& b) {
 // Whether the product was computed.
 template <class T>
 bool fast_matmul(const Matmul& task, const Facts& a, const Facts& b) {
-  if (task.order == kPairwise) return false;
+  if (task.order == kPairwise || task.order == kKahan || task.promoted) return false;
   if (sizeof(T) == 4 && try_lanes<T, Binary32>(task, a, b)) return true;
   return try_lanes<T, Binary64>(task, a, b);
 }

@@ -8,29 +8,32 @@ LOWPREC_BEGIN
 
 // How this call rounds: chosen once, used by every block.
 struct Recipe {
-  RowRounding sum, product;
+  RowRounding sum, product, within;
   RowFunction product_round;  // null: products stay exact
-  RowFunction add;            // total + term
+  RowFunction add;            // total + term, rounded as `within` says
   RowFunction combine;        // total + partial sum: neither has an error term
   RowFunction leaf;           // pairwise: rounding of a term to the accumulator
   bool wide;                  // products need an error term
-  bool add_words, product_words;
+  bool add_words, combine_words, product_words;
 
   Recipe(const Matmul& task, const Plan64& sum_plan, const Plan64& product_plan,
-         bool wide_products, bool huge)
+         const Plan64& within_plan, bool wide_products, bool huge)
       : sum(task.accumulate, sum_plan),
         product(task.product, product_plan),
+        within(task.within, within_plan),
         product_round(nullptr),
         wide(wide_products),
-        add_words(stochastic(task.accumulate)),
+        add_words(stochastic(task.within)),
+        combine_words(stochastic(task.accumulate)),
         product_words(!task.exact_products && stochastic(task.product)) {
     if (!task.exact_products)
       product_round =
           select_rows(task.product, product_plan, wide ? kPairs : kHuge).round;
-    const Terms single = huge ? kHuge : kSmall;
+    // A block sum may have saturated at the largest number of a wide format.
+    const Terms single = huge || task.within.emax > 1000 ? kHuge : kSmall;
     const bool pairs = wide && task.exact_products;
     const RowFunctions rows =
-        select_rows(task.accumulate, sum_plan, pairs ? kPairs : single);
+        select_rows(task.within, within_plan, pairs ? kPairs : single);
     add = rows.add;
     leaf = rows.round;
     combine = select_rows(task.accumulate, sum_plan, single).add;
@@ -63,6 +66,8 @@ class Sums {
       pairwise(total);
     } else if (task_.order == kBlocked) {
       blocked(total);
+    } else if (task_.order == kKahan) {
+      kahan(total);
     } else {
       for (int64_t k = 0; k < task_.terms; ++k) add_term(total, k);
     }
@@ -144,13 +149,13 @@ class Sums {
              block_.columns * sizeof(uint32_t));
   }
 
-  // The random words for adding partial sums.
-  const uint32_t* draw_once(int64_t step) {
+  // The random words of every output for one rounding of one step.
+  const uint32_t* draw_once(int64_t step, uint32_t purpose) {
     for (int64_t r = 0; r < block_.rows; ++r) {
       alignas(64) uint32_t scratch[kColumns + kWordSlack];
       const uint64_t first = task_.offset + uint64_t(first_output(task_, block_, r));
       const uint32_t* words = philox_words(first, block_.columns, task_.seed,
-                                           uint32_t(step), kPurposeCombine, scratch);
+                                           uint32_t(step), purpose, scratch);
       memcpy(once_ + r * block_.columns, words, block_.columns * sizeof(uint32_t));
     }
     return once_;
@@ -159,11 +164,12 @@ class Sums {
   void add_term(double* total, int64_t k) {
     Row row = term(k);
     if (recipe_.add_words) row.words = draw(add_words_, k, kPurposeAdd);
-    recipe_.add(total, row, recipe_.sum);
+    recipe_.add(total, row, recipe_.within);
   }
 
-  void combine(double* total, const double* partial, int64_t step) {
-    const uint32_t* words = recipe_.add_words ? draw_once(step) : nullptr;
+  void combine(double* total, const double* partial, int64_t step,
+               uint32_t purpose = kPurposeCombine) {
+    const uint32_t* words = recipe_.combine_words ? draw_once(step, purpose) : nullptr;
     recipe_.combine(total, {partial, nullptr, words, padded_}, recipe_.sum);
   }
 
@@ -176,6 +182,27 @@ class Sums {
       const int64_t end = task_.terms - k < size ? task_.terms : k + size;
       for (; k < end; ++k) add_term(partial, k);
       combine(total, partial, number);
+    }
+  }
+
+  // y = fl(term - c), t = fl(total + y), c = fl(fl(t - total) - y), total = t. Here
+  // `less` holds -c, and minus what the next line subtracts.
+  void kahan(double* total) {
+    alignas(64) double less[kOutputs], y[kOutputs], after[kOutputs];
+    for (int64_t i = 0; i < padded_; ++i) less[i] = -0.0;
+    for (int64_t k = 0; k < task_.terms; ++k) {
+      Row row = term(k);
+      if (recipe_.add_words) row.words = draw_once(k, kPurposeKahanTerm);
+      copy(y, less);
+      recipe_.add(y, row, recipe_.within);
+      copy(after, total);
+      combine(after, y, k, kPurposeAdd);
+      for (int64_t i = 0; i < padded_; ++i) less[i] = -total[i];
+      copy(total, after);
+      combine(after, less, k, kPurposeKahanDifference);
+      for (int64_t i = 0; i < padded_; ++i) less[i] = -y[i];
+      combine(after, less, k, kPurposeKahanCorrection);
+      for (int64_t i = 0; i < padded_; ++i) less[i] = -after[i];
     }
   }
 
