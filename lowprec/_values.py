@@ -72,7 +72,9 @@ def parse(name: str, data: Any) -> Any:
         known = checked_keys(data, Accumulator, "an Accumulator")
         return Accumulator(
             **{
-                key: parse(key, item) if key in ("rounding", "product", "within") else item
+                key: parse(key, item)
+                if key in ("rounding", "product", "within")
+                else item
                 for key, item in known.items()
             }
         )

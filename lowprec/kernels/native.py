@@ -313,9 +313,7 @@ def matmul(
     return out
 
 
-def _refuse_matmul(
-    a: Tensor, b: Tensor, given: tuple[Sequence[int], ...]
-) -> None:
+def _refuse_matmul(a: Tensor, b: Tensor, given: tuple[Sequence[int], ...]) -> None:
     """Raise what the portable kernel raises for operands that were refused."""
     chosen = [codes.decode(code) for code in given if len(code)]
     for code in chosen:

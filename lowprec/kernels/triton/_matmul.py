@@ -16,7 +16,6 @@ from torch import Tensor
 
 from .. import codes, sums
 from ..exact import is_wide
-from ..portable import CARRIERS
 from ._launch import INTERPRETED, on_device, power_of_two
 from ._plan import Rule, plan_of
 from ._proof import Proof, facts_of, prove
@@ -34,6 +33,7 @@ class Recipe(NamedTuple):
 
     sum: Rule
     product: Rule | None  # None: products stay exact
+    within: Rule  # of the additions inside blocks
     proof: Proof | None  # None: every rounding is done in full
     blocked: bool
     grouped: bool  # four consecutive outputs of a row share a block of random words
@@ -42,7 +42,7 @@ class Recipe(NamedTuple):
 
 
 @triton.jit
-def _table(table, WIDTH: tl.constexpr):
+def load_constants(table, WIDTH: tl.constexpr):
     """The constants of a rounding; two of them would be too many arguments."""
     return lanes(
         (
@@ -74,7 +74,14 @@ def _words(place, step, PURPOSE: tl.constexpr, GROUPED: tl.constexpr):
 
 @triton.jit
 def _plus(
-    total, term, constants, place, step, PURPOSE: tl.constexpr, RECIPE: tl.constexpr
+    total,
+    term,
+    constants,
+    place,
+    step,
+    PURPOSE: tl.constexpr,
+    RULE: tl.constexpr,
+    RECIPE: tl.constexpr,
 ):
     """fl(total + term)."""
     if RECIPE.proof is not None:
@@ -85,9 +92,9 @@ def _plus(
         )
     else:
         word = None
-        if RECIPE.sum.mode >= STOCHASTIC:
+        if RULE.mode >= STOCHASTIC:
             word = _words(place, step, PURPOSE, RECIPE.grouped)
-        return add(total, term, word, constants, RECIPE.sum, RECIPE.huge)
+        return add(total, term, word, constants, RULE, RECIPE.huge)
 
 
 @triton.jit
@@ -113,6 +120,7 @@ def matmul_kernel(
     out,
     sum_table,
     product_table,
+    within_table,
     seed_pointer,
     offset: tl.int64,
     rows: tl.int64,
@@ -154,8 +162,9 @@ def matmul_kernel(
     else:
         element = element + column[None, :]
     place = (element, tl.load(seed_pointer))
-    sums = _table(sum_table, RECIPE.width)
-    products = _table(product_table, RECIPE.width)
+    sums = load_constants(sum_table, RECIPE.width)
+    products = load_constants(product_table, RECIPE.width)
+    insides = load_constants(within_table, RECIPE.width)
 
     total = tl.zeros((ROWS, COLUMNS), FLOAT)
     if RECIPE.blocked:
@@ -167,8 +176,12 @@ def matmul_kernel(
                 y = tl.load(right + k * b_term, mask=column_inside, other=0.0).to(FLOAT)
                 step = number * 0 + k
                 term = _term(x, y, products, place, step, RECIPE)
-                partial = _plus(partial, term, sums, place, step, _ADD, RECIPE)
-            total = _plus(total, partial, sums, place, number, _COMBINE, RECIPE)
+                partial = _plus(
+                    partial, term, insides, place, step, _ADD, RECIPE.within, RECIPE
+                )
+            total = _plus(
+                total, partial, sums, place, number, _COMBINE, RECIPE.sum, RECIPE
+            )
             number += 1
     else:
         for k in range(0, terms):
@@ -176,7 +189,7 @@ def matmul_kernel(
             y = tl.load(right + k * b_term, mask=column_inside, other=0.0).to(FLOAT)
             step = tl.zeros((1,), tl.int64) + k
             term = _term(x, y, products, place, step, RECIPE)
-            total = _plus(total, term, sums, place, step, _ADD, RECIPE)
+            total = _plus(total, term, sums, place, step, _ADD, RECIPE.sum, RECIPE)
     # Exact: the operands' type holds every value of the accumulator. The payload of a
     # NaN would depend on the order of operands of an instruction.
     result = total.to(out.dtype.element_ty)
@@ -188,48 +201,73 @@ def matmul_kernel(
 # Outputs of a program (rows, columns) and its warps, by the width computed with: as
 # large as registers allow without spilling.
 TILES = {32: (64, 64), 64: (32, 32)}
-WARPS = 4
+WARPS = 8
 _LARGEST_TILE = 512
 
 
+class Codes(NamedTuple):
+    """Codes of a product's roundings; empty for none."""
+
+    accumulate: tuple[int, ...]
+    product: tuple[int, ...]  # empty: products stay exact
+    within: tuple[int, ...]  # empty: as `accumulate`
+
+
 @functools.lru_cache(maxsize=256)
-def _constants(code: tuple[int, ...], width: int, device: torch.device) -> Tensor:
-    dtype = torch.float32 if width == 32 else torch.float64
-    return torch.tensor(plan_of(code, dtype).constants, device=device)
+def constants_of(code: tuple[int, ...], width: int, device: torch.device) -> Tensor:
+    """The constants of a rounding, where kernels read them."""
+    return torch.tensor(plan_of(code, _TYPES[width]).constants, device=device)
 
 
-def _proof(
-    a: Tensor,
-    b: Tensor,
-    accumulate: tuple[int, ...],
-    product: tuple[int, ...],
-    blocked: bool,
-) -> tuple[int, Proof | None]:
+_TYPES = {32: torch.float32, 64: torch.float64}
+
+
+def _proof(a: Tensor, b: Tensor, chosen: Codes, order: int) -> tuple[int, Proof | None]:
     """Return the width to compute with and, if it is one, the proof that it does."""
-    plain = all(
-        code[5] == codes.NEAREST_EVEN for code in (accumulate, product) if code
-    )
+    modes = {codes.decode(code).mode for code in chosen[:2] if code}
+    # Facts are read from the device, which is forbidden while a graph is captured.
     capturing = a.is_cuda and torch.cuda.is_current_stream_capturing()
-    if plain and not capturing:  # facts are read from the device, which a graph forbids
-        facts = facts_of((a, b))
-        for dtype in (torch.float32, torch.float64):
-            if dtype.itemsize >= a.itemsize:
-                proof = prove(accumulate, product, blocked, facts, dtype)
-                if proof is not None:
-                    return 8 * dtype.itemsize, proof
+    if modes != {codes.NEAREST_EVEN} or chosen.within or capturing:
+        return 64, None
+    facts = facts_of((a, b))
+    for width, dtype in _TYPES.items():
+        if dtype.itemsize >= a.itemsize:
+            blocked = order == codes.BLOCKED
+            proof = prove(chosen.accumulate, chosen.product, blocked, facts, dtype)
+            if proof is not None:
+                return width, proof
     return 64, None
 
 
-def covers(a: Tensor, b: Tensor, order: int, within: tuple[int, ...]) -> bool:
+def covers(a: Tensor, b: Tensor, order: int) -> bool:
     """Whether the kernel computes such a product; else the portable one must."""
-    if order not in (codes.SEQUENTIAL, codes.BLOCKED) or within:
+    if order not in (codes.SEQUENTIAL, codes.BLOCKED):
         return False
     # Products of two float32 numbers are exact in float64; so are those of float64
     # numbers of few bits.
     return a.dtype == torch.float32 or not (is_wide(a) or is_wide(b))
 
 
-def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _check(a: Tensor, b: Tensor, chosen: Codes) -> None:
+    for code in chosen:
+        if code:
+            sums.check_accumulator(codes.decode(code))
+    sums.check_result_dtype(codes.decode(chosen.accumulate), a.dtype)
+    if a.dtype == torch.float64:
+        sums.check_product_range(a, b)
+
+
+def tile_of(width: int, rows: int, columns: int) -> tuple[int, int]:
+    """Outputs of a program: rows and columns."""
+    if not INTERPRETED:
+        return TILES[width]
+    return (
+        min(power_of_two(rows), _LARGEST_TILE),
+        min(power_of_two(columns), _LARGEST_TILE),
+    )
+
+
+def matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Bring operands of equal batch shape to [batch, rows, columns]."""
     if a.dim() == 2:
         return a.unsqueeze(0), b.unsqueeze(0)
@@ -239,8 +277,7 @@ def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def matmul(
     a: Tensor,
     b: Tensor,
-    accumulate: tuple[int, ...],
-    product: tuple[int, ...],
+    chosen: Codes,
     order: int,
     block_size: int,
     seed: Tensor,
@@ -252,37 +289,29 @@ def matmul(
         NotImplementedError: for accumulators of more than 51 bits.
         ValueError: where exact results cannot be computed or returned.
     """
-    add_code = codes.decode(accumulate)
-    sums.check_accumulator(add_code)
-    sums.check_result_dtype(add_code, a.dtype)
-    if product:
-        sums.check_accumulator(codes.decode(product))
-    if a.dtype == torch.float64:
-        sums.check_product_range(a, b)
-    out = torch.empty(
-        (*a.shape[:-1], b.shape[-1]), dtype=a.dtype, device=a.device
-    )
-    left, right = _matrices(a, b)
-    batch, rows, terms = left.shape
-    columns = right.shape[2]
+    _check(a, b, chosen)
+    out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype, device=a.device)
+    terms = a.shape[-1]
     if terms == 0 or out.numel() == 0:
         return out.zero_()
-    blocked = order == codes.BLOCKED
-    width, proof = _proof(a, b, accumulate, product, blocked)
-    dtype = torch.float32 if width == 32 else torch.float64
+    left, right = matrices(a, b)
+    batch, rows, _ = left.shape
+    columns = right.shape[2]
+    width, proof = _proof(a, b, chosen, order)
+    dtype = _TYPES[width]
+    accumulate, product = chosen.accumulate, chosen.product
+    within = chosen.within or accumulate
     recipe = Recipe(
         sum=plan_of(accumulate, dtype).rule,
         product=plan_of(product, dtype).rule if product else None,
+        within=plan_of(within, dtype).rule,
         proof=proof,
-        blocked=blocked,
+        blocked=order == codes.BLOCKED,
         grouped=columns % 4 == 0 and offset % 4 == 0,
-        huge=a.dtype == torch.float64,
+        huge=a.dtype == torch.float64 or bool(chosen.within),
         width=width,
     )
-    tile = TILES[width]
-    if INTERPRETED:
-        sizes = (power_of_two(rows), power_of_two(columns))
-        tile = (min(sizes[0], _LARGEST_TILE), min(sizes[1], _LARGEST_TILE))
+    tile = tile_of(width, rows, columns)
     tiles_across = triton.cdiv(columns, tile[1])
     tiles = triton.cdiv(rows, tile[0]) * tiles_across
     with on_device(a):
@@ -290,14 +319,15 @@ def matmul(
             left,
             right,
             out,
-            _constants(accumulate, width, a.device),
-            _constants(product or accumulate, width, a.device),
+            constants_of(accumulate, width, a.device),
+            constants_of(product or accumulate, width, a.device),
+            constants_of(within, width, a.device),
             seed.to(a.device),
             offset,
             rows,
             columns,
             terms,
-            min(block_size, terms) if blocked else terms,
+            min(block_size, terms) if recipe.blocked else terms,
             *left.stride(),
             *right.stride(),
             tiles,

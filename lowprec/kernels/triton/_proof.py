@@ -76,7 +76,8 @@ def _named(row: list[int], dtype: torch.dtype) -> Facts:
     if lowest != _largest_integer(carrier):
         bits = carrier.precision - (lowest.bit_length() - 1)
     ends = torch.tensor([smallest, largest], dtype=carrier.integer).view(dtype)
-    return Facts(bits, *ends.tolist(), bool(finite))
+    least, greatest = ends.tolist()
+    return Facts(bits, least, greatest, bool(finite))
 
 
 def _plain(code: RoundingCode, plan: Plan, carrier: Carrier) -> bool:

@@ -243,9 +243,7 @@ def _by_floats(
 
 
 @triton.jit
-def _by_mask(
-    bits, negative, word, constants, RULE: tl.constexpr, WIDTH: tl.constexpr
-):
+def _by_mask(bits, negative, word, constants, RULE: tl.constexpr, WIDTH: tl.constexpr):
     """Bits of the rounded number in a format with the carrier's exponent range.
 
     Subnormals and overflow come right by themselves. The sign may stay in the sum:

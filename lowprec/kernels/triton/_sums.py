@@ -77,9 +77,13 @@ def add(
     if HUGE:
         exact = _without_overflow(exact, total, term)
     if RULE.mode == TOWARD_NEGATIVE:
-        # Exact zero sums are -0 unless both are +0 (IEEE 754 section 6.3).
+        # Exact zero sums are -0 unless both are +0 (IEEE 754 section 6.3). As bits: a
+        # zero that is written in Triton has no sign.
         signs = total.to(tl.int64, bitcast=True) | term.to(tl.int64, bitcast=True)
-        exact = tl.where((exact == 0) & (signs != 0), -0.0, exact)
+        NEGATIVE_ZERO: tl.constexpr = -(1 << 63)
+        bits = exact.to(tl.int64, bitcast=True)
+        bits = tl.where((exact == 0) & (signs != 0), NEGATIVE_ZERO, bits)
+        exact = bits.to(tl.float64, bitcast=True)
     return round_number(exact, word, constants, RULE, 64)
 
 
