@@ -12,7 +12,7 @@ from native_checks import (
     same_bits,
     same_numbers,
 )
-from tables import CARRIERS, MODES, ORDERS, SATURATIONS, fits, name_of
+from tables import CARRIERS, MODES, ORDERS, SATURATIONS, STOCHASTIC, fits, name_of
 from test_native_sums import adversaries, random_format, random_matrix, spread
 
 import lowprec as lp
@@ -56,11 +56,13 @@ def few_bits(shape, seed, carrier):
 @pytest.mark.parametrize("carrier", CARRIERS, ids=name_of)
 @pytest.mark.parametrize("mode", MODES, ids=name_of)
 def test_every_mode(mode, carrier):
-    a, b = spread((5, 6), 2, 4).to(carrier), few_bits((6, 8), 3, carrier)
-    for name in ("e5m2", "bfloat16", "e8m15", "unsigned", "bf16_flush"):
+    a, b = spread((5, 3), 2, 4).to(carrier), few_bits((3, 8), 3, carrier)
+    names = ["e5m2", "bfloat16", "e8m15", "unsigned", "bf16_flush"]
+    # The interpreter takes its time for random words.
+    for name in names[: 2 if mode in STOCHASTIC else None]:
         rounding = lp.Rounding(BY_NAME[name], mode, random_bits=11, variant="B")
         check(a, b, lp.Accumulator(rounding))
-        check(a, b, lp.Accumulator(rounding, "accumulator", "blocked", 4), 3)
+        check(a, b, lp.Accumulator(rounding, "accumulator", "blocked", 2), 3)
     check(a, b, lp.Accumulator(rounding, NARROW, "blocked", 2, within="e5m2"))
 
 
@@ -93,7 +95,8 @@ def test_no_terms_give_zeros():
 @pytest.mark.parametrize("carrier", CARRIERS, ids=name_of)
 @pytest.mark.parametrize("mode", MODES, ids=name_of)
 def test_adversarial_sums(mode, carrier):
-    for name in ("bfloat16", "e8m15", "binary32", "e4m3fnuz"):
+    names = ["e8m15", "bfloat16", "binary32", "e4m3fnuz"]
+    for name in names[: 1 if mode in STOCHASTIC else None]:
         target = BY_NAME[name]
         if not fits(target, carrier):
             continue
@@ -101,7 +104,7 @@ def test_adversarial_sums(mode, carrier):
         a = torch.tensor(values, dtype=torch.float32).to(carrier)
         ones = torch.ones((4, 2), dtype=carrier)
         ones[:, 1] = -1.0
-        # Saturation is that of the rounding, whose tests are elsewhere: twice is enough.
+        # Saturation is the rounding's, which is tested elsewhere: two are enough.
         for saturation in SATURATIONS[: 2 if carrier == torch.float32 else 1]:
             rounding = lp.Rounding(target, mode, saturation)
             check(a, ones, lp.Accumulator(rounding))
@@ -111,7 +114,8 @@ def test_adversarial_sums(mode, carrier):
 @pytest.mark.parametrize("mode", MODES, ids=name_of)
 def test_results_are_those_of_the_oracle(mode):
     a, b = spread((3, 5), 4, 6), spread((3, 5), 5, 6)
-    for name in ("e5m2", "e8m15", "deep", "unsigned_finite"):
+    names = ["deep", "e8m15", "e5m2", "unsigned_finite"]
+    for name in names[: 1 if mode in STOCHASTIC else None]:
         rounding = lp.Rounding(BY_NAME[name], mode, random_bits=20, variant="C")
         for accumulator in (
             lp.Accumulator(rounding),
@@ -147,7 +151,7 @@ def random_case(pick):
 def test_random_accumulators_and_operands(seed):
     # Shortcuts are taken where they are proved: try to catch a proof that is wrong.
     pick = random.Random(seed)
-    for _ in range(40):
+    for _ in range(20):
         check(*random_case(pick))
 
 
@@ -295,8 +299,8 @@ def test_chunked_dot_refuses_what_it_cannot_do():
         triton.chunked_dot(a, a.T, code, 8)
     with pytest.raises(ValueError, match="cannot multiply"):
         triton.chunked_dot(a, a, code, 16)
+    stochastic = lp.Rounding("e5m2", "stochastic").code
     with pytest.raises(ValueError, match="needs a seed"):
-        stochastic = lp.Rounding("e5m2", "stochastic").code
         triton.chunked_dot(a, a.T, stochastic, 16)
     with pytest.raises(TypeError, match="float32, float16, bfloat16 cpu tensors"):
         triton.chunked_dot(a.double(), a.T.double(), code, 16)
