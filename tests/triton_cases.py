@@ -105,7 +105,7 @@ def _rounding(name, target):
     return compiled, compiled.opcodes.total() / (2 * elements)
 
 
-def _matmul(name, target):
+def _matmul(name, target, fusion):
     from lowprec.kernels.triton import _matmul
     from lowprec.kernels.triton._plan import plan_of
     from lowprec.kernels.triton._proof import Proof
@@ -131,17 +131,18 @@ def _matmul(name, target):
         {"RECIPE": recipe, "ROWS": rows, "COLUMNS": columns},
         target,
         _matmul.WARPS,
+        fusion,
     )
     outputs = rows * columns / (_matmul.WARPS * TARGETS[target][2])
     return compiled, compiled.loop / outputs
 
 
 def _chunked(name, target):
-    from lowprec.kernels.triton import _chunked, _matmul
+    from lowprec.kernels.triton import _chunked
     from lowprec.kernels.triton._plan import plan_of
 
     pointer = _POINTERS[CHUNKED[name]]
-    rows, columns = _matmul.TILES[32]
+    rows, columns = _chunked.TILES[CHUNKED[name].itemsize]
     rule = plan_of(_BF16.code, torch.float64).rule
     compiled = compile_kernel(
         _chunked.chunked_kernel,
@@ -155,13 +156,13 @@ def _chunked(name, target):
 
 
 @functools.cache
-def compiled_case(name, target):
+def compiled_case(name, target, fusion=False):
     """The compiled kernel, and its instructions per element or multiplication."""
     if name in ROUNDINGS:
         return _rounding(name, target)
     if name in CHUNKED:
         return _chunked(name, target)
-    return _matmul(name.removeprefix("matmul "), target)
+    return _matmul(name.removeprefix("matmul "), target, fusion)
 
 
 def ceilings():

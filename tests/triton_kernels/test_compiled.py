@@ -21,11 +21,18 @@ pytestmark = [
 
 
 def cases(names):
-    for name in names:
-        for target in TARGETS:
-            quick = name in CORE or target in ("sm_90", "gfx942")
-            marks = () if quick else pytest.mark.slow
-            yield pytest.param(name, target, marks=marks, id=f"{name}-{target}")
+    return [
+        pytest.param(
+            name,
+            target,
+            marks=()
+            if name in CORE or target in ("sm_90", "gfx942")
+            else pytest.mark.slow,
+            id=f"{name}-{target}",
+        )
+        for name in names
+        for target in TARGETS
+    ]
 
 
 def opcodes(compiled, pattern):
@@ -54,7 +61,7 @@ def test_memory_is_read_and_written_in_vectors(name, target):
         assert re.search(r"ld\.global\.v[24]\.b(32|64)", compiled.text)
 
 
-FUSED = {"gfx942": r"v_(pk_)?(fma|fmac|mad|mac)(_mix)?_f", "nvidia": "[FDH]FMA"}
+FUSED = {"gfx942": r"v_(pk_)?(fma|fmac|mad|mac)(_mix)?_f", "nvidia": "[FD]FMA"}
 
 
 @pytest.mark.parametrize(
@@ -66,11 +73,10 @@ def test_products_and_sums_are_not_fused(name, target):
     assert not re.search(r"\bfma\.r", compiled.text)
 
 
-def test_the_search_for_fused_operations_finds_them():
-    compiled, _ = compiled_case("chunked float32", "sm_90")
-    assert opcodes(compiled, FUSED["nvidia"])
-    compiled, _ = compiled_case("chunked float32", "gfx942")
-    assert opcodes(compiled, FUSED["gfx942"])
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_the_search_for_fused_operations_finds_them(target):
+    compiled, _ = compiled_case("matmul float32", target, fusion=True)
+    assert opcodes(compiled, FUSED.get(target, FUSED["nvidia"]))
 
 
 @pytest.mark.parametrize(("name", "target"), cases(NAMES))

@@ -16,6 +16,8 @@ from ._rounding import STOCHASTIC
 from ._sums import add
 
 _COMBINE = tl.constexpr(codes.PURPOSE_COMBINE)
+# Outputs of a program by the operands' bytes: few enough that nothing spills.
+TILES = {4: (64, 64), 2: (64, 32)}
 WARPS = 8
 # Terms of one dot: all that a chunk must be a multiple of.
 DEPTH = 16
@@ -100,7 +102,7 @@ def chunked_dot(
     if terms == 0 or out.numel() == 0:
         return out.zero_()
     left, right = matrices(a, b)
-    tile = tile_of(32, rows, columns)
+    tile = tile_of(TILES[a.itemsize], rows, columns)
     tiles_across = triton.cdiv(columns, tile[1])
     tiles = triton.cdiv(rows, tile[0]) * tiles_across
     with on_device(a):

@@ -198,9 +198,9 @@ def matmul_kernel(
     tl.store(out + output + column[None, :], result, mask=inside)
 
 
-# Outputs of a program (rows, columns) and its warps, by the width computed with: as
-# large as registers allow without spilling.
-TILES = {32: (64, 64), 64: (32, 32)}
+# Outputs of a program (rows, columns) and its warps, by the width computed with: few
+# enough that nothing spills and warps wait for each other's loads.
+TILES = {32: (32, 64), 64: (32, 32)}
 WARPS = 8
 _LARGEST_TILE = 512
 
@@ -257,10 +257,10 @@ def _check(a: Tensor, b: Tensor, chosen: Codes) -> None:
         sums.check_product_range(a, b)
 
 
-def tile_of(width: int, rows: int, columns: int) -> tuple[int, int]:
-    """Outputs of a program: rows and columns."""
+def tile_of(compiled: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
+    """Outputs of a program: those of a compiled one, or many in the interpreter."""
     if not INTERPRETED:
-        return TILES[width]
+        return compiled
     return (
         min(power_of_two(rows), _LARGEST_TILE),
         min(power_of_two(columns), _LARGEST_TILE),
@@ -311,7 +311,7 @@ def matmul(
         huge=a.dtype == torch.float64 or bool(chosen.within),
         width=width,
     )
-    tile = tile_of(width, rows, columns)
+    tile = tile_of(TILES[width], rows, columns)
     tiles_across = triton.cdiv(columns, tile[1])
     tiles = triton.cdiv(rows, tile[0]) * tiles_across
     with on_device(a):
