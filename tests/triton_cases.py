@@ -80,6 +80,7 @@ _POINTERS = {
 _TABLES = dict.fromkeys(
     ["table", "sum_table", "product_table", "within_table", "seed_pointer"], "*i64"
 )
+_CONTIGUOUS = {"a_term": 1, "b_column": 1}
 _TILES = {"tiles": "i32", "tiles_across": "i32"}
 
 
@@ -128,7 +129,7 @@ def _matmul(name, target, fusion):
     compiled = compile_kernel(
         _matmul.matmul_kernel,
         {**pointers, **_TABLES, **_TILES},
-        {"RECIPE": recipe, "ROWS": rows, "COLUMNS": columns},
+        {"RECIPE": recipe, "ROWS": rows, "COLUMNS": columns, **_CONTIGUOUS},
         target,
         _matmul.WARPS,
         fusion,
@@ -144,10 +145,11 @@ def _chunked(name, target):
     pointer = _POINTERS[CHUNKED[name]]
     rows, columns = _chunked.TILES[CHUNKED[name].itemsize]
     rule = plan_of(_BF16.code, torch.float64).rule
+    sizes = {"RULE": rule, "ROWS": rows, "COLUMNS": columns, "DEPTH": _chunked.DEPTH}
     compiled = compile_kernel(
         _chunked.chunked_kernel,
         {"a": pointer, "b": pointer, "out": "*fp32", **_TABLES, **_TILES},
-        {"RULE": rule, "ROWS": rows, "COLUMNS": columns, "DEPTH": _chunked.DEPTH},
+        {**sizes, **_CONTIGUOUS},
         target,
         _chunked.WARPS,
     )

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import codes, sums
-from ._launch import on_device
+from ._launch import SIZES, on_device
 from ._matmul import constants_of, load_constants, matrices, tile_of
 from ._plan import plan_of
 from ._random import element_words
@@ -23,7 +23,7 @@ WARPS = 8
 DEPTH = 16
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def chunked_kernel(
     a,
     b,
@@ -36,11 +36,11 @@ def chunked_kernel(
     terms: tl.int64,
     chunk: tl.int64,
     a_batch: tl.int64,
-    a_row: tl.int64,
-    a_term: tl.int64,
+    a_row,  # strides without a type become constants where they are 1
+    a_term,
     b_batch: tl.int64,
-    b_term: tl.int64,
-    b_column: tl.int64,
+    b_term,
+    b_column,
     tiles: tl.int32,
     tiles_across: tl.int32,
     RULE: tl.constexpr,

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..codes import PURPOSE_ROUND
 from ..portable import CARRIERS
-from ._launch import INTERPRETED, on_device, power_of_two
-from ._plan import plan_of
+from ._launch import INTERPRETED, SIZES, on_device, power_of_two
+from ._plan import Constants, plan_of
 from ._random import grouped_words
 from ._rounding import lanes, round_bits
 
@@ -22,7 +22,7 @@ WARPS = 4
 _LARGEST_BLOCK = 1 << 20
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*SIZES, *Constants._fields])
 def round_kernel(
     x,
     out,
@@ -72,7 +72,7 @@ def round_kernel(
         tl.store(out + index, rounded, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*SIZES, *Constants._fields])
 def stochastic_kernel(
     x,
     out,

@@ -10,6 +10,11 @@ from torch import Tensor
 
 # Decided by TRITON_INTERPRET=1 when triton is imported.
 INTERPRETED: bool = triton.knobs.runtime.interpret
+# Arguments for which Triton shall compile no variants (values of 1, multiples of 16).
+SIZES = [
+    *("count", "first_block", "offset", "rows", "columns", "terms", "block_size"),
+    *("chunk", "a_batch", "b_batch", "tiles", "tiles_across"),
+]
 
 
 def on_device(x: Tensor) -> AbstractContextManager[object]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import codes, sums
 from ..exact import is_wide
-from ._launch import INTERPRETED, on_device, power_of_two
+from ._launch import INTERPRETED, SIZES, on_device, power_of_two
 from ._plan import Rule, plan_of
 from ._proof import Proof, facts_of, prove
 from ._random import element_words, grouped_words
@@ -113,7 +113,7 @@ def _term(left, right, constants, place, step, RECIPE: tl.constexpr):
     return term
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def matmul_kernel(
     a,
     b,
@@ -128,11 +128,11 @@ def matmul_kernel(
     terms: tl.int64,
     block_size: tl.int64,
     a_batch: tl.int64,
-    a_row: tl.int64,
-    a_term: tl.int64,
+    a_row,  # strides without a type become constants where they are 1
+    a_term,
     b_batch: tl.int64,
-    b_term: tl.int64,
-    b_column: tl.int64,
+    b_term,
+    b_column,
     tiles: tl.int32,
     tiles_across: tl.int32,
     RECIPE: tl.constexpr,
