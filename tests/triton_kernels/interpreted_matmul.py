@@ -59,7 +59,8 @@ def test_every_mode(mode, carrier):
     a, b = spread((5, 3), 2, 4).to(carrier), few_bits((3, 8), 3, carrier)
     names = ["e5m2", "bfloat16", "e8m15", "unsigned", "bf16_flush"]
     # The interpreter takes its time for random words.
-    for name in names[: 2 if mode in STOCHASTIC else None]:
+    few = mode in STOCHASTIC or carrier == torch.float64
+    for name in names[: 2 if few else None]:
         rounding = lp.Rounding(BY_NAME[name], mode, random_bits=11, variant="B")
         check(a, b, lp.Accumulator(rounding))
         check(a, b, lp.Accumulator(rounding, "accumulator", "blocked", 2), 3)
@@ -68,7 +69,7 @@ def test_every_mode(mode, carrier):
 
 @pytest.mark.parametrize(
     "shape",
-    [(1, 1, 1), (3, 4, 5), (1, 3, 40), (20, 2, 1), (17, 2, 20), (0, 3, 2), (2, 3, 0)],
+    [(1, 1, 1), (3, 4, 5), (1, 2, 40), (20, 2, 1), (17, 1, 20), (0, 3, 2), (2, 3, 0)],
     ids=str,
 )
 def test_every_shape_across_programs(shape, monkeypatch):

@@ -1,4 +1,4 @@
-"""Launches, up to the point where a GPU would be needed, against a driver that has none.
+"""Launches, up to the point where a GPU is needed, against a driver without one.
 
 Everything but the execution takes place: arguments are bound, types and constants are
 chosen, and kernels are compiled.
