@@ -156,7 +156,7 @@ def test_random_accumulators_and_operands(seed):
         check(*random_case(pick))
 
 
-@pytest.mark.parametrize("p", [2, 3, 5, 8, 10, 11, 12, 15, 22])
+@pytest.mark.parametrize("p", [2, 3, 5, 8, 10, 11, 12, 15, 22, 23])
 def test_sums_that_a_first_rounding_would_turn_into_ties(p):
     # 1 + 2^(1-p) + 2^-p - 2^-2p is just below a tie of p bits; rounded first to 2p bits
     # or less it becomes one.

@@ -85,11 +85,9 @@ def _plus(
 ):
     """fl(total + term)."""
     if RECIPE.proof is not None:
-        # The proof of `guarded` is about the terms, not about the sums of blocks.
-        GUARDED: tl.constexpr = RECIPE.proof.guarded or PURPOSE == _COMBINE
-        return add_proved(
-            total, term, constants, RECIPE.proof.odd, GUARDED, RECIPE.width
-        )
+        ODD: tl.constexpr = RECIPE.proof.odd
+        GUARDED: tl.constexpr = RECIPE.proof.guarded
+        return add_proved(total, term, constants, ODD, GUARDED, RECIPE.width)
     else:
         word = None
         if RULE.mode >= STOCHASTIC:
