@@ -169,6 +169,41 @@ def test_sums_that_a_first_rounding_would_turn_into_ties(p):
             check(a, torch.ones(2, 1), lp.Accumulator(lp.Rounding(target), rounded))
 
 
+@pytest.mark.parametrize("saturation", SATURATIONS, ids=name_of)
+def test_sums_beyond_the_accumulator_of_few_bits(saturation):
+    # float32 is proved to do, but not without tests for overflow and subnormals.
+    rows = [[256.0] * 4, [-192.0] * 4, [2.0**-8, 2.0**-9, -(2.0**-7), 2.0**-10]]
+    for name in ("e4m3fn", "e5m2"):
+        rounding = lp.Rounding(name, saturation=saturation)
+        for row in rows:  # one by one: what is proved depends on all elements
+            a = torch.tensor([row]) * (128 if name == "e5m2" and row[1] > 1 else 1)
+            check(a, torch.ones(4, 1), lp.Accumulator(rounding))
+            check(a, torch.ones(4, 1), lp.Accumulator(rounding, "accumulator"))
+
+
+def test_infinite_products_in_a_sum_that_saturates():
+    # The largest value takes the place of the infinite sum, far above finite products.
+    saturating = lp.Rounding("e8m15", saturation="finite")
+    for rounded in ("e5m2", lp.Rounding("e5m2", saturation="finite"), "exact"):
+        for big in (1e5, float("inf")):
+            rows = [[big, 1.0, -big, 3.0, 1.0], [1.0, big, big, 0.5, -1.0]]
+            a = torch.tensor(rows)
+            check(a, torch.ones(5, 1), lp.Accumulator(saturating, rounded))
+
+
+@pytest.mark.parametrize("mode", ["nearest_even", "toward_zero"])
+def test_sums_beyond_float64_are_finite_ones(mode):
+    # Every product becomes 2^1022, so that four make an overflow, but no infinity.
+    huge = lp.Rounding(
+        lp.Format(precision=2, emax=1023, emin=1023, name="huge"), "toward_positive"
+    )
+    wide = lp.Rounding("e11m5", mode, saturation="propagate")
+    a = torch.ones(1, 6)
+    check(a.double(), a.double().T, lp.Accumulator(wide, huge))
+    narrow = lp.Rounding("bfloat16", saturation="propagate")
+    check(a, a.T, lp.Accumulator(narrow, huge, "blocked", 6, within=wide))
+
+
 def proofs(a, b, accumulator):
     from lowprec.kernels.triton import _matmul
 
