@@ -2,7 +2,8 @@
 
 import torch
 
-from lowprec import Format, Order, RoundingMode, Saturation, Variant, format, kernels
+from lowprec import Format, Order, RoundingMode, Saturation, Variant, format
+from lowprec.kernels import native
 
 
 def _named(name, **fields):
@@ -75,7 +76,7 @@ SATURATIONS = list(Saturation)
 VARIANTS = list(Variant)
 ORDERS = list(Order)
 CARRIERS = [torch.float32, torch.float64]
-BACKENDS = sorted({"portable", *kernels.status().values()})
+BACKENDS = ["native", "portable"] if native.available() else ["portable"]
 
 _LIMITS = {torch.float32: (24, -149, 127), torch.float64: (53, -1074, 1023)}
 

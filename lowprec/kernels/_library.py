@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, portable, sums
+from . import native, portable, sums, triton
 
 _LIBRARY = torch.library.Library("lowprec", "DEF")
 _LIBRARY.define("round(Tensor x, int[] code) -> Tensor")
@@ -22,7 +22,7 @@ _LIBRARY.define(
     "int order, int block_size, Tensor seed, SymInt offset) -> Tensor"
 )
 
-BACKENDS = ("portable", "native")
+BACKENDS = ("portable", "native", "triton")
 _forced: ContextVar[str | None] = ContextVar("lowprec_kernels", default=None)
 
 
@@ -30,15 +30,23 @@ def status() -> dict[str, str]:
     """Say which kernel serves each device type.
 
     Returns:
-        A mapping from device type to kernel name; `native.status` says with which
-        instruction set the C++ kernels run, or why they do not.
+        A mapping from device type to kernel name, with the reason where a faster one
+        does not run; ``"cuda"`` stands for ROCm too.
 
     Example:
-        >>> status()["cuda"]
+        >>> status()["other"]
         'portable'
     """
-    cpu = "native" if native.available() else "portable"
-    return {"cpu": cpu, "cuda": "portable", "other": "portable"}
+    return {
+        "cpu": "native" if native.available() else f"portable ({native.status()})",
+        "cuda": _cuda_status(),
+        "other": "portable",
+    }
+
+
+def _cuda_status() -> str:
+    text = triton.status()
+    return text if text.startswith("triton") else f"portable ({text})"
 
 
 @contextmanager
@@ -46,11 +54,12 @@ def using(backend: str) -> Iterator[None]:
     """Force a kernel inside the context, for tests and debugging.
 
     Args:
-        backend: ``"portable"``, or ``"native"`` for CPU tensors.
+        backend: ``"portable"``, ``"native"`` for CPU tensors, or ``"triton"`` for CUDA
+            and ROCm tensors; tensors of other devices keep the kernel they have.
 
     Raises:
         ValueError: if there is no such kernel.
-        RuntimeError: if the native kernels are not available.
+        RuntimeError: if it is not available.
 
     Example:
         >>> with using("portable"):
@@ -60,6 +69,8 @@ def using(backend: str) -> Iterator[None]:
         raise ValueError(f"unknown kernel {backend!r}: it must be one of {BACKENDS}")
     if backend == "native" and not native.available():
         raise RuntimeError(f"the native kernels are {native.status()}")
+    if backend == "triton" and not triton.available():
+        raise RuntimeError(f"the Triton kernels are {triton.status()}")
     token = _forced.set(backend)
     try:
         yield
@@ -78,12 +89,31 @@ def _round_stochastic(
 
 
 def _on_cpu(portable_kernel: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
-    """Choose between the two kernels of CPU tensors at every call."""
+    """Choose between the kernels of CPU tensors at every call."""
     native_kernel: Callable[..., Tensor] = getattr(native, name)
+    triton_kernel: Callable[..., Tensor] = getattr(triton, name)
 
     def choose(*arguments: Any) -> Tensor:
-        if native.available() and _forced.get() != "portable":
+        forced = _forced.get()
+        if forced == "triton" and triton.interpreted():
+            return triton_kernel(*arguments)
+        if native.available() and forced != "portable":
             return native_kernel(*arguments)
+        return portable_kernel(*arguments)
+
+    return choose
+
+
+def _on_cuda(
+    portable_kernel: Callable[..., Tensor], name: str
+) -> Callable[..., Tensor]:
+    """Choose between the kernels of CUDA and ROCm tensors at every call."""
+    triton_kernel: Callable[..., Tensor] = getattr(triton, name)
+
+    def choose(*arguments: Any) -> Tensor:
+        allowed = _forced.get() != "portable" and not triton.interpreted()
+        if allowed and triton.available():
+            return triton_kernel(*arguments)
         return portable_kernel(*arguments)
 
     return choose
@@ -98,6 +128,7 @@ _KERNELS: dict[str, Callable[..., Tensor]] = {
 for _name, _kernel in _KERNELS.items():
     _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
     _LIBRARY.impl(_name, _on_cpu(_kernel, _name), "CPU")
+    _LIBRARY.impl(_name, _on_cuda(_kernel, _name), "CUDA")
 
 
 @torch.library.register_fake("lowprec::round", lib=_LIBRARY)
