@@ -20,16 +20,23 @@ struct Matmul {
   int threads;
 };
 
+// Arrays of `count` elements; `out` may be `x`. Outputs of more than `cache` bytes are
+// written past the caches.
+struct Elementwise {
+  const void* x;
+  void* out;
+  int64_t count;
+  Code code;
+  uint64_t seed, offset;  // stochastic modes only
+  int64_t cache;
+  int threads;
+};
+
 struct Kernels {
-  Status (*round_f32)(const float* x, float* out, int64_t count, const Code& code,
-                      int threads);
-  Status (*round_f64)(const double* x, double* out, int64_t count, const Code& code,
-                      int threads);
-  Status (*stochastic_f32)(const float* x, float* out, int64_t count, const Code& code,
-                           uint64_t seed, uint64_t offset, int threads);
-  Status (*stochastic_f64)(const double* x, double* out, int64_t count,
-                           const Code& code, uint64_t seed, uint64_t offset,
-                           int threads);
+  Status (*round_f32)(const Elementwise& task);
+  Status (*round_f64)(const Elementwise& task);
+  Status (*stochastic_f32)(const Elementwise& task);
+  Status (*stochastic_f64)(const Elementwise& task);
   Status (*matmul_f32)(const Matmul& task);
   Status (*matmul_f64)(const Matmul& task);
 };
