@@ -30,7 +30,8 @@ from torch import Tensor
 
 from . import codes, portable, sums
 
-_INTERFACE = 1
+_INTERFACE = 2
+_SERIAL = 65536  # elements that one thread rounds alone (kGrain in environment.h)
 _NAMES = {2: "baseline", 3: "x86-64-v3", 4: "x86-64-v4"}
 _WIDTHS = {torch.float32: 32, torch.float64: 64}
 _MASK = (1 << 64) - 1
@@ -134,13 +135,20 @@ def _packed(code: tuple[int, ...]) -> _CodeArray:
     return _Code(*code)
 
 
+@functools.lru_cache(maxsize=1024)
+def _address(code: tuple[int, ...]) -> tuple[int, _CodeArray]:
+    """Where the integers of a code lie, and what keeps them there."""
+    array = _packed(code)
+    return ctypes.addressof(array), array
+
+
 def _key(seed: int | Tensor) -> int:
     return int(seed) & _MASK
 
 
 def _width(x: Tensor) -> int:
     width = _WIDTHS.get(x.dtype)
-    if width is None or x.device.type != "cpu":
+    if width is None or not x.is_cpu:
         name = str(x.dtype).removeprefix("torch.")
         raise TypeError(
             "the native kernels take float32 or float64 CPU tensors, "
@@ -149,10 +157,10 @@ def _width(x: Tensor) -> int:
     return width
 
 
-def _target(x: Tensor, out: Tensor | None) -> Tensor:
+def _target(x: Tensor, out: Tensor) -> Tensor:
     """Where to write the contiguous result of rounding the contiguous ``x``."""
-    if out is None:
-        return torch.empty_like(x)
+    if out is x:
+        return x
     if out.dtype != x.dtype or out.shape != x.shape or out.device != x.device:
         raise ValueError(
             f"out must be a {x.dtype} CPU tensor of shape {tuple(x.shape)}, "
@@ -186,15 +194,17 @@ def round(x: Tensor, code: Sequence[int], out: Tensor | None = None) -> Tensor:
         ValueError: if the carrier cannot hold the format, or ``out`` does not fit.
     """
     library, width = _loaded(), _width(x)
-    source = x.contiguous()
-    target = _target(source, out)
+    source = x if x.is_contiguous() else x.contiguous()
+    target = torch.empty_like(source) if out is None else _target(source, out)
+    address, _kept = _address(tuple(code))
+    count = source.numel()
     wrong = library.lowprec_round(
         width,
         source.data_ptr(),
         target.data_ptr(),
-        source.numel(),
-        _packed(tuple(code)),
-        torch.get_num_threads(),
+        count,
+        address,
+        1 if count < _SERIAL else torch.get_num_threads(),
     )
     if wrong:
         _refuse(code, x.dtype)
@@ -224,17 +234,19 @@ def round_stochastic(
         ValueError: if the carrier cannot hold the format, or ``out`` does not fit.
     """
     library, width = _loaded(), _width(x)
-    source = x.contiguous()
-    target = _target(source, out)
+    source = x if x.is_contiguous() else x.contiguous()
+    target = torch.empty_like(source) if out is None else _target(source, out)
+    address, _kept = _address(tuple(code))
+    count = source.numel()
     wrong = library.lowprec_round_stochastic(
         width,
         source.data_ptr(),
         target.data_ptr(),
-        source.numel(),
-        _packed(tuple(code)),
+        count,
+        address,
         _key(seed),
         offset,
-        torch.get_num_threads(),
+        1 if count < _SERIAL else torch.get_num_threads(),
     )
     if wrong:
         _refuse(code, x.dtype)
