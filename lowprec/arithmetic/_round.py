@@ -138,6 +138,10 @@ _straight_through: Callable[..., Tensor] = _StraightThrough.apply
 _straight_through_transformable: Callable[..., Tensor] = (
     _StraightThroughTransformable.apply
 )
+# Where no transform is active, Function.apply passes on to its base class.
+_straight_through_plain: Callable[..., Tensor] = super(
+    torch.autograd.Function, _StraightThrough
+).apply
 
 
 def _transforms_active() -> bool:
@@ -187,7 +191,7 @@ def dispatch(
     elif _transforms_active() or _is_dual(x):
         result = _straight_through_transformable(*arguments)
     elif x.requires_grad and torch.is_grad_enabled():
-        result = _straight_through(*arguments)
+        result = _straight_through_plain(*arguments)
     else:
         return apply(x, rounding, seed, offset)
     return result

@@ -13,3 +13,6 @@ from ._library import round_stochastic as round_stochastic
 from ._library import status as status
 from ._library import using as using
 from .codes import RoundingCode as RoundingCode
+from .coding import Encoding as Encoding
+from .coding import decode as decode
+from .coding import encode as encode

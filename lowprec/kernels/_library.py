@@ -93,12 +93,13 @@ def _round_stochastic_out(
     out.copy_(portable.round_stochastic(x.contiguous(), code, seed, offset))
 
 
-def _native_serves() -> bool:
+def native_serves() -> bool:
+    """Whether the C++ kernels serve CPU tensors here."""
     return native.available() and _forced.get() != "portable"
 
 
 def _round_out_on_cpu(x: Tensor, code: Sequence[int], out: Tensor) -> None:
-    if not _native_serves():
+    if not native_serves():
         return _round_out(x, code, out)
     native.round(x, code, out)
     _mark_written(out)
@@ -108,7 +109,7 @@ def _round_out_on_cpu(x: Tensor, code: Sequence[int], out: Tensor) -> None:
 def _round_stochastic_out_on_cpu(
     x: Tensor, code: Sequence[int], seed: Tensor, offset: int, out: Tensor
 ) -> None:
-    if not _native_serves():
+    if not native_serves():
         return _round_stochastic_out(x, code, seed, offset, out)
     native.round_stochastic(x, code, seed, offset, out)
     _mark_written(out)
@@ -126,7 +127,7 @@ def _on_cpu(portable_kernel: Callable[..., Tensor], name: str) -> Callable[..., 
     native_kernel: Callable[..., Tensor] = getattr(native, name)
 
     def choose(*arguments: Any) -> Tensor:
-        if _native_serves():
+        if native_serves():
             return native_kernel(*arguments)
         return portable_kernel(*arguments)
 
@@ -200,7 +201,7 @@ def _unobserved(x: Tensor) -> bool:
             or torch._C._len_torch_function_stack()
             or torch._C._are_functorch_transforms_active()
             or x.is_neg()
-            or not _native_serves()
+            or not native_serves()
         )
     except AttributeError:  # private names: without them, the dispatcher decides
         return False

@@ -85,6 +85,8 @@ def load(path: str | Path | None = None) -> bool:
         *(_int, _pointer, _pointer, _long, _pointer),
         *(_ulong, _ulong, _int),
     ]
+    for coding in (library.lowprec_encode, library.lowprec_decode):
+        coding.argtypes = [_int, _int, _pointer, _pointer, _long, _pointer]
     library.lowprec_matmul.argtypes = [
         *(_int, _pointer, _pointer, _pointer, _pointer, _pointer, _pointer),
         *(_long, _long, _ulong, _ulong, _int),
@@ -251,6 +253,71 @@ def round_stochastic(
     if wrong:
         _refuse(code, x.dtype)
     return target if out is None or target is out else out.copy_(target)
+
+
+def encode(x: Tensor, encoding: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Write values of a format as its codes.
+
+    Args:
+        x: float32 or float64 CPU tensor of values of the format.
+        encoding: the integers of an `Encoding` whose codes the carrier is as wide as.
+        dtype: integer dtype that holds the codes.
+
+    Returns:
+        New contiguous tensor of ``x``'s shape.
+
+    Raises:
+        ValueError: if the carrier is too narrow for the codes.
+    """
+    library, width = _loaded(), _width(x)
+    source = x.contiguous()
+    result = torch.empty(source.shape, dtype=dtype)
+    wrong = library.lowprec_encode(
+        width,
+        result.element_size(),
+        source.data_ptr(),
+        result.data_ptr(),
+        source.numel(),
+        _Code(*encoding),
+    )
+    if wrong:
+        raise ValueError(f"{x.dtype} is too narrow for the encoding {encoding}")
+    return result
+
+
+def decode(codes: Tensor, encoding: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Read codes of a format.
+
+    Args:
+        codes: integer CPU tensor.
+        encoding: the integers of an `Encoding` whose codes the carrier is as wide as.
+        dtype: carrier of the result.
+
+    Returns:
+        New contiguous tensor of ``codes``' shape; NaN where a code denotes nothing.
+
+    Raises:
+        ValueError: if the carrier is too narrow for the codes.
+    """
+    library = _loaded()
+    if not codes.is_cpu or codes.is_floating_point() or codes.is_complex():
+        raise TypeError(
+            f"the native kernels take codes in integer CPU tensors, got {codes.dtype} "
+            f"on {codes.device}"
+        )
+    source = codes.contiguous()
+    result = torch.empty(source.shape, dtype=dtype)
+    wrong = library.lowprec_decode(
+        _width(result),
+        source.element_size(),
+        source.data_ptr(),
+        result.data_ptr(),
+        source.numel(),
+        _Code(*encoding),
+    )
+    if wrong:
+        raise ValueError(f"{dtype} is too narrow for the encoding {encoding}")
+    return result
 
 
 def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

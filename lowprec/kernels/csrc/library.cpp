@@ -104,6 +104,24 @@ LOWPREC_EXPORT int lowprec_round_stochastic(int width, const void* x, void* out,
   return width == 32 ? active().stochastic_f32(task) : active().stochastic_f64(task);
 }
 
+// encoding: the integers of an Encoding. Codes are unsigned, of `code_bytes` each.
+static int coding(int width, int code_bytes, const void* from, void* to, int64_t count,
+                  const int64_t* e, bool decoding) {
+  const lowprec::Encoding encoding = {e[0], e[1], e[2], e[3], e[4],
+                                      e[5], e[6], e[7], e[8]};
+  return active().coding({from, to, count, encoding, width, code_bytes, decoding});
+}
+
+LOWPREC_EXPORT int lowprec_encode(int width, int code_bytes, const void* x, void* codes,
+                                  int64_t count, const int64_t* encoding) {
+  return coding(width, code_bytes, x, codes, count, encoding, false);
+}
+
+LOWPREC_EXPORT int lowprec_decode(int width, int code_bytes, const void* codes,
+                                  void* out, int64_t count, const int64_t* encoding) {
+  return coding(width, code_bytes, codes, out, count, encoding, true);
+}
+
 // geometry: batch, rows, terms, columns, then strides of a (batch, row, term) and of
 // b (batch, term, column). A null product means exact products.
 LOWPREC_EXPORT int lowprec_matmul(int width, const void* a, const void* b, void* out,

@@ -32,7 +32,25 @@ struct Elementwise {
   int threads;
 };
 
+// How values of a format are written as codes (Encoding in codes.py).
+struct Encoding {
+  int64_t precision, emin, bits, is_signed, signed_zero, subnormals;
+  int64_t largest;        // code of the largest finite value
+  int64_t infinity, nan;  // their codes, or -1
+};
+
+struct Coding {
+  const void* from;
+  void* to;
+  int64_t count;
+  Encoding encoding;
+  int width;       // of the carrier
+  int code_bytes;  // of one code
+  bool decoding;
+};
+
 struct Kernels {
+  Status (*coding)(const Coding& task);
   Status (*round_f32)(const Elementwise& task);
   Status (*round_f64)(const Elementwise& task);
   Status (*stochastic_f32)(const Elementwise& task);
