@@ -24,6 +24,7 @@ from ..rounding import (
 )
 
 _LARGEST_OFFSET = 2**62
+_NO_CHANGES = (None, None, None, None)
 
 
 def check_carrier(x: Any, what: str) -> None:
@@ -302,9 +303,8 @@ def round(
         _check_offset(offset)
     if seed is not None and generator is not None:
         raise ValueError("give either seed= or generator=, not both")
-    if rounding.__class__ is Rounding and (
-        mode is saturation is random_bits is variant is None
-    ):
+    given = (mode, saturation, random_bits, variant)
+    if isinstance(rounding, Rounding) and given == _NO_CHANGES:
         forward = rounding
     else:
         forward = _chosen(rounding, mode, saturation, random_bits, variant)

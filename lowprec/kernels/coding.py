@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import native
+from . import native_coding
 from ._library import native_serves
 from .portable import CARRIERS
 
@@ -112,7 +112,7 @@ def _encode_on_cpu(x: Tensor, encoding: Sequence[int], dtype: torch.dtype) -> Te
         return portable_encode(x, encoding, dtype)
     if x.dtype == torch.float32 and (code.bits > 32 or code.precision > 24):
         x = x.double()
-    return native.encode(x, code, dtype)
+    return native_coding.encode(x, code, dtype)
 
 
 def _decode_on_cpu(
@@ -122,7 +122,7 @@ def _decode_on_cpu(
     if not native_serves():
         return portable_decode(codes, encoding, dtype)
     wide = dtype == torch.float64 or code.bits > 32 or code.precision > 24
-    result = native.decode(codes, code, torch.float64 if wide else torch.float32)
+    result = native_coding.decode(codes, code, torch.float64 if wide else torch.float32)
     return result.to(dtype)
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,7 +108,8 @@ def status() -> str:
     return f"native ({_NAMES[_library.lowprec_isa()]})"
 
 
-def _loaded() -> ctypes.CDLL:
+def loaded() -> ctypes.CDLL:
+    """Return the library, or raise a RuntimeError that says why there is none."""
     if _library is None:
         raise RuntimeError(f"the native kernels are not available: {_reason}")
     return _library
@@ -115,7 +117,7 @@ def _loaded() -> ctypes.CDLL:
 
 def instruction_sets() -> tuple[int, ...]:
     """Instruction sets that this machine can run: 2 baseline, 3 AVX2, 4 AVX-512."""
-    return tuple(range(2, _loaded().lowprec_best_isa() + 1))
+    return tuple(range(2, loaded().lowprec_best_isa() + 1))
 
 
 def set_instruction_set(isa: int | None = None) -> None:
@@ -124,7 +126,7 @@ def set_instruction_set(isa: int | None = None) -> None:
     Raises:
         ValueError: if this machine cannot run it.
     """
-    library = _loaded()
+    library = loaded()
     chosen = library.lowprec_best_isa() if isa is None else isa
     if library.lowprec_set_isa(chosen) != 0:
         raise ValueError(
@@ -148,15 +150,51 @@ def _key(seed: int | Tensor) -> int:
     return int(seed) & _MASK
 
 
-def _width(x: Tensor) -> int:
+def width_of(x: Tensor) -> int:
+    """Return the bits of a carrier element; a TypeError says what is none."""
     width = _WIDTHS.get(x.dtype)
-    if width is None or not x.is_cpu:
+    if width is None or not x.is_cpu or x.layout != torch.strided:
         name = str(x.dtype).removeprefix("torch.")
         raise TypeError(
-            "the native kernels take float32 or float64 CPU tensors, "
-            f"got {name} on {x.device}"
+            "the native kernels take dense float32 or float64 CPU tensors, "
+            f"got {name} on {x.device}, {x.layout}"
         )
     return width
+
+
+def memory_of(x: Tensor) -> int:
+    """Return where the elements of ``x`` lie.
+
+    Raises:
+        ValueError: if that is nowhere, or not aligned to the elements.
+    """
+    pointer = x.data_ptr()
+    if (pointer % x.element_size() or not pointer) and x.numel():
+        raise ValueError(
+            f"the elements of a {x.dtype} tensor cannot begin at address {pointer}, "
+            f"which is no multiple of {x.element_size()}: clone the tensor"
+            if pointer
+            else f"a {x.dtype} tensor of shape {tuple(x.shape)} has no memory"
+        )
+    return pointer
+
+
+def _checked_offset(offset: int, count: int) -> int:
+    if not 0 <= offset <= _MASK - count:
+        raise ValueError(
+            f"offset must be from 0 to 2^64 - {count + 1} for {count} elements, "
+            f"got {offset}"
+        )
+    return offset
+
+
+def _check_size(*sizes: int) -> None:
+    """Refuse shapes of which the kernels cannot count the bytes in 64 bits."""
+    if math.prod(sizes) >= 1 << 60:
+        shape = " x ".join(map(str, sizes))
+        raise ValueError(
+            f"{shape} elements are more than memory can hold: split the operands"
+        )
 
 
 def _target(x: Tensor, out: Tensor) -> Tensor:
@@ -195,15 +233,15 @@ def round(x: Tensor, code: Sequence[int], out: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: if the carrier cannot hold the format, or ``out`` does not fit.
     """
-    library, width = _loaded(), _width(x)
+    library, width = loaded(), width_of(x)
     source = x if x.is_contiguous() else x.contiguous()
     target = torch.empty_like(source) if out is None else _target(source, out)
     address, _kept = _address(tuple(code))
     count = source.numel()
     wrong = library.lowprec_round(
         width,
-        source.data_ptr(),
-        target.data_ptr(),
+        memory_of(source),
+        memory_of(target),
         count,
         address,
         1 if count < _SERIAL else torch.get_num_threads(),
@@ -235,89 +273,24 @@ def round_stochastic(
     Raises:
         ValueError: if the carrier cannot hold the format, or ``out`` does not fit.
     """
-    library, width = _loaded(), _width(x)
+    library, width = loaded(), width_of(x)
     source = x if x.is_contiguous() else x.contiguous()
     target = torch.empty_like(source) if out is None else _target(source, out)
     address, _kept = _address(tuple(code))
     count = source.numel()
     wrong = library.lowprec_round_stochastic(
         width,
-        source.data_ptr(),
-        target.data_ptr(),
+        memory_of(source),
+        memory_of(target),
         count,
         address,
         _key(seed),
-        offset,
+        _checked_offset(offset, count),
         1 if count < _SERIAL else torch.get_num_threads(),
     )
     if wrong:
         _refuse(code, x.dtype)
     return target if out is None or target is out else out.copy_(target)
-
-
-def encode(x: Tensor, encoding: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Write values of a format as its codes.
-
-    Args:
-        x: float32 or float64 CPU tensor of values of the format.
-        encoding: the integers of an `Encoding` whose codes the carrier is as wide as.
-        dtype: integer dtype that holds the codes.
-
-    Returns:
-        New contiguous tensor of ``x``'s shape.
-
-    Raises:
-        ValueError: if the carrier is too narrow for the codes.
-    """
-    library, width = _loaded(), _width(x)
-    source = x.contiguous()
-    result = torch.empty(source.shape, dtype=dtype)
-    wrong = library.lowprec_encode(
-        width,
-        result.element_size(),
-        source.data_ptr(),
-        result.data_ptr(),
-        source.numel(),
-        _Code(*encoding),
-    )
-    if wrong:
-        raise ValueError(f"{x.dtype} is too narrow for the encoding {encoding}")
-    return result
-
-
-def decode(codes: Tensor, encoding: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Read codes of a format.
-
-    Args:
-        codes: integer CPU tensor.
-        encoding: the integers of an `Encoding` whose codes the carrier is as wide as.
-        dtype: carrier of the result.
-
-    Returns:
-        New contiguous tensor of ``codes``' shape; NaN where a code denotes nothing.
-
-    Raises:
-        ValueError: if the carrier is too narrow for the codes.
-    """
-    library = _loaded()
-    if not codes.is_cpu or codes.is_floating_point() or codes.is_complex():
-        raise TypeError(
-            f"the native kernels take codes in integer CPU tensors, got {codes.dtype} "
-            f"on {codes.device}"
-        )
-    source = codes.contiguous()
-    result = torch.empty(source.shape, dtype=dtype)
-    wrong = library.lowprec_decode(
-        _width(result),
-        source.element_size(),
-        source.data_ptr(),
-        result.data_ptr(),
-        source.numel(),
-        _Code(*encoding),
-    )
-    if wrong:
-        raise ValueError(f"{dtype} is too narrow for the encoding {encoding}")
-    return result
 
 
 def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -358,30 +331,36 @@ def matmul(
         NotImplementedError: for accumulators of more than 51 bits.
         ValueError: where exact results cannot be computed or returned.
     """
-    library, width = _loaded(), _width(a)
-    if _width(b) != width or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
+    library, width = loaded(), width_of(a)
+    if (
+        width_of(b) != width
+        or a.shape[:-2] != b.shape[:-2]
+        or a.shape[-1] != b.shape[-2]
+    ):
         raise ValueError(
             f"cannot multiply {a.dtype} {tuple(a.shape)} by {b.dtype} {tuple(b.shape)}"
         )
     left, right = _matrices(a, b)
-    out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype)
     batch, rows, terms = left.shape
     columns = right.shape[2]
+    for sizes in ((rows, columns), (rows, terms), (terms, columns)):
+        _check_size(batch, *sizes)
+    out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype)
     random = accumulate[5] >= codes.STOCHASTIC or (
         len(product) > 0 and product[5] >= codes.STOCHASTIC
     )
     wrong = library.lowprec_matmul(
         width,
-        left.data_ptr(),
-        right.data_ptr(),
-        out.data_ptr(),
+        memory_of(left),
+        memory_of(right),
+        memory_of(out),
         _Geometry(batch, rows, terms, columns, *left.stride(), *right.stride()),
         _packed(tuple(accumulate)),
         _packed(tuple(product)) if len(product) else None,
         order,
         block_size,
         _key(seed) if random else 0,
-        offset,
+        _checked_offset(offset, out.numel()),
         torch.get_num_threads(),
     )
     if wrong:

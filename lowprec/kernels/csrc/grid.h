@@ -55,7 +55,8 @@ struct Grid {
   // not the largest finite value.
   static Bits largest_kept(const Code& code, const Plan<C>& plan) {
     const bool directed = code.mode == kTowardPositive || code.mode == kTowardNegative;
-    if (plan.overflow[0] == plan.largest || directed) return plan.largest;
+    if (plan.overflow[0] == plan.largest || directed || plan.drop < 1)
+      return plan.largest;
     const Bits half = (Bits(1) << plan.drop) >> 1;
     const Bits odd = plan.drop == L::fraction ? 1 : (plan.largest >> plan.drop) & 1;
     if (code.mode == kNearestZero) return plan.largest + half;
