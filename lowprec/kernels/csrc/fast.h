@@ -33,8 +33,8 @@ template <class C>
 bool natural_overflow(const Code& code, const Plan<C>& plan) {
   using L = Layout<C>;
   const auto unit = typename C::Bits(1) << (plan.drop < 1 ? 0 : plan.drop);
-  return !plan.gap && code.saturation == kNone && code.flags & kInfinities && code.emax == C::bias &&
-         plan.largest == L::infinity - unit;
+  return !plan.gap && code.saturation == kNone && code.flags & kInfinities &&
+         code.emax == C::bias && plan.largest == L::infinity - unit;
 }
 
 template <class C, int64_t mode>
@@ -62,7 +62,8 @@ void natural_part(const typename C::Bits* x, typename C::Bits* out, int64_t coun
 
 // Stochastic: the random bits, aligned with the dropped ones, are added. This is
 // variant A; the others equal it when there are as many random bits as dropped ones.
-template <class C>
+// With equal probabilities all of the dropped bits are added, or nothing.
+template <class C, int64_t mode>
 void natural_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
                    const Code&, const Plan<C>& plan, uint64_t seed, uint64_t first) {
   using Bits = typename C::Bits;
@@ -71,7 +72,12 @@ void natural_words(const typename C::Bits* x, typename C::Bits* out, int64_t cou
   const Bits used = drop < random_bits ? drop : random_bits;
   const Bits right = 32 - used, left = drop - used, keep = ~((Bits(1) << drop) - 1);
   const auto round = [=](VBits<C> bits, const uint32_t* words) LOWPREC_LAMBDA {
-    const VBits<C> random = (load_words<C>(words) >> right) << left;
+    const VBits<C> word = load_words<C>(words);
+    VBits<C> random = (word >> right) << left;
+    if (mode == kStochasticEqual) {
+      const VInt<C> inexact = (bits & ~keep) != Bits(0);
+      random = (VBits<C>)(inexact & (word >> Bits(31) != Bits(0))) & ~keep;
+    }
     const VBits<C> magnitude = bits & Bits(L::sign - 1);
     const VBits<C> result = (bits + random) & keep;
     return (VInt<C>)magnitude > (VInt<C>)splat<VBits<C>>(L::infinity) ? bits : result;
@@ -180,9 +186,10 @@ void floor_words(const typename C::Bits* x, typename C::Bits* out, int64_t count
 template <class C>
 WordsLoop<C> fast_stochastic(const Code& code, const Plan<C>& plan) {
   const bool additive = code.variant == kA || code.random_bits >= plan.drop;
-  if (code.mode == kStochastic && additive && same_range(plan) &&
-      natural_overflow(code, plan)) {
-    return {natural_words<C>, kNearest};
+  if (same_range(plan) && natural_overflow(code, plan)) {
+    if (code.mode == kStochasticEqual)
+      return {natural_words<C, kStochasticEqual>, kNearest};
+    if (additive) return {natural_words<C, kStochastic>, kNearest};
   }
   const WordsLoop<C> loop = grid_stochastic(code, plan);
   if (loop.part != nullptr || !Floor<C>::applies(code, plan)) return loop;

@@ -81,6 +81,16 @@ LOWPREC_INLINE VBits<C> with_sign(VBits<C> magnitude, VBits<C> signs) {
 #endif
 }
 
+// ~(a & b), for which compilers need two instructions.
+LOWPREC_INLINE VBits<Binary32> not_both(VBits<Binary32> a, VBits<Binary32> b) {
+#if defined(__AVX512F__)
+  return (VBits<Binary32>)_mm512_ternarylogic_epi32((__m512i)a, (__m512i)b, (__m512i)b,
+                                                    0x3F);
+#else
+  return ~(a & b);
+#endif
+}
+
 // Lanes where a > b as unsigned integers.
 LOWPREC_INLINE VInt<Binary32> unsigned_greater(VBits<Binary32> a, VBits<Binary32> b) {
 #if defined(__AVX512F__)

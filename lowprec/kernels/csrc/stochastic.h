@@ -1,7 +1,7 @@
 // Stochastic rounding to the format's grid, by the addition of grid.h.
 //
-// The sum is truncated, so what is left of |x| is the discarded fraction, exactly. It is
-// scaled to an integer and compared with the random word.
+// The sum is truncated, so what is left of |x| is the discarded fraction, exactly. It
+// is scaled to an integer and compared with the random word.
 #pragma once
 #include "grid.h"
 
@@ -39,7 +39,10 @@ struct StochasticGrid {
     const VFloat<C> scaled = rest * (VFloat<C>)(reciprocal - c);
     // Up iff fraction + random >= 2^32, both with `spare` zeros at the end: those of
     // the word do not matter then.
-    if (variant == kA) return unsigned_greater(word, ~(integer_part(scaled) & top));
+    if (variant == kA) {
+      const VBits<C> least = not_both(integer_part(scaled), splat<VBits<C>>(top));
+      return unsigned_greater(word, least);
+    }
     VBits<C> fraction;
     if (variant == kB) fraction = integer_part(scaled + 0.5f);  // truncated: exact
 #if defined(__AVX512F__)
@@ -66,8 +69,8 @@ struct StochasticGrid {
                               ? up<variant>(size - below, c, word)
                               : (below != size) & ((VInt<C>)word < 0);
     // One more in the last place of the sum is one more quantum.
-    const VFloat<C> next = (VFloat<C>)((VInt<C>)sum - above);
-    return with_sign<C>((VBits<C>)(next - (VFloat<C>)c), bits);
+    const VInt<C> next = above ? (VInt<C>)sum + 1 : (VInt<C>)sum;
+    return with_sign<C>((VBits<C>)((VFloat<C>)next - (VFloat<C>)c), bits);
   }
 };
 
@@ -98,7 +101,8 @@ inline WordsLoop<Binary32> grid_stochastic(const Code& code,
       !plan.keep_sign || code.emax + plan.drop > C::bias) {
     return none;
   }
-  if (code.mode == kStochasticEqual) return stochastic_loop<kStochasticEqual, kA>(plan.gap);
+  if (code.mode == kStochasticEqual)
+    return stochastic_loop<kStochasticEqual, kA>(plan.gap);
   if (plan.emin + plan.drop < 23 + 32) return none;  // the reciprocal is a number
   if (code.variant == kA) return stochastic_loop<kStochastic, kA>(plan.gap);
   if (code.variant == kB) return stochastic_loop<kStochastic, kB>(plan.gap);
