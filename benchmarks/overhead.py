@@ -7,9 +7,11 @@ is nearly all of the wheel. Results go to ``results/overhead.json``.
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -46,24 +48,34 @@ def calls() -> list[dict[str, Any]]:
     return row(timings, "x * 2", size=64)
 
 
-def _import_seconds(statement: str) -> float:
-    program = (
-        f"import time; start = time.process_time(); {statement}; "
-        "print(time.process_time() - start)"
-    )
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+_IMPORT = """
+import time, torch
+start = time.process_time()
+import lowprec
+print(time.process_time() - start)
+"""
 
 
 def imports() -> list[dict[str, Any]]:
-    """Measure processor time of imports in fresh processes."""
-    both = [
-        (_import_seconds("import torch"), _import_seconds("import torch, lowprec"))
-        for _ in range(7)
+    """Measure processor time of the import in fresh processes."""
+    command = [sys.executable, "-c", _IMPORT]
+    with tempfile.TemporaryDirectory() as cache:  # compiled once, as installed
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        added = [
+            float(
+                subprocess.run(
+                    command, capture_output=True, check=True, env=environment
+                ).stdout
+            )
+            for _ in range(10)
+        ]
+    return [
+        {
+            "what": "import lowprec after torch",
+            "seconds": statistics.median(added[1:]),
+        }
     ]
-    added = statistics.median(second - first for first, second in both)
-    return [{"what": "import lowprec after torch", "seconds": added}]
 
 
 def sizes() -> list[dict[str, Any]]:
