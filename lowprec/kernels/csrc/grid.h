@@ -120,7 +120,9 @@ struct Grid {
         hard |= any<VInt<C>>(~(less < VInt<C>{}) & (less < end));
       }
       if (__builtin_expect(hard, false)) return round_bits<C, mode>(bits, plan);
-      return with_sign<C>(near, bits);
+      const VBits<C> result = with_sign<C>(near, bits);
+      if (zeros == kBothZeros) return result;
+      return (near & Bits(L::sign - 1)) == Bits(0) ? VBits<C>{} : result;
     }
     // Comparisons of signed integers: magnitudes have no sign, and AVX2 knows no other.
     const VInt<C> size = (VInt<C>)magnitude;
@@ -171,6 +173,8 @@ struct GridChoice {
 template <class C, Core core, int64_t mode>
 RoundPart<C> grid_loop(GridChoice<C> choice) {
   if (choice.edges == kRare) {
+    if (choice.zeros == kOneZero)
+      return grid_part<C, core, mode, kRare, kOneZero, false>;
     return choice.gap ? grid_part<C, core, mode, kRare, kBothZeros, true>
                       : grid_part<C, core, mode, kRare, kBothZeros, false>;
   }
@@ -205,7 +209,8 @@ RoundLoop<C> grid_rounding(const Code& code, const Plan<C>& plan) {
       plan.unsigned_format ? kNoNegatives : plan.keep_sign ? kBothZeros : kOneZero,
       plan.gap};
   const bool special = choice.zeros != kBothZeros;
-  if (special && (choice.gap || choice.edges == kRare)) return none;
+  const bool negatives = !plan.unsigned_format;
+  if (special && (choice.gap || (choice.edges == kRare && !negatives))) return none;
   if (!plan.gap && plan.drop <= 0 && plan.emin + plan.drop <= 1 && !special) {
     return {grid_loop<C, kSame, kNearestEven>({kRare, kBothZeros, false}), kNearest};
   }
