@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from .formats import Format
 from .formats import format as as_format
@@ -158,6 +158,7 @@ class Rounding:
     saturation: Saturation = Saturation.NONE
     random_bits: int = _MOST_RANDOM_BITS
     variant: Variant = Variant.A
+    _code: ClassVar[tuple[int, ...]]  # not a field: it follows from them
 
     def __init__(
         self,
@@ -184,6 +185,7 @@ class Rounding:
                 f"random_bits must be from 1 to {_MOST_RANDOM_BITS}, got {random_bits}"
             )
         set_field(self, "random_bits", random_bits)
+        set_field(self, "_code", self._integers())  # once: small tensors wait for it
 
     def __repr__(self) -> str:
         """Return one line that evaluates back, only what differs from the default."""
@@ -214,6 +216,9 @@ class Rounding:
     @property
     def code(self) -> tuple[int, ...]:
         """The nine integers that kernels take (`lowprec.kernels.RoundingCode`)."""
+        return self._code
+
+    def _integers(self) -> tuple[int, ...]:
         target = self.format
         emin, significand = target.emin, target.max_significand
         if emin is None or significand is None:  # resolved by Format.__post_init__

@@ -1,5 +1,6 @@
 """The C++ kernels equal the portable ones and the exact oracle, in every build."""
 
+import math
 import os
 
 import pytest
@@ -25,7 +26,7 @@ from tables import (
 )
 
 import lowprec as lp
-from lowprec.kernels import native, portable
+from lowprec.kernels import native, native_coding, portable
 from lowprec.testing import boundary_inputs
 
 REQUIRED = os.environ.get("LOWPREC_REQUIRE_NATIVE") == "1"
@@ -206,6 +207,89 @@ def test_in_place_out_and_layouts(name, carrier, isa):
         assert same_bits(x, expected)
 
 
+def test_sizes_and_poisoned_outputs(isa):
+    x = random_patterns(torch.float32, 80)
+    for mode in MODES:
+        for name in ("bfloat16", "e4m3fn", "e5m2_flush", "e4m3fnuz", "binary32"):
+            rounding = lp.Rounding(BY_NAME[name], mode)
+            expected = both(x, rounding)[0]
+            for count in range(71):
+                memory = torch.full((80,), math.nan)
+                out = memory[1 : 1 + count]
+                _native(x[:count], rounding, out=out)
+                assert same_bits(out, expected[:count]), (mode, name, count)
+                assert memory[0].isnan()
+                assert memory[1 + count :].isnan().all()  # nothing beyond is written
+
+
+@pytest.mark.parametrize("carrier", CARRIERS, ids=name_of)
+def test_outputs_larger_than_the_cache(carrier, isa):
+    # Streaming stores begin at a vector boundary, wherever the output begins.
+    count = 9_000_000 if carrier == torch.float32 else 4_500_000
+    x = random_patterns(carrier, 4099).repeat(count // 4099 + 1)[:count]
+    rounding = lp.Rounding("e4m3fn")
+    expected = _native(x.clone(), rounding, out=x.clone())  # in place: none
+    in_place = x.clone()
+    _native(in_place, rounding, out=in_place)
+    memory = torch.full((count + 2,), math.nan, dtype=carrier)
+    _native(x, rounding, out=memory[1:-1])
+    assert same_bits(memory[1:-1], in_place)
+    assert same_bits(expected, in_place)
+    assert memory[0].isnan()
+    assert memory[-1].isnan()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("name", ["e4m3fn", "bfloat16", "deep"])
+def test_every_number_of_threads(name, threads, isa):
+    x = random_patterns(torch.float32, 400_003)
+    for mode in ("nearest_even", "toward_positive", "nearest_away", "stochastic"):
+        rounding = lp.Rounding(BY_NAME[name], mode)
+        torch.set_num_threads(1)
+        expected = _native(x, rounding, offset=3)
+        torch.set_num_threads(threads)
+        assert same_bits(_native(x, rounding, offset=3), expected)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=name_of)
+def test_the_callers_environment_does_not_matter(mode, isa):
+    x = torch.cat(
+        [patterns_near(BY_NAME[name], torch.float32, 1001) for name in ("e4m3fn",)]
+        + [torch.arange(-500, 500, dtype=torch.int32).view(torch.float32)]
+    )
+    for name in ("e4m3fn", "bfloat16", "bf16_flush", "deep", "e8m22"):
+        rounding = lp.Rounding(BY_NAME[name], mode)
+        expected = both(x, rounding)[0]
+        torch.set_flush_denormal(True)
+        try:
+            actual = _native(x, rounding)
+            assert float(torch.tensor(1e-40) * 1) == 0.0  # the caller's state is kept
+        finally:
+            torch.set_flush_denormal(False)
+        assert same_bits(actual, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "carrier"), PAIRS, ids=name_of)
+def test_a_hundred_million_patterns(target, carrier, all_isas):
+    # The builds are compared with each other on all of them, the first chunk also with
+    # the portable kernel, which is a thousand times slower.
+    chunk, chunks = 2**20, 96
+    for mode in MODES:
+        rounding = lp.Rounding(target, mode, random_bits=32)
+        for number in range(chunks // len(MODES) + 1):
+            x = random_patterns(carrier, chunk, seed=number)
+            results = []
+            for isa in all_isas:
+                native.set_instruction_set(isa)
+                results.append(_native(x, rounding, offset=number * chunk))
+            assert all(same_bits(one, results[0]) for one in results)
+            if number == 0:
+                part = x[: 2**16]
+                expected = both(part, rounding)[0]
+                assert same_bits(results[0][: 2**16], expected), mode
+
+
 @needs_library
 def test_flushing_subnormals_elsewhere_does_not_matter():
     x = patterns_near(BY_NAME["bfloat16"], torch.float32, 3000)
@@ -242,6 +326,43 @@ def test_refusals_are_those_of_the_portable_kernels():
         product(wide.float(), wide.float(), lp.Accumulator("e8m50"))
     with pytest.raises(ValueError, match="scale the operands"):
         product(wide * 1e-200, wide * 1e-200, lp.Accumulator("bfloat16"))
+
+
+@needs_library
+def test_what_the_c_interface_must_not_see_is_refused():
+    code = lp.Rounding("e5m2").code
+    stochastic = lp.Rounding("e5m2", "stochastic").code
+    memory = bytearray(4 * 9)
+    odd = torch.frombuffer(memory, dtype=torch.float32, offset=1, count=8)
+    aligned = torch.ones(8)
+    with pytest.raises(ValueError, match="no multiple of 4: clone the tensor"):
+        native.round(odd, code)
+    with pytest.raises(ValueError, match="no multiple of 4"):
+        native.round(aligned, code, odd)
+    with pytest.raises(ValueError, match="no multiple of 4"):
+        native.round_stochastic(odd, stochastic, 1)
+    assert native.round(odd.clone(), code).tolist() == [0.0] * 8
+    for wrong in (torch.ones(2, device="meta"), torch.eye(2).to_sparse()):
+        with pytest.raises(TypeError, match="dense float32 or float64 CPU"):
+            native.round(wrong, code)
+    for offset in (-1, 2**64 - 8):
+        with pytest.raises(ValueError, match="offset must be from 0"):
+            native.round_stochastic(aligned, stochastic, 1, offset)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        native.round(aligned, code, torch.empty(1).expand(8))
+    huge = torch.ones(1, 1).expand(2**31, 2**31)
+    with pytest.raises(ValueError, match="more than memory can hold"):
+        product(huge, huge, lp.Accumulator("bfloat16"))
+    freed = torch.ones(8)
+    freed.untyped_storage().resize_(0)
+    with pytest.raises((ValueError, RuntimeError)):
+        native.round(freed, code)
+    with pytest.raises(TypeError, match="integer CPU tensors"):
+        native_coding.decode(
+            aligned, (3, -14, 8, 1, 1, 1, 123, 124, 126), aligned.dtype
+        )
+    with pytest.raises(ValueError, match="too narrow"):
+        native_coding.encode(aligned, (3, -14, 40, 1, 1, 1, 123, 124, 126), torch.int64)
 
 
 @needs_library

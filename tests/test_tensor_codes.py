@@ -5,8 +5,13 @@ import math
 import pytest
 import torch
 from format_tables import SMALL, each_small
+from native_checks import needs_library
+from tables import FORMATS, fits, name_of
 
 import lowprec as lp
+from lowprec import kernels
+from lowprec.arithmetic import _codec
+from lowprec.kernels import coding, native
 from lowprec.testing import assert_bit_equal, boundary_inputs
 
 
@@ -83,3 +88,78 @@ def test_formats_beyond_float64_are_refused():
             target.decode(torch.tensor([code]))
     with pytest.raises(NotImplementedError, match="codes of 128 bits"):
         lp.format("e15m112").encode(torch.ones(1))
+
+
+NATIVE = [
+    one for one in [*FORMATS, lp.format("e8m50")] if one.name not in ("p1", "p1_flush")
+]
+
+
+@needs_library
+@pytest.mark.parametrize("target", NATIVE, ids=name_of)
+def test_every_build_codes_as_the_portable_kernel(target):
+    carriers = [one for one in (torch.float32, torch.float64) if fits(target, one)]
+    try:
+        encoding = list(_codec._encoding(target))
+    except ValueError:
+        pytest.skip("the format has no codes")
+    for isa in native.instruction_sets():
+        native.set_instruction_set(isa)
+        try:
+            for carrier in carriers:
+                x = lp.round(boundary_inputs(target, carrier), target, out=None)
+                if not target.nans:
+                    x = x[x.isfinite()]
+                for count in (x.numel(), 0, 1, 17):
+                    part = x[:count]
+                    expected = coding.portable_encode(part, encoding, torch.int64)
+                    assert torch.equal(
+                        kernels.encode(part, encoding, torch.int64), expected
+                    )
+                    values = coding.portable_decode(expected, encoding, carrier)
+                    assert_bit_equal(
+                        kernels.decode(expected, encoding, carrier), values
+                    )
+        finally:
+            native.set_instruction_set()
+
+
+@needs_library
+@each_small
+def test_every_small_code_in_every_integer_type(target):
+    encoding = list(_codec._encoding(target))
+    codes = torch.arange(2 ** min(target.bits, 16))
+    for carrier in (torch.float32, torch.float64):
+        expected = coding.portable_decode(codes, encoding, carrier)
+        for dtype in _codec._INTEGERS:
+            if target.bits > _codec._INTEGERS[dtype]:
+                continue
+            narrow = codes.to(dtype)
+            assert_bit_equal(kernels.decode(narrow, encoding, carrier), expected)
+            known = ~expected.isnan()
+            back = kernels.encode(expected[known], encoding, dtype)
+            assert back.dtype == dtype
+            assert torch.equal(back.to(torch.int64), codes[known])
+
+
+def test_the_integer_type_of_codes():
+    x = torch.tensor([1.0, -448.0])
+    codes = lp.arithmetic.encode(x, "e4m3fn", dtype=torch.uint8)
+    assert codes.dtype == torch.uint8
+    assert codes.tolist() == [56, 254]
+    with pytest.raises(ValueError, match="cannot hold codes of 16 bits"):
+        lp.arithmetic.encode(x, "binary16", dtype=torch.int16)
+    with pytest.raises(TypeError, match="dtype must be one of"):
+        lp.arithmetic.encode(x, "binary16", dtype=torch.float32)
+
+
+def test_the_operations_are_known_to_torch():
+    encoding = list(_codec._encoding(lp.format("e5m2")))
+    x = torch.tensor([[1.0, -2.0, 0.5], [0.0, 4.0, -0.0]])
+    codes = kernels.encode(x, encoding, torch.uint8)
+    torch.library.opcheck(torch.ops.lowprec.encode, (x, encoding, torch.uint8))
+    torch.library.opcheck(torch.ops.lowprec.decode, (codes, encoding, torch.float32))
+    each = torch.vmap(lambda row: kernels.encode(row, encoding, torch.int64), in_dims=1)
+    assert torch.equal(each(x), codes.to(torch.int64).T)
+    back = torch.vmap(lambda row: kernels.decode(row, encoding, torch.float32))
+    assert_bit_equal(back(codes), x)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..formats import Format, decode_value, encode_value
 from ..formats import format as as_format
 from ..kernels.portable import CARRIERS
@@ -24,7 +26,45 @@ def _check_width(target: Format) -> None:
         )
 
 
-def encode(x: Tensor, format: Format | str) -> Tensor:
+_INTEGERS = {
+    torch.uint8: 8,
+    torch.int16: 15,
+    torch.uint16: 16,
+    torch.int32: 31,
+    torch.uint32: 32,
+    torch.int64: 64,
+}
+
+
+@functools.lru_cache(maxsize=256)
+def _encoding(target: Format) -> kernels.Encoding:
+    magnitudes = (1 << (target.bits - int(target.signed))) - 1
+    return kernels.Encoding(
+        precision=target.precision,
+        emin=int(target.emin or 0),
+        bits=target.bits,
+        signed=int(target.signed),
+        signed_zero=int(target.signed_zero),
+        subnormals=int(target.subnormals),
+        largest=target.encode(target.max) & magnitudes,
+        infinity=target.encode(math.inf) if target.infinities else -1,
+        nan=_wrapped(target.encode(math.nan)) if target.nans else -1,
+    )
+
+
+def _check_integer(dtype: torch.dtype, target: Format) -> None:
+    if dtype not in _INTEGERS:
+        allowed = ", ".join(str(one) for one in _INTEGERS)
+        raise TypeError(f"dtype must be one of {allowed}, got {dtype}")
+    if target.bits > _INTEGERS[dtype]:
+        raise ValueError(
+            f"{dtype} cannot hold codes of {target.bits} bits: torch.int64 can"
+        )
+
+
+def encode(
+    x: Tensor, format: Format | str, *, dtype: torch.dtype = torch.int64
+) -> Tensor:
     """Return the integer codes of a tensor whose elements are values of a format.
 
     code = sign 2^(bits-1) + (max(e, emin) - emin) 2^(p-1) + |x| / 2^q with quantum 2^q;
@@ -36,13 +76,16 @@ def encode(x: Tensor, format: Format | str) -> Tensor:
     Args:
         x: float32 or float64 tensor of any shape.
         format: a `Format` or its name.
+        dtype: integer type of the codes, one that holds 0 to 2^bits - 1.
 
     Returns:
-        int64 tensor of ``x``'s shape.
+        Integer tensor of ``x``'s shape.
 
     Raises:
-        TypeError: if ``x`` is not a float32 or float64 tensor.
-        ValueError: if an element is not a value of the format: round first.
+        TypeError: if ``x`` is not a float32 or float64 tensor, or ``dtype`` no integer
+            type.
+        ValueError: if an element is not a value of the format: round first; or
+            ``dtype`` is too narrow for the codes.
 
     Example:
         >>> encode(torch.tensor([1.0, -448.0]), "e4m3fn").tolist()
@@ -54,32 +97,10 @@ def encode(x: Tensor, format: Format | str) -> Tensor:
     check_carrier(x, "x")
     target = as_format(format)
     _check_width(target)
+    _check_integer(dtype, target)
     _check_members(x, target)
-    x = x.detach().to(torch.float64)
-    carrier = CARRIERS[torch.float64]
-    emin = int(target.emin or 0)
-    _, exponent = torch.frexp(x.abs())
-    binade = (exponent.to(torch.int64) - 1).clamp(min=emin)
-    shift = target.precision - 1 - binade
-    # Two exact scalings: one factor alone may leave the float64 range.
-    half = shift // 2
-    counted = torch.ldexp(torch.ldexp(x.abs(), half), shift - half)
-    finite = x.isfinite()
-    quanta = torch.where(finite, counted, 0.0).to(torch.int64)
-    code = ((binade - emin) << (target.precision - 1)) + quanta
-    code = torch.where((x == 0) | ~finite, 0, code)
-    if target.infinities:
-        code = torch.where(x.isinf(), target.encode(math.inf), code)
-    if target.signed:
-        negative = (x.view(carrier.integer) < 0) & ~x.isnan()
-        code = code + negative.to(torch.int64) * _sign_bit(target)
-    if target.nans:
-        code = torch.where(x.isnan(), _wrapped(target.encode(math.nan)), code)
-    return code
-
-
-def _sign_bit(target: Format) -> int:
-    return _wrapped(1 << (target.bits - 1))
+    result: Tensor = kernels.encode(x.detach(), list(_encoding(target)), dtype)
+    return result
 
 
 def _wrapped(code: int) -> int:
@@ -155,56 +176,55 @@ def decode(
         )
     if dtype is None:
         dtype = torch.float32 if _fits(target, torch.float32) else torch.float64
-    codes = codes.to(torch.int64)
-    if target.bits < 64 and bool(((codes < 0) | (codes >> target.bits != 0)).any()):
-        limit = 2**target.bits - 1
-        raise ValueError(
-            f"codes of {target.name or target!r} are from 0 to {limit}, got values "
-            f"from {int(codes.min())} to {int(codes.max())}"
-        )
-    precision, emin = target.precision, int(target.emin or 0)
-    sign_bit = _sign_bit(target) if target.signed else 0
-    negative = (codes & sign_bit) != 0
-    magnitude = codes & ((1 << (target.bits - int(target.signed))) - 1)
-    field = magnitude >> (precision - 1)
-    fraction = magnitude & ((1 << (precision - 1)) - 1)
-    significand = torch.where(field > 0, fraction + (1 << (precision - 1)), fraction)
-    exponent = field.clamp(min=1) - 1 + emin - (precision - 1)
-    value = significand.to(torch.float64)
-    half = exponent // 2
-    value = torch.ldexp(torch.ldexp(value, half), exponent - half)
-    largest = target.encode(target.max) & (
-        (1 << (target.bits - int(target.signed))) - 1
-    )
-    special = magnitude > largest
-    if target.infinities:
-        infinity = target.encode(math.inf)
-        value = torch.where(magnitude == infinity, math.inf, value)
-        special = special & (magnitude != infinity)
-    value = torch.where(negative, -value, value)
-    if not target.signed_zero:
-        special = special | (negative & (magnitude == 0))
-    if not target.nans and bool(special.any()):
-        raise ValueError(
-            f"code {int(codes[special].flatten()[0])} denotes no value of "
-            f"{target.name or target!r}"
-        )
-    empty = (field == 0) & (fraction != 0)
-    if not target.subnormals and bool(empty.any()):
-        raise ValueError(
-            f"code {int(codes[empty].flatten()[0])} denotes no value of "
-            f"{target.name or target!r}, which has no subnormals"
-        )
-    value = torch.where(special, math.nan, value)
     if dtype not in CARRIERS:
         raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+    _check_range(codes, target)
+    exact = dtype if _fits(target, dtype) else torch.float64
+    value: Tensor = kernels.decode(codes, list(_encoding(target)), exact)
+    if not target.nans or not target.subnormals:
+        _check_meanings(codes, value, target)
     result = value.to(dtype)
-    if not bool(((result == value) | value.isnan()).all()):
+    if exact != dtype and not bool(((result == value) | value.isnan()).all()):
         raise ValueError(
             f"float32 cannot hold every value of {target.name or target!r}: "
             "use dtype=torch.float64"
         )
     return result
+
+
+def _check_range(codes: Tensor, target: Format) -> None:
+    """Refuse integers that are no codes at all."""
+    if target.bits == 64 or codes.numel() == 0:
+        return
+    # Not every operation knows the unsigned types.
+    low, high = (int(bound) for bound in codes.to(torch.int64).aminmax())
+    limit = 2**target.bits - 1
+    if low < 0 or high > limit:
+        raise ValueError(
+            f"codes of {target.name or target!r} are from 0 to {limit}, got values "
+            f"from {low} to {high}"
+        )
+
+
+def _check_meanings(codes: Tensor, value: Tensor, target: Format) -> None:
+    """Refuse codes that denote nothing, which the kernels decode to NaN."""
+    unknown = codes[value.isnan()].to(torch.int64)
+    if unknown.numel() == 0:
+        return
+    code = _encoding(target)
+    magnitude = unknown & code.magnitudes
+    stored = magnitude & ((1 << (code.precision - 1)) - 1)
+    empty = (magnitude == stored) & (stored != 0)
+    if not target.nans and bool((~empty | target.subnormals).any()):
+        first = unknown[~empty | target.subnormals][0]
+        raise ValueError(
+            f"code {int(first)} denotes no value of {target.name or target!r}"
+        )
+    if not target.subnormals and bool(empty.any()):
+        raise ValueError(
+            f"code {int(unknown[empty][0])} denotes no value of "
+            f"{target.name or target!r}, which has no subnormals"
+        )
 
 
 # `Format.encode` and `Format.decode` know no torch; they learn of tensors here.

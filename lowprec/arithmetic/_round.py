@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd import forward_ad
 
 from .. import kernels
 from ..kernels.portable import CARRIERS, max_bits
@@ -23,6 +24,7 @@ from ..rounding import (
 )
 
 _LARGEST_OFFSET = 2**62
+_NO_CHANGES = (None, None, None, None)
 
 
 def check_carrier(x: Any, what: str) -> None:
@@ -31,6 +33,8 @@ def check_carrier(x: Any, what: str) -> None:
     Raises:
         TypeError: saying which dtype was given and what to do.
     """
+    if x.__class__ is Tensor and x.dtype in CARRIERS and x.layout == torch.strided:
+        return
     if not isinstance(x, Tensor):
         raise TypeError(
             f"{what} must be a float32 or float64 tensor, got {type(x).__name__}: "
@@ -53,24 +57,26 @@ def check_carrier(x: Any, what: str) -> None:
     raise TypeError(f"{what} must be a float32 or float64 tensor, got {name}: {advice}")
 
 
+def _refuse_unheld(rounding: Rounding, x: Tensor) -> None:
+    """Refuse formats above a carrier's range, where fakes would not."""
+    code = rounding.code
+    if code[1] > 127:
+        max_bits(kernels.RoundingCode(*code), CARRIERS[x.dtype])
+
+
 def apply(x: Tensor, rounding: Rounding, seed: Tensor | None, offset: int) -> Tensor:
     """Round without autograd; ``seed`` is needed by stochastic modes only."""
-    code = list(rounding.code)
-    if rounding.format.emin is not None and rounding.format.emin > 127:
-        max_bits(kernels.RoundingCode(*code), CARRIERS[x.dtype])  # may refuse
-    result: Tensor
+    _refuse_unheld(rounding, x)
     if seed is None:
-        result = kernels.round(x, code)
-    else:
-        result = kernels.round_stochastic(x, code, seed, offset)
-    return result
+        return kernels.eager_round(x, rounding.code)
+    return kernels.eager_round_stochastic(x, rounding.code, seed, offset)
 
 
 def _gradients(ctx: Any, gradient: Tensor, function: Callable[..., Tensor]) -> Any:
     """Return the gradients of both classes below: that of x, rounded where asked."""
-    if ctx.backward_rounding is not None:
-        rounding, seed = ctx.backward_rounding, ctx.backward_seed
-        gradient = function(gradient, rounding, seed, ctx.offset, None, None)
+    rounding, seed, offset = ctx.backward_rounding
+    if rounding is not None:
+        gradient = function(gradient, rounding, seed, offset, None, None)
     return gradient, None, None, None, None, None
 
 
@@ -87,8 +93,7 @@ class _StraightThrough(torch.autograd.Function):
         backward: Rounding | None,
         backward_seed: Tensor | None,
     ) -> Tensor:
-        ctx.backward_rounding, ctx.backward_seed = backward, backward_seed
-        ctx.offset = offset
+        ctx.backward_rounding = (backward, backward_seed, offset)
         return apply(x, rounding, seed, offset)
 
     @staticmethod
@@ -117,7 +122,8 @@ class _StraightThroughTransformable(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, _, _, ctx.offset, ctx.backward_rounding, ctx.backward_seed = inputs
+        _, _, _, offset, backward, backward_seed = inputs
+        ctx.backward_rounding = (backward, backward_seed, offset)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -133,6 +139,10 @@ _straight_through: Callable[..., Tensor] = _StraightThrough.apply
 _straight_through_transformable: Callable[..., Tensor] = (
     _StraightThroughTransformable.apply
 )
+# Where no transform is active, Function.apply passes on to its base class.
+_straight_through_plain: Callable[..., Tensor] = super(
+    torch.autograd.Function, _StraightThrough
+).apply
 
 
 def _transforms_active() -> bool:
@@ -140,6 +150,14 @@ def _transforms_active() -> bool:
         return bool(torch._C._are_functorch_transforms_active())
     except AttributeError:  # private: without it, torch.func needs the slower class
         return True
+
+
+def _is_dual(x: Tensor) -> bool:
+    """Whether ``x`` carries a tangent of forward-mode differentiation."""
+    # Private, and outside of dual levels much cheaper than unpacking.
+    if getattr(forward_ad, "_current_level", 0) < 0:
+        return False
+    return forward_ad.unpack_dual(x).tangent is not None
 
 
 def refuse_compiled_transforms(name: str) -> None:
@@ -171,10 +189,10 @@ def dispatch(
     if torch.compiler.is_compiling():
         refuse_compiled_transforms("lowprec.round")
         result = _straight_through(*arguments)
-    elif _transforms_active() or unpack_dual(x).tangent is not None:
+    elif _transforms_active() or _is_dual(x):
         result = _straight_through_transformable(*arguments)
     elif x.requires_grad and torch.is_grad_enabled():
-        result = _straight_through(*arguments)
+        result = _straight_through_plain(*arguments)
     else:
         return apply(x, rounding, seed, offset)
     return result
@@ -196,6 +214,20 @@ def _modified(
     changes = {name: value for name, value in changes.items() if value is not None}
     result = as_rounding(rounding)
     return replace(result, **changes) if changes else result
+
+
+# Types distinguish keys, so that True is not taken for 1.
+_cached = functools.lru_cache(maxsize=4096, typed=True)(_modified)
+
+
+def _chosen(*arguments: Any) -> Rounding:
+    """Return what `_modified` returns, from a cache where there may be one."""
+    if torch.compiler.is_compiling():  # Dynamo warns about caches, and needs none
+        return _modified(*arguments)
+    try:
+        return _cached(*arguments)
+    except TypeError:  # unhashable arguments have errors of their own
+        return _modified(*arguments)
 
 
 def round(
@@ -267,10 +299,15 @@ def round(
         IEEE 754-2019 section 4.3; for the stochastic variants P3109 3.2.2.
     """
     check_carrier(x, "x")
-    _check_offset(offset)
+    if offset.__class__ is not int or offset != 0:
+        _check_offset(offset)
     if seed is not None and generator is not None:
         raise ValueError("give either seed= or generator=, not both")
-    forward = _modified(rounding, mode, saturation, random_bits, variant)
+    given = (mode, saturation, random_bits, variant)
+    if isinstance(rounding, Rounding) and given == _NO_CHANGES:
+        forward = rounding
+    else:
+        forward = _chosen(rounding, mode, saturation, random_bits, variant)
     gradient = None if backward is None else as_rounding(backward)
     forward_seed = backward_seed = None
     if forward.stochastic:
@@ -278,8 +315,9 @@ def round(
     if gradient is not None and gradient.stochastic:
         base = as_seed(seed, generator) if forward_seed is None else forward_seed
         (backward_seed,) = split_seed(base, 1)
-    result = dispatch(x, forward, forward_seed, offset, gradient, backward_seed)
-    return result if out is None else _store(result, out)
+    if out is not None:
+        return _round_into(x, forward, forward_seed, offset, out)
+    return dispatch(x, forward, forward_seed, offset, gradient, backward_seed)
 
 
 def _check_offset(offset: Any) -> None:
@@ -291,17 +329,35 @@ def _check_offset(offset: Any) -> None:
         raise ValueError(f"offset must be from 0 to 2^62, got {offset}")
 
 
-def _store(result: Tensor, out: Tensor) -> Tensor:
+def _round_into(
+    x: Tensor, rounding: Rounding, seed: Tensor | None, offset: int, out: Tensor
+) -> Tensor:
+    """Round into ``out``; gradients are refused."""
     check_carrier(out, "out")
-    wanted = (tuple(result.shape), result.dtype, result.device)
-    given = (tuple(out.shape), out.dtype, out.device)
-    if given != wanted:
+    if out.shape != x.shape or out.dtype != x.dtype or out.device != x.device:
+        wanted = (tuple(x.shape), x.dtype, x.device)
+        given = (tuple(out.shape), out.dtype, out.device)
         raise ValueError(
             "out must have shape {}, dtype {} and device {}, ".format(*wanted)
             + "got {}, {} and {}".format(*given)
         )
-    if torch.is_grad_enabled() and (result.requires_grad or out.requires_grad):
+    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
         raise ValueError(
             "out= does not support gradients: use it under torch.no_grad()"
         )
-    return out.copy_(result)
+    if _is_transformed(x) or _is_transformed(out):
+        return out.copy_(dispatch(x, rounding, seed, offset, None, None))
+    _refuse_unheld(rounding, x)
+    if seed is None:
+        kernels.eager_round(x, rounding.code, out)
+    else:
+        kernels.eager_round_stochastic(x, rounding.code, seed, offset, out)
+    return out
+
+
+def _is_transformed(x: Tensor) -> bool:
+    """Whether torch.func or forward-mode differentiation must see every operation."""
+    if torch.compiler.is_compiling():
+        refuse_compiled_transforms("lowprec.round")
+        return False
+    return _transforms_active() or _is_dual(x)

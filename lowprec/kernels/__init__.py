@@ -5,9 +5,14 @@ vmap and torch.compile see them. `portable` runs everywhere and is what every fa
 kernel must equal bit for bit.
 """
 
+from ._library import eager_round as eager_round
+from ._library import eager_round_stochastic as eager_round_stochastic
 from ._library import matmul as matmul
 from ._library import round as round
 from ._library import round_stochastic as round_stochastic
 from ._library import status as status
 from ._library import using as using
 from .codes import RoundingCode as RoundingCode
+from .coding import Encoding as Encoding
+from .coding import decode as decode
+from .coding import encode as encode

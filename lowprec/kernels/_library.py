@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from . import native, portable, sums, triton
 
@@ -16,6 +17,11 @@ _LIBRARY = torch.library.Library("lowprec", "DEF")
 _LIBRARY.define("round(Tensor x, int[] code) -> Tensor")
 _LIBRARY.define(
     "round_stochastic(Tensor x, int[] code, Tensor seed, SymInt offset) -> Tensor"
+)
+_LIBRARY.define("round_out(Tensor x, int[] code, Tensor(a!) out) -> ()")
+_LIBRARY.define(
+    "round_stochastic_out(Tensor x, int[] code, Tensor seed, SymInt offset, "
+    "Tensor(a!) out) -> ()"
 )
 _LIBRARY.define(
     "matmul(Tensor a, Tensor b, int[] accumulate, int[] product, int[] within, "
@@ -88,17 +94,63 @@ def _round_stochastic(
     return portable.round_stochastic(x.contiguous(), code, seed, offset)
 
 
+def _round_out(x: Tensor, code: Sequence[int], out: Tensor) -> None:
+    out.copy_(torch.ops.lowprec.round.default(x, code))
+
+
+def _round_stochastic_out(
+    x: Tensor, code: Sequence[int], seed: Tensor, offset: int, out: Tensor
+) -> None:
+    out.copy_(torch.ops.lowprec.round_stochastic.default(x, code, seed, offset))
+
+
+def _interpreter_serves() -> bool:
+    """Whether Triton's interpreter serves CPU tensors here, as tests ask for."""
+    return _forced.get() == "triton" and triton.interpreted()
+
+
+def native_serves() -> bool:
+    """Whether the C++ kernels serve CPU tensors here."""
+    forced = _forced.get()
+    if forced is None or forced == "native":
+        return native.available()
+    return forced == "triton" and native.available() and not _interpreter_serves()
+
+
+def _round_out_on_cpu(x: Tensor, code: Sequence[int], out: Tensor) -> None:
+    if not native_serves():
+        return _round_out(x, code, out)
+    native.round(x, code, out)
+    _mark_written(out)
+    return None
+
+
+def _round_stochastic_out_on_cpu(
+    x: Tensor, code: Sequence[int], seed: Tensor, offset: int, out: Tensor
+) -> None:
+    if not native_serves():
+        return _round_stochastic_out(x, code, seed, offset, out)
+    native.round_stochastic(x, code, seed, offset, out)
+    _mark_written(out)
+    return None
+
+
+def _mark_written(out: Tensor) -> None:
+    """Tell autograd that ``out`` changed, as torch's own in-place operations do."""
+    if not out.is_inference():
+        increment_version(out)
+
+
 def _on_cpu(portable_kernel: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
     """Choose between the kernels of CPU tensors at every call."""
     native_kernel: Callable[..., Tensor] = getattr(native, name)
     triton_kernel: Callable[..., Tensor] = getattr(triton, name)
 
     def choose(*arguments: Any) -> Tensor:
-        forced = _forced.get()
-        if forced == "triton" and triton.interpreted():
-            return triton_kernel(*arguments)
-        if native.available() and forced != "portable":
+        if native_serves():
             return native_kernel(*arguments)
+        if _interpreter_serves():
+            return triton_kernel(*arguments)
         return portable_kernel(*arguments)
 
     return choose
@@ -129,6 +181,12 @@ for _name, _kernel in _KERNELS.items():
     _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
     _LIBRARY.impl(_name, _on_cpu(_kernel, _name), "CPU")
     _LIBRARY.impl(_name, _on_cuda(_kernel, _name), "CUDA")
+_LIBRARY.impl("round_out", _round_out, "CompositeExplicitAutograd")
+_LIBRARY.impl("round_out", _round_out_on_cpu, "CPU")
+_LIBRARY.impl(
+    "round_stochastic_out", _round_stochastic_out, "CompositeExplicitAutograd"
+)
+_LIBRARY.impl("round_stochastic_out", _round_stochastic_out_on_cpu, "CPU")
 
 
 @torch.library.register_fake("lowprec::round", lib=_LIBRARY)
@@ -143,6 +201,18 @@ def _round_stochastic_fake(
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
+@torch.library.register_fake("lowprec::round_out", lib=_LIBRARY)
+def _round_out_fake(x: Tensor, code: Sequence[int], out: Tensor) -> None:
+    return None
+
+
+@torch.library.register_fake("lowprec::round_stochastic_out", lib=_LIBRARY)
+def _round_stochastic_out_fake(
+    x: Tensor, code: Sequence[int], seed: Tensor, offset: int, out: Tensor
+) -> None:
+    return None
+
+
 @torch.library.register_fake("lowprec::matmul", lib=_LIBRARY)
 def _matmul_fake(a: Tensor, b: Tensor, *_: Any) -> Tensor:
     return a.new_empty((*a.shape[:-1], b.shape[-1]))
@@ -151,6 +221,83 @@ def _matmul_fake(a: Tensor, b: Tensor, *_: Any) -> Tensor:
 round = torch.ops.lowprec.round.default
 round_stochastic = torch.ops.lowprec.round_stochastic.default
 matmul = torch.ops.lowprec.matmul.default
+round_out = torch.ops.lowprec.round_out.default
+round_stochastic_out = torch.ops.lowprec.round_stochastic_out.default
+
+
+def _unobserved(x: Tensor) -> bool:
+    """Whether only the native kernel would see an operation on ``x``.
+
+    Then the dispatcher, which costs as much as the kernel of a small tensor, is left
+    out: no mode, transform, compiler or subclass waits for the operation.
+    """
+    if torch.compiler.is_compiling() or x.__class__ not in _PLAIN or not x.is_cpu:
+        return False
+    try:
+        return not (
+            torch._C._len_torch_dispatch_stack()
+            or torch._C._len_torch_function_stack()
+            or torch._C._are_functorch_transforms_active()
+            or x.is_neg()
+            or not native_serves()
+        )
+    except AttributeError:  # private names: without them, the dispatcher decides
+        return False
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def eager_round(x: Tensor, code: tuple[int, ...], out: Tensor | None = None) -> Tensor:
+    """Call `round` or `round_out`, without the dispatcher where nothing needs it.
+
+    Args:
+        x: float32 or float64 tensor; gradients are the caller's.
+        code: the nine integers of a `RoundingCode`.
+        out: where to write; None for a new tensor.
+
+    Returns:
+        ``out``, or a new contiguous tensor.
+    """
+    if _unobserved(x) and (out is None or _unobserved(out)):
+        result = native.round(x, code, out)
+        if out is not None:
+            _mark_written(out)
+        return result
+    if out is None:
+        return cast(Tensor, round(x, list(code)))
+    round_out(x, list(code), out)
+    return out
+
+
+def eager_round_stochastic(
+    x: Tensor,
+    code: tuple[int, ...],
+    seed: Tensor,
+    offset: int,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Call `round_stochastic` or its twin as `eager_round` does.
+
+    Args:
+        x: float32 or float64 tensor; gradients are the caller's.
+        code: the nine integers of a `RoundingCode` with a stochastic mode.
+        seed: key of the random words, 0-d int64.
+        offset: linear index of the first element.
+        out: where to write; None for a new tensor.
+
+    Returns:
+        ``out``, or a new contiguous tensor.
+    """
+    if _unobserved(x) and _unobserved(seed) and (out is None or _unobserved(out)):
+        result = native.round_stochastic(x, code, seed, offset, out)
+        if out is not None:
+            _mark_written(out)
+        return result
+    if out is None:
+        return cast(Tensor, round_stochastic(x, list(code), seed, offset))
+    round_stochastic_out(x, list(code), seed, offset, out)
+    return out
 
 
 @torch.library.register_vmap("lowprec::round", lib=_LIBRARY)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,8 @@ from torch import Tensor
 
 from . import codes, portable, sums
 
-_INTERFACE = 2
+_INTERFACE = 3
+_SERIAL = 65536  # elements that one thread rounds alone (kGrain in environment.h)
 _NAMES = {2: "baseline", 3: "x86-64-v3", 4: "x86-64-v4"}
 _WIDTHS = {torch.float32: 32, torch.float64: 64}
 _MASK = (1 << 64) - 1
@@ -85,6 +87,8 @@ def load(path: str | Path | None = None) -> bool:
         *(_int, _pointer, _pointer, _long, _pointer),
         *(_ulong, _ulong, _int),
     ]
+    for coding in (library.lowprec_encode, library.lowprec_decode):
+        coding.argtypes = [_int, _int, _pointer, _pointer, _long, _pointer]
     library.lowprec_matmul.argtypes = [
         *(_int, _pointer, _pointer, _pointer, _pointer),
         *(_pointer, _pointer, _pointer),
@@ -106,7 +110,8 @@ def status() -> str:
     return f"native ({_NAMES[_library.lowprec_isa()]})"
 
 
-def _loaded() -> ctypes.CDLL:
+def loaded() -> ctypes.CDLL:
+    """Return the library, or raise a RuntimeError that says why there is none."""
     if _library is None:
         raise RuntimeError(f"the native kernels are not available: {_reason}")
     return _library
@@ -114,7 +119,7 @@ def _loaded() -> ctypes.CDLL:
 
 def instruction_sets() -> tuple[int, ...]:
     """Instruction sets that this machine can run: 2 baseline, 3 AVX2, 4 AVX-512."""
-    return tuple(range(2, _loaded().lowprec_best_isa() + 1))
+    return tuple(range(2, loaded().lowprec_best_isa() + 1))
 
 
 def set_instruction_set(isa: int | None = None) -> None:
@@ -123,7 +128,7 @@ def set_instruction_set(isa: int | None = None) -> None:
     Raises:
         ValueError: if this machine cannot run it.
     """
-    library = _loaded()
+    library = loaded()
     chosen = library.lowprec_best_isa() if isa is None else isa
     if library.lowprec_set_isa(chosen) != 0:
         raise ValueError(
@@ -136,25 +141,68 @@ def _packed(code: tuple[int, ...]) -> _CodeArray:
     return _Code(*code)
 
 
+@functools.lru_cache(maxsize=1024)
+def _address(code: tuple[int, ...]) -> tuple[int, _CodeArray]:
+    """Where the integers of a code lie, and what keeps them there."""
+    array = _packed(code)
+    return ctypes.addressof(array), array
+
+
 def _key(seed: int | Tensor) -> int:
     return int(seed) & _MASK
 
 
-def _width(x: Tensor) -> int:
+def width_of(x: Tensor) -> int:
+    """Return the bits of a carrier element; a TypeError says what is none."""
     width = _WIDTHS.get(x.dtype)
-    if width is None or x.device.type != "cpu":
+    if width is None or not x.is_cpu or x.layout != torch.strided:
         name = str(x.dtype).removeprefix("torch.")
         raise TypeError(
-            "the native kernels take float32 or float64 CPU tensors, "
-            f"got {name} on {x.device}"
+            "the native kernels take dense float32 or float64 CPU tensors, "
+            f"got {name} on {x.device}, {x.layout}"
         )
     return width
 
 
-def _target(x: Tensor, out: Tensor | None) -> Tensor:
+def memory_of(x: Tensor) -> int:
+    """Return where the elements of ``x`` lie.
+
+    Raises:
+        ValueError: if that is nowhere, or not aligned to the elements.
+    """
+    pointer = x.data_ptr()
+    if (pointer % x.element_size() or not pointer) and x.numel():
+        raise ValueError(
+            f"the elements of a {x.dtype} tensor cannot begin at address {pointer}, "
+            f"which is no multiple of {x.element_size()}: clone the tensor"
+            if pointer
+            else f"a {x.dtype} tensor of shape {tuple(x.shape)} has no memory"
+        )
+    return pointer
+
+
+def _checked_offset(offset: int, count: int) -> int:
+    if not 0 <= offset <= _MASK - count:
+        raise ValueError(
+            f"offset must be from 0 to 2^64 - {count + 1} for {count} elements, "
+            f"got {offset}"
+        )
+    return offset
+
+
+def _check_size(*sizes: int) -> None:
+    """Refuse shapes of which the kernels cannot count the bytes in 64 bits."""
+    if math.prod(sizes) >= 1 << 60:
+        shape = " x ".join(map(str, sizes))
+        raise ValueError(
+            f"{shape} elements are more than memory can hold: split the operands"
+        )
+
+
+def _target(x: Tensor, out: Tensor) -> Tensor:
     """Where to write the contiguous result of rounding the contiguous ``x``."""
-    if out is None:
-        return torch.empty_like(x)
+    if out is x:
+        return x
     if out.dtype != x.dtype or out.shape != x.shape or out.device != x.device:
         raise ValueError(
             f"out must be a {x.dtype} CPU tensor of shape {tuple(x.shape)}, "
@@ -187,16 +235,18 @@ def round(x: Tensor, code: Sequence[int], out: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: if the carrier cannot hold the format, or ``out`` does not fit.
     """
-    library, width = _loaded(), _width(x)
-    source = x.contiguous()
-    target = _target(source, out)
+    library, width = loaded(), width_of(x)
+    source = x if x.is_contiguous() else x.contiguous()
+    target = torch.empty_like(source) if out is None else _target(source, out)
+    address, _kept = _address(tuple(code))
+    count = source.numel()
     wrong = library.lowprec_round(
         width,
-        source.data_ptr(),
-        target.data_ptr(),
-        source.numel(),
-        _packed(tuple(code)),
-        torch.get_num_threads(),
+        memory_of(source),
+        memory_of(target),
+        count,
+        address,
+        1 if count < _SERIAL else torch.get_num_threads(),
     )
     if wrong:
         _refuse(code, x.dtype)
@@ -225,18 +275,20 @@ def round_stochastic(
     Raises:
         ValueError: if the carrier cannot hold the format, or ``out`` does not fit.
     """
-    library, width = _loaded(), _width(x)
-    source = x.contiguous()
-    target = _target(source, out)
+    library, width = loaded(), width_of(x)
+    source = x if x.is_contiguous() else x.contiguous()
+    target = torch.empty_like(source) if out is None else _target(source, out)
+    address, _kept = _address(tuple(code))
+    count = source.numel()
     wrong = library.lowprec_round_stochastic(
         width,
-        source.data_ptr(),
-        target.data_ptr(),
-        source.numel(),
-        _packed(tuple(code)),
+        memory_of(source),
+        memory_of(target),
+        count,
+        address,
         _key(seed),
-        offset,
-        torch.get_num_threads(),
+        _checked_offset(offset, count),
+        1 if count < _SERIAL else torch.get_num_threads(),
     )
     if wrong:
         _refuse(code, x.dtype)
@@ -284,28 +336,34 @@ def matmul(
         NotImplementedError: for accumulators of more than 51 bits.
         ValueError: where exact results cannot be computed or returned.
     """
-    library, width = _loaded(), _width(a)
-    if _width(b) != width or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
+    library, width = loaded(), width_of(a)
+    if (
+        width_of(b) != width
+        or a.shape[:-2] != b.shape[:-2]
+        or a.shape[-1] != b.shape[-2]
+    ):
         raise ValueError(
             f"cannot multiply {a.dtype} {tuple(a.shape)} by {b.dtype} {tuple(b.shape)}"
         )
     left, right = _matrices(a, b)
-    out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype)
     batch, rows, terms = left.shape
     columns = right.shape[2]
+    for sizes in ((rows, columns), (rows, terms), (terms, columns)):
+        _check_size(batch, *sizes)
+    out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype)
     chosen = (accumulate, product, within)
     random = any(len(code) > 0 and code[5] >= codes.STOCHASTIC for code in chosen)
     wrong = library.lowprec_matmul(
         width,
-        left.data_ptr(),
-        right.data_ptr(),
-        out.data_ptr(),
+        memory_of(left),
+        memory_of(right),
+        memory_of(out),
         _Geometry(batch, rows, terms, columns, *left.stride(), *right.stride()),
         *(_packed(tuple(code)) if len(code) else None for code in chosen),
         order,
         block_size,
         _key(seed) if random else 0,
-        offset,
+        _checked_offset(offset, out.numel()),
         torch.get_num_threads(),
     )
     if wrong:

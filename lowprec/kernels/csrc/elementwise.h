@@ -1,30 +1,28 @@
 // Rounding arrays: one loop per mode, split into parts for threads.
 #pragma once
-#include "environment.h"
 #include "fast.h"
-#include "loops.h"
-#include "philox.h"
-#include "rounding.h"
+#include "table.h"
 
 LOWPREC_BEGIN
 
 template <class C, int64_t mode>
 void round_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                const Code&, const Plan<C>& shared) {
+                const Code&, const Plan<C>& shared, bool stream) {
   const Plan<C> plan = shared;  // a local copy cannot alias the output
-  for_vectors<C>(x, out, count, [plan](VBits<C> bits, int64_t) LOWPREC_LAMBDA {
+  const auto round = [plan](VBits<C> bits) LOWPREC_LAMBDA {
     return round_bits<C, mode>(bits, plan);
-  });
+  };
+  for_vectors<C>(x, out, count, round, stream);
 }
 
-// `words` has room for a whole vector behind the last element.
 template <class C, int64_t mode, int64_t variant>
 void round_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                 const Code&, const Plan<C>& shared, const uint32_t* words) {
+                 const Code&, const Plan<C>& shared, uint64_t seed, uint64_t first) {
   const Plan<C> plan = shared;
-  for_vectors<C>(x, out, count, [plan, words](VBits<C> bits, int64_t i) LOWPREC_LAMBDA {
-    return round_bits<C, mode, variant>(bits, plan, load_words<C>(words + i));
-  });
+  const auto round = [plan](VBits<C> bits, const uint32_t* words) LOWPREC_LAMBDA {
+    return round_bits<C, mode, variant>(bits, plan, load_words<C>(words));
+  };
+  for_random_vectors<C>(x, out, count, seed, first, round);
 }
 
 template <class C>
@@ -48,73 +46,64 @@ RoundPart<C> general_rounding(int64_t mode) {
 }
 
 template <class C>
-RoundWords<C> general_stochastic(const Code& code) {
+WordsPart<C> general_stochastic(const Code& code) {
   if (code.mode == kStochasticEqual) return round_words<C, kStochasticEqual, kA>;
   if (code.variant == kB) return round_words<C, kStochastic, kB>;
   if (code.variant == kC) return round_words<C, kStochastic, kC>;
   return round_words<C, kStochastic, kA>;
 }
 
+// Where part t of `team` begins, at a multiple of a cache line of `count` elements.
+inline int64_t part_begin(int64_t count, int t, int team) {
+  return t == team ? count : count / team * t & ~int64_t(63);
+}
+
 template <class C>
-Status round_array(const typename C::Float* x, typename C::Float* out, int64_t count,
-                   const Code& code, int threads) {
+Status round_array(const Elementwise& task) {
   using Bits = typename C::Bits;
   Plan<C> plan;
-  const Status status = make_plan<C>(code, &plan);
+  const Status status = make_plan<C>(task.code, &plan);
   if (status != kOk) return status;
-  if (stochastic(code)) return kBadArgument;
-  RoundPart<C> part = fast_rounding<C>(code, plan);
-  if (part == nullptr) part = general_rounding<C>(code.mode);
-  const Bits* source = (const Bits*)x;
-  Bits* target = (Bits*)out;
-  const int team = useful_threads(count, threads);
+  if (stochastic(task.code)) return kBadArgument;
+  RoundLoop<C> loop = fast_rounding<C>(task.code, plan);
+  if (loop.part == nullptr)
+    loop = {general_rounding<C>(task.code.mode), kNearest};
+  const Bits* x = (const Bits*)task.x;
+  Bits* out = (Bits*)task.out;
+  const bool stream = x != out && task.count > task.cache / int64_t(sizeof(Bits));
+  const int team = useful_threads(task.count, task.threads);
   if (team == 1) {
-    const DefaultEnvironment standard;
-    part(source, target, count, code, plan);
+    const DefaultEnvironment environment(loop.direction);
+    loop.part(x, out, task.count, task.code, plan, stream);
     return kOk;
   }
 #pragma omp parallel for num_threads(team) schedule(static, 1)
   for (int t = 0; t < team; ++t) {
-    const DefaultEnvironment standard;
-    const int64_t begin = count * t / team, end = count * (t + 1) / team;
-    part(source + begin, target + begin, end - begin, code, plan);
+    const DefaultEnvironment environment(loop.direction);
+    const int64_t begin = part_begin(task.count, t, team);
+    const int64_t end = part_begin(task.count, t + 1, team);
+    loop.part(x + begin, out + begin, end - begin, task.code, plan, stream);
   }
   return kOk;
 }
 
-constexpr int kChunk = 1024;  // random words held at a time
-
 template <class C>
-void stochastic_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                     const Code& code, const Plan<C>& plan, RoundWords<C> part,
-                     uint64_t seed, uint64_t first) {
-  const DefaultEnvironment standard;
-  alignas(64) uint32_t buffer[kChunk + kWordSlack];
-  for (int64_t i = 0; i < count; i += kChunk) {
-    const int64_t length = smaller<int64_t>(kChunk, count - i);
-    const uint32_t* words =
-        philox_words(first + i, length, seed, 0, kPurposeRound, buffer);
-    part(x + i, out + i, length, code, plan, words);
-  }
-}
-
-template <class C>
-Status stochastic_array(const typename C::Float* x, typename C::Float* out,
-                        int64_t count, const Code& code, uint64_t seed, uint64_t offset,
-                        int threads) {
+Status stochastic_array(const Elementwise& task) {
   using Bits = typename C::Bits;
   Plan<C> plan;
-  const Status status = make_plan<C>(code, &plan);
+  const Status status = make_plan<C>(task.code, &plan);
   if (status != kOk) return status;
-  if (!stochastic(code)) return kBadArgument;
-  RoundWords<C> part = fast_stochastic<C>(code, plan);
-  if (part == nullptr) part = general_stochastic<C>(code);
-  const int team = useful_threads(count, threads);
+  if (!stochastic(task.code)) return kBadArgument;
+  WordsLoop<C> loop = fast_stochastic<C>(task.code, plan);
+  if (loop.part == nullptr) loop = {general_stochastic<C>(task.code), kNearest};
+  const int team = useful_threads(task.count, task.threads);
 #pragma omp parallel for num_threads(team) schedule(static, 1) if (team > 1)
   for (int t = 0; t < team; ++t) {
-    const int64_t begin = count * t / team, end = count * (t + 1) / team;
-    stochastic_part<C>((const Bits*)x + begin, (Bits*)out + begin, end - begin, code,
-                       plan, part, seed, offset + begin);
+    const DefaultEnvironment environment(loop.direction);
+    const int64_t begin = part_begin(task.count, t, team);
+    const int64_t end = part_begin(task.count, t + 1, team);
+    loop.part((const Bits*)task.x + begin, (Bits*)task.out + begin, end - begin,
+              task.code, plan, task.seed, task.offset + uint64_t(begin));
   }
   return kOk;
 }

@@ -5,7 +5,6 @@
 // is exact. Comparing the remainder with q decides the direction: all integers in those
 // comparisons are exact.
 #pragma once
-#include "loops.h"
 #include "rounding.h"
 
 LOWPREC_BEGIN
@@ -131,25 +130,6 @@ LOWPREC_INLINE VInt<Binary32> Floor<Binary32>::stochastic_up(
   const VBits<B> random = word >> (32 - random_bits);
   const uint32_t mask = uint32_t((uint64_t(1) << random_bits) - 1);
   return random > mask - fraction;
-}
-
-template <class C, int64_t mode>
-void floor_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                const Code& code, const Plan<C>& plan) {
-  const Floor<C> floor(code, plan);
-  for_vectors<C>(x, out, count, [floor](VBits<C> bits, int64_t) LOWPREC_LAMBDA {
-    return floor.template round<mode>(bits);
-  });
-}
-
-template <class C, int64_t mode, int64_t variant>
-void floor_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                 const Code& code, const Plan<C>& plan, const uint32_t* words) {
-  const Floor<C> floor(code, plan);
-  for_vectors<C>(
-      x, out, count, [floor, words](VBits<C> bits, int64_t i) LOWPREC_LAMBDA {
-        return floor.template round<mode, variant>(bits, load_words<C>(words + i));
-      });
 }
 
 LOWPREC_END

@@ -1,4 +1,5 @@
 // The kernels, compiled once per instruction set (LOWPREC_ISA names the build).
+#include "coding.h"
 #include "elementwise.h"
 #include "gemm.h"
 #include "table.h"
@@ -8,8 +9,13 @@ namespace LOWPREC_ISA {
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    round_array<Binary32>,      round_array<Binary64>, stochastic_array<Binary32>,
-    stochastic_array<Binary64>, matmul<float>,         matmul<double>,
+    coding,
+    round_array<Binary32>,
+    round_array<Binary64>,
+    stochastic_array<Binary32>,
+    stochastic_array<Binary64>,
+    matmul<float>,
+    matmul<double>,
 };
 
 }  // namespace LOWPREC_ISA

@@ -1,5 +1,8 @@
 // The C interface that native.py calls, and the choice of the instruction set.
 #include "table.h"
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
 
 namespace lowprec {
 namespace baseline {
@@ -16,7 +19,7 @@ extern const Kernels kernels;
 
 namespace {
 
-constexpr int kInterface = 2;  // native.py refuses a library with another number
+constexpr int kInterface = 3;  // native.py refuses a library with another number
 
 int best_isa() {
 #if defined(LOWPREC_X86_BUILDS)
@@ -42,6 +45,17 @@ const Kernels* kernels_of(int isa) {
 }
 
 int chosen = best_isa();
+
+// Bytes of the last-level cache, as far as the system tells.
+int64_t cache_size() {
+  int64_t bytes = 0;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+  return bytes > 0 ? bytes : int64_t(32) << 20;
+}
+
+const int64_t last_cache = cache_size();
 
 const Kernels& active() { return *kernels_of(chosen); }
 
@@ -76,22 +90,36 @@ LOWPREC_EXPORT int lowprec_set_isa(int isa) {
 
 LOWPREC_EXPORT int lowprec_round(int width, const void* x, void* out, int64_t count,
                                  const int64_t* code, int threads) {
-  if (width == 32)
-    return active().round_f32((const float*)x, (float*)out, count, code_of(code),
-                              threads);
-  return active().round_f64((const double*)x, (double*)out, count, code_of(code),
-                            threads);
+  const lowprec::Elementwise task = {
+      x, out, count, code_of(code), 0, 0, lowprec::last_cache, threads};
+  return width == 32 ? active().round_f32(task) : active().round_f64(task);
 }
 
 LOWPREC_EXPORT int lowprec_round_stochastic(int width, const void* x, void* out,
                                             int64_t count, const int64_t* code,
                                             uint64_t seed, uint64_t offset,
                                             int threads) {
-  if (width == 32)
-    return active().stochastic_f32((const float*)x, (float*)out, count, code_of(code),
-                                   seed, offset, threads);
-  return active().stochastic_f64((const double*)x, (double*)out, count, code_of(code),
-                                 seed, offset, threads);
+  const lowprec::Elementwise task = {x,    out,    count,  code_of(code),
+                                     seed, offset, lowprec::last_cache, threads};
+  return width == 32 ? active().stochastic_f32(task) : active().stochastic_f64(task);
+}
+
+// encoding: the integers of an Encoding. Codes are unsigned, of `code_bytes` each.
+static int coding(int width, int code_bytes, const void* from, void* to, int64_t count,
+                  const int64_t* e, bool decoding) {
+  const lowprec::Encoding encoding = {e[0], e[1], e[2], e[3], e[4],
+                                      e[5], e[6], e[7], e[8]};
+  return active().coding({from, to, count, encoding, width, code_bytes, decoding});
+}
+
+LOWPREC_EXPORT int lowprec_encode(int width, int code_bytes, const void* x, void* codes,
+                                  int64_t count, const int64_t* encoding) {
+  return coding(width, code_bytes, x, codes, count, encoding, false);
+}
+
+LOWPREC_EXPORT int lowprec_decode(int width, int code_bytes, const void* codes,
+                                  void* out, int64_t count, const int64_t* encoding) {
+  return coding(width, code_bytes, codes, out, count, encoding, true);
 }
 
 // geometry: batch, rows, terms, columns, then strides of a (batch, row, term) and of

@@ -30,6 +30,37 @@ LOWPREC_INLINE Lanes multiply(Lanes a, uint32_t factor) {
 #endif
 }
 
+// The high halves of the lanes, moved to the low ones.
+LOWPREC_INLINE Lanes high_halves(Lanes a) {
+#if defined(__AVX512F__)
+  return (Lanes)_mm512_shuffle_epi32((__m512i)a, _MM_PERM_DDBB);
+#elif defined(__AVX2__)
+  return (Lanes)_mm256_shuffle_epi32((__m256i)a, 0xF5);
+#elif defined(__SSE2__)
+  return (Lanes)_mm_shuffle_epi32((__m128i)a, 0xF5);
+#else
+  return a >> 32;
+#endif
+}
+
+LOWPREC_INLINE Lanes exclusive_or(Lanes a, Lanes b, Lanes c) {
+#if defined(__AVX512F__)
+  return (Lanes)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
+#else
+  return a ^ b ^ c;
+#endif
+}
+
+// Low halves of `low` in the low halves, of `high` in the high ones.
+LOWPREC_INLINE Lanes combine(Lanes low, Lanes high) {
+#if defined(__AVX512F__)
+  return (Lanes)_mm512_mask_shuffle_epi32((__m512i)low, 0xAAAA, (__m512i)high,
+                                          _MM_PERM_CCAA);
+#else
+  return (low & 0xFFFFFFFFu) | (high << 32);
+#endif
+}
+
 LOWPREC_INLINE Lanes interleave(Lanes a, Lanes b, int high) {
 #if defined(__AVX512F__)
   return high ? __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
@@ -45,8 +76,9 @@ LOWPREC_INLINE Lanes interleave(Lanes a, Lanes b, int high) {
 
 // Several independent groups hide the latency of the multiplier. Each further group has
 // the next blocks of the same step or, if `stride` is not 0, the same blocks of the
-// next step; the words of group g go to out + g * stride then.
-template <int groups>
+// next step; the words of group g go to out + g * stride then. `low` promises counters
+// below 2^32.
+template <int groups, bool low = false>
 LOWPREC_INLINE void philox_groups(uint64_t block, uint64_t seed, uint32_t step,
                                   uint32_t purpose, uint32_t* out, int64_t stride = 0) {
   Lanes c0[groups], c1[groups], c2[groups], c3[groups];
@@ -56,7 +88,7 @@ LOWPREC_INLINE void philox_groups(uint64_t block, uint64_t seed, uint32_t step,
   for (int g = 0; g < groups; ++g) {
     const Lanes counter = ramp + (stride ? block : block + g * kLanes);
     c0[g] = counter;
-    c1[g] = counter >> 32;
+    c1[g] = low ? Lanes{} : counter >> 32;
     c2[g] = ramp * 0 + (stride ? step + uint32_t(g) : step);
     c3[g] = ramp * 0 + purpose;
   }
@@ -67,8 +99,8 @@ LOWPREC_INLINE void philox_groups(uint64_t block, uint64_t seed, uint32_t step,
     for (int g = 0; g < groups; ++g) {
       // Only low halves matter, so what the xors leave in the high ones is harmless.
       const Lanes p0 = multiply(c0[g], 0xD2511F53u), p1 = multiply(c2[g], 0xCD9E8D57u);
-      c0[g] = (p1 >> 32) ^ c1[g] ^ uint64_t(k0);
-      c2[g] = (p0 >> 32) ^ c3[g] ^ uint64_t(k1);
+      c0[g] = exclusive_or(high_halves(p1), c1[g], Lanes{} + k0);
+      c2[g] = exclusive_or(high_halves(p0), c3[g], Lanes{} + k1);
       c1[g] = p1;
       c3[g] = p0;
     }
@@ -77,8 +109,7 @@ LOWPREC_INLINE void philox_groups(uint64_t block, uint64_t seed, uint32_t step,
   }
 #pragma GCC unroll 8
   for (int g = 0; g < groups; ++g) {
-    const Lanes first = (c0[g] & 0xFFFFFFFFu) | (c1[g] << 32);
-    const Lanes second = (c2[g] & 0xFFFFFFFFu) | (c3[g] << 32);
+    const Lanes first = combine(c0[g], c1[g]), second = combine(c2[g], c3[g]);
     const Lanes words[2] = {interleave(first, second, 0), interleave(first, second, 1)};
     // Little-endian lanes: the words lie in memory in counter order.
     memcpy(out + g * (stride ? stride : 4 * kLanes), words, sizeof(words));

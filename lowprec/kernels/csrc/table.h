@@ -22,16 +22,41 @@ struct Matmul {
   int threads;
 };
 
+// Arrays of `count` elements; `out` may be `x`. Outputs of more than `cache` bytes are
+// written past the caches.
+struct Elementwise {
+  const void* x;
+  void* out;
+  int64_t count;
+  Code code;
+  uint64_t seed, offset;  // stochastic modes only
+  int64_t cache;
+  int threads;
+};
+
+// How values of a format are written as codes (Encoding in codes.py).
+struct Encoding {
+  int64_t precision, emin, bits, is_signed, signed_zero, subnormals;
+  int64_t largest;        // code of the largest finite value
+  int64_t infinity, nan;  // their codes, or -1
+};
+
+struct Coding {
+  const void* from;
+  void* to;
+  int64_t count;
+  Encoding encoding;
+  int width;       // of the carrier
+  int code_bytes;  // of one code
+  bool decoding;
+};
+
 struct Kernels {
-  Status (*round_f32)(const float* x, float* out, int64_t count, const Code& code,
-                      int threads);
-  Status (*round_f64)(const double* x, double* out, int64_t count, const Code& code,
-                      int threads);
-  Status (*stochastic_f32)(const float* x, float* out, int64_t count, const Code& code,
-                           uint64_t seed, uint64_t offset, int threads);
-  Status (*stochastic_f64)(const double* x, double* out, int64_t count,
-                           const Code& code, uint64_t seed, uint64_t offset,
-                           int threads);
+  Status (*coding)(const Coding& task);
+  Status (*round_f32)(const Elementwise& task);
+  Status (*round_f64)(const Elementwise& task);
+  Status (*stochastic_f32)(const Elementwise& task);
+  Status (*stochastic_f64)(const Elementwise& task);
   Status (*matmul_f32)(const Matmul& task);
   Status (*matmul_f64)(const Matmul& task);
 };

@@ -1,0 +1,152 @@
+// Bit patterns of a format's values, and back: integer operations and exact scalings.
+//
+// A code is sign, exponent field and stored significand; as an integer the code of
+// |x| is (max(e, emin) - emin) 2^(p-1) + |x| / q with the quantum q.
+#pragma once
+#include "environment.h"
+#include "rounding.h"
+#include "table.h"
+
+LOWPREC_BEGIN
+
+inline bool valid(const Encoding& c) {
+  return c.precision >= 1 && c.precision <= 63 && c.bits >= 1 && c.bits <= 64 &&
+         c.emin >= -(1 << 21) && c.emin <= 1 << 21;
+}
+
+// Codes of values of the format; `code` is `encoding` in the carrier's integers.
+template <class C>
+LOWPREC_INLINE VBits<C> encode_bits(VBits<C> bits, const Encoding& code) {
+  using Bits = typename C::Bits;
+  using Int = typename C::Int;
+  using L = Layout<C>;
+  const VBits<C> magnitude = bits & Bits(L::sign - 1);
+  const VInt<C> field = (VInt<C>)(magnitude >> Bits(L::fraction));
+  const VInt<C> subnormal = field == Int(0);
+  const VBits<C> significand =
+      (magnitude & Bits(L::hidden - 1)) | (~(VBits<C>)subnormal & L::hidden);
+  const VInt<C> lsb = field - subnormal;
+  const VInt<C> exponent = subnormal ? subnormal_exponent<C>(magnitude) : lsb;
+  const Int lowest = Int(code.emin + C::bias);
+  const VInt<C> binade = vector_max<VInt<C>>(exponent, splat<VInt<C>>(lowest));
+  const VInt<C> shift = binade - lsb + Int(C::precision - code.precision);
+  const VInt<C> last = splat<VInt<C>>(Int(C::width - 1)), none = {};
+  const VBits<C> right = (VBits<C>)vector_min<VInt<C>>(
+      vector_max<VInt<C>>(shift, none), last);
+  const VBits<C> left = (VBits<C>)vector_min<VInt<C>>(
+      vector_max<VInt<C>>(-shift, none), last);
+  VBits<C> result = ((VBits<C>)(binade - lowest) << Bits(code.precision - 1)) +
+                    ((significand >> right) << left);
+  result = magnitude == Bits(0) ? VBits<C>{} : result;
+  result = magnitude == L::infinity ? splat<VBits<C>>(Bits(code.infinity)) : result;
+  const Bits sign = code.is_signed ? Bits(1) << (code.bits - 1) : Bits(0);
+  result |= (VBits<C>)((VInt<C>)bits < Int(0)) & sign;
+  return magnitude > L::infinity ? splat<VBits<C>>(Bits(code.nan)) : result;
+}
+
+// 2^exponent for exponents of normal numbers.
+template <class C>
+LOWPREC_INLINE VFloat<C> power(VInt<C> exponent) {
+  using Int = typename C::Int;
+  return (VFloat<C>)((exponent + Int(C::bias)) << Int(C::precision - 1));
+}
+
+// Values of codes; NaN for those that denote none.
+template <class C>
+LOWPREC_INLINE VBits<C> decode_bits(VBits<C> bits, const Encoding& code) {
+  using Bits = typename C::Bits;
+  using Int = typename C::Int;
+  using L = Layout<C>;
+  const Bits sign = code.is_signed ? Bits(1) << (code.bits - 1) : Bits(0);
+  const VInt<C> negative = (bits & sign) != Bits(0);
+  const VBits<C> magnitude = bits & ~sign;
+  const Bits hidden = Bits(1) << (code.precision - 1);
+  const VBits<C> field = magnitude >> Bits(code.precision - 1);
+  const VInt<C> subnormal = field == Bits(0);
+  const VBits<C> stored = magnitude & Bits(hidden - 1);
+  const VBits<C> significand = stored | (~(VBits<C>)subnormal & hidden);
+  // Beyond the largest finite value there is no number to scale.
+  const VInt<C> special = (VInt<C>)(magnitude > splat<VBits<C>>(Bits(code.largest)));
+  VInt<C> exponent =
+      (VInt<C>)field - subnormal + Int(code.emin - code.precision);
+  exponent = special ? VInt<C>{} : exponent;
+  // Two exact scalings: one factor alone may leave the carrier's range.
+  const VInt<C> half = exponent >> Int(1);
+  const VFloat<C> value = __builtin_convertvector((VInt<C>)significand, VFloat<C>) *
+                          power<C>(half) * power<C>(exponent - half);
+  VInt<C> undefined = special;
+  if (code.infinity >= 0) undefined &= magnitude != Bits(code.infinity);
+  if (!code.signed_zero) undefined |= negative & (magnitude == Bits(0));
+  if (!code.subnormals) undefined |= subnormal & (stored != Bits(0));
+  VBits<C> result = special ? splat<VBits<C>>(L::infinity) : (VBits<C>)value;
+  result |= (VBits<C>)negative & L::sign;
+  return undefined ? splat<VBits<C>>(L::quiet_nan) : result;
+}
+
+template <class C, class T>
+void encode_part(const typename C::Bits* x, T* out, int64_t count,
+                 const Encoding& shared) {
+  const Encoding code = shared;
+  for (int64_t i = 0; i < count; i += C::lanes) {
+    const int64_t length = smaller<int64_t>(C::lanes, count - i);
+    typename C::Bits buffer[C::lanes] = {0};
+    memcpy(buffer, x + i, size_t(length) * sizeof(buffer[0]));
+    store(buffer, encode_bits<C>(load<VBits<C>>(buffer), code));
+    for (int64_t j = 0; j < length; ++j) out[i + j] = T(buffer[j]);
+  }
+}
+
+template <class C, class T>
+void decode_part(const T* codes, typename C::Bits* out, int64_t count,
+                 const Encoding& shared) {
+  const Encoding code = shared;
+  for (int64_t i = 0; i < count; i += C::lanes) {
+    const int64_t length = smaller<int64_t>(C::lanes, count - i);
+    typename C::Bits buffer[C::lanes] = {0};
+    for (int64_t j = 0; j < length; ++j)
+      buffer[j] = typename C::Bits(codes[i + j]);
+    store(buffer, decode_bits<C>(load<VBits<C>>(buffer), code));
+    memcpy(out + i, buffer, size_t(length) * sizeof(buffer[0]));
+  }
+}
+
+// Unsigned integers of each size; codes are never negative, or fill 64 bits.
+template <class C, class T>
+Status code_array(const Coding& task) {
+  const DefaultEnvironment standard;
+  if (task.decoding) {
+    decode_part<C>((const T*)task.from, (typename C::Bits*)task.to, task.count,
+                   task.encoding);
+  } else {
+    encode_part<C>((const typename C::Bits*)task.from, (T*)task.to, task.count,
+                   task.encoding);
+  }
+  return kOk;
+}
+
+template <class C>
+Status code_array_of(const Coding& task) {
+  if (!valid(task.encoding) || task.encoding.bits > C::width ||
+      (task.decoding && task.encoding.precision > C::precision)) {
+    return kBadArgument;
+  }
+  switch (task.code_bytes) {
+    case 1:
+      return code_array<C, uint8_t>(task);
+    case 2:
+      return code_array<C, uint16_t>(task);
+    case 4:
+      return code_array<C, uint32_t>(task);
+    case 8:
+      return code_array<C, uint64_t>(task);
+    default:
+      return kBadArgument;
+  }
+}
+
+inline Status coding(const Coding& task) {
+  return task.width == 32 ? code_array_of<Binary32>(task)
+                          : code_array_of<Binary64>(task);
+}
+
+LOWPREC_END
