@@ -1,6 +1,6 @@
 // Rounding in every mode by floating-point operations, without variable shifts.
 //
-// As in Magic (fast.h), (|x| + c) - c is |x| rounded to a multiple of the quantum q;
+// As in grid.h, (|x| + c) - c is |x| rounded to a multiple of the quantum q;
 // one q less where that exceeds |x| gives the multiple below, and what remains of |x|
 // is exact. Comparing the remainder with q decides the direction: all integers in those
 // comparisons are exact.
