@@ -124,7 +124,7 @@ def _matmul(name, target, fusion):
         huge=case.carrier == torch.float64,
         width=case.width,
     )
-    rows, columns = _matmul.TILES[case.width]
+    rows, columns = _matmul.compiled_tile(recipe)
     pointers = dict.fromkeys(["a", "b", "out"], _POINTERS[case.carrier])
     compiled = compile_kernel(
         _matmul.matmul_kernel,

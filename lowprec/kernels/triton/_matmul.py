@@ -199,6 +199,8 @@ def matmul_kernel(
 # Outputs of a program (rows, columns) and its warps, by the width computed with: few
 # enough that nothing spills and warps wait for each other's loads.
 TILES = {32: (32, 64), 64: (32, 32)}
+# Every output evaluates Philox for itself, which takes many registers.
+_UNGROUPED_TILE = (16, 16)
 WARPS = 8
 _LARGEST_TILE = 512
 
@@ -255,6 +257,13 @@ def _check(a: Tensor, b: Tensor, chosen: Codes) -> None:
         sums.check_product_range(a, b)
 
 
+def compiled_tile(recipe: Recipe) -> tuple[int, int]:
+    """Outputs of a compiled program: rows and columns."""
+    rules = [rule for rule in (recipe.sum, recipe.product, recipe.within) if rule]
+    random = any(rule.mode >= codes.STOCHASTIC for rule in rules)
+    return _UNGROUPED_TILE if random and not recipe.grouped else TILES[recipe.width]
+
+
 def tile_of(compiled: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
     """Outputs of a program: those of a compiled one, or many in the interpreter."""
     if not INTERPRETED:
@@ -309,7 +318,7 @@ def matmul(
         huge=a.dtype == torch.float64 or bool(chosen.within),
         width=width,
     )
-    tile = tile_of(TILES[width], rows, columns)
+    tile = tile_of(compiled_tile(recipe), rows, columns)
     tiles_across = triton.cdiv(columns, tile[1])
     tiles = triton.cdiv(rows, tile[0]) * tiles_across
     with on_device(a):
