@@ -27,21 +27,25 @@ _LARGEST_OFFSET = 2**62
 _NO_CHANGES = (None, None, None, None)
 
 
+def _is_dense(x: Tensor) -> bool:
+    # Dynamo knows no layouts; what it compiles was checked or is met by the kernels.
+    return torch.compiler.is_compiling() or x.layout == torch.strided
+
+
 def check_carrier(x: Any, what: str) -> None:
     """Refuse what is not a float32 or float64 tensor.
 
     Raises:
         TypeError: saying which dtype was given and what to do.
     """
-    if x.__class__ is Tensor and x.dtype in CARRIERS and x.layout == torch.strided:
+    if x.__class__ is Tensor and x.dtype in CARRIERS and _is_dense(x):
         return
     if not isinstance(x, Tensor):
         raise TypeError(
             f"{what} must be a float32 or float64 tensor, got {type(x).__name__}: "
             "torch.tensor(value, dtype=torch.float64) makes one"
         )
-    # Dynamo knows no layouts; what it compiles was checked or is met by the kernels.
-    if not torch.compiler.is_compiling() and x.layout != torch.strided:
+    if not _is_dense(x):
         raise TypeError(
             f"{what} must be a dense tensor, got {x.layout}: use x.to_dense()"
         )
