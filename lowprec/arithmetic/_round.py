@@ -221,9 +221,9 @@ def _modified(
     return replace(result, **changes) if changes else result
 
 
-# Caches; types distinguish keys, so that True is not taken for 1.
-_cached_plain = functools.lru_cache(maxsize=4096)(as_rounding)
+# Types distinguish keys, so that True is not taken for 1.
 _cached = functools.lru_cache(maxsize=4096, typed=True)(_modified)
+_cached_name = functools.lru_cache(maxsize=4096)(as_rounding)
 
 
 def _chosen(rounding: RoundingLike, *changes: Any) -> Rounding:
@@ -237,10 +237,10 @@ def _chosen(rounding: RoundingLike, *changes: Any) -> Rounding:
 
 
 def _as_rounding(value: RoundingLike) -> Rounding:
-    """Return what `as_rounding` returns, from a cache where there may be one."""
+    """Return what `as_rounding` returns; names have the cache that is looked up fast."""
     if value.__class__ is not str or torch.compiler.is_compiling():
         return _chosen(value, None, None, None, None)
-    return _cached_plain(value)
+    return _cached_name(value)
 
 
 def round(
@@ -318,17 +318,15 @@ def round(
         _check_offset(offset)
     if seed is not None and generator is not None:
         raise ValueError("give either seed= or generator=, not both")
-    if mode is saturation is random_bits is variant is None:
-        forward = (
-            rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
-        )
+    if mode is None and saturation is None and random_bits is None and variant is None:
+        forward = rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
     else:
         forward = _chosen(rounding, mode, saturation, random_bits, variant)
-    if unobserved and backward is out is None and not forward.stochastic:
+    if unobserved and backward is None and out is None and not forward.stochastic:
         result = _round_unobserved(x, forward)
         if result is not None:
             return result
-    gradient = None if backward is None else as_rounding(backward)
+    gradient = None if backward is None else _as_rounding(backward)
     forward_seed = backward_seed = None
     if forward.stochastic:
         forward_seed = as_seed(seed, generator)

@@ -189,34 +189,40 @@ _LIBRARY.impl(
 _LIBRARY.impl("round_stochastic_out", _round_stochastic_out_on_cpu, "CPU")
 
 
-@torch.library.register_fake("lowprec::round", lib=_LIBRARY)
 def _round_fake(x: Tensor, code: Sequence[int]) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
-@torch.library.register_fake("lowprec::round_stochastic", lib=_LIBRARY)
 def _round_stochastic_fake(
     x: Tensor, code: Sequence[int], seed: Tensor, offset: int
 ) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
-@torch.library.register_fake("lowprec::round_out", lib=_LIBRARY)
 def _round_out_fake(x: Tensor, code: Sequence[int], out: Tensor) -> None:
     return None
 
 
-@torch.library.register_fake("lowprec::round_stochastic_out", lib=_LIBRARY)
 def _round_stochastic_out_fake(
     x: Tensor, code: Sequence[int], seed: Tensor, offset: int, out: Tensor
 ) -> None:
     return None
 
 
-@torch.library.register_fake("lowprec::matmul", lib=_LIBRARY)
 def _matmul_fake(a: Tensor, b: Tensor, *_: Any) -> Tensor:
     return a.new_empty((*a.shape[:-1], b.shape[-1]))
 
+
+# Kernels of the device "meta" serve fake tensors too. register_fake would search the
+# source files for where it was called, which takes a third of importing lowprec.
+for _name, _fake in {
+    "round": _round_fake,
+    "round_stochastic": _round_stochastic_fake,
+    "round_out": _round_out_fake,
+    "round_stochastic_out": _round_stochastic_out_fake,
+    "matmul": _matmul_fake,
+}.items():
+    _LIBRARY.impl(_name, _fake, "Meta")
 
 round = torch.ops.lowprec.round.default
 round_stochastic = torch.ops.lowprec.round_stochastic.default

@@ -33,7 +33,7 @@ from torch import Tensor
 from . import codes, portable, sums
 
 _INTERFACE = 3
-SERIAL = 65536  # elements that one thread rounds alone (kGrain in environment.h)
+_SERIAL = 65536  # elements that one thread rounds alone (kGrain in environment.h)
 _NAMES = {2: "baseline", 3: "x86-64-v3", 4: "x86-64-v4"}
 _WIDTHS = {torch.float32: 32, torch.float64: 64}
 _UNALIGNED = {32: 3, 64: 7}  # bits of an address that alignment leaves zero
@@ -261,13 +261,13 @@ def round_into(x: Tensor, code: tuple[int, ...], target: Tensor) -> None:
     if not pointer or pointer & _UNALIGNED[width]:
         memory_of(x)
     address, _kept = _address(code)
-    if _library.lowprec_round(  # type: ignore[union-attr]
+    if _library.lowprec_round(  # type: ignore[union-attr] # the caller has asked
         width,
         pointer,
         target.data_ptr(),
         count,
         address,
-        1 if count < SERIAL else torch.get_num_threads(),
+        1 if count < _SERIAL else torch.get_num_threads(),
     ):
         _refuse(code, x.dtype)
 
@@ -307,7 +307,7 @@ def round_stochastic(
         address,
         _key(seed),
         _checked_offset(offset, count),
-        1 if count < SERIAL else torch.get_num_threads(),
+        1 if count < _SERIAL else torch.get_num_threads(),
     )
     if wrong:
         _refuse(code, x.dtype)
