@@ -237,7 +237,7 @@ def _chosen(rounding: RoundingLike, *changes: Any) -> Rounding:
 
 
 def _as_rounding(value: RoundingLike) -> Rounding:
-    """Return what `as_rounding` returns; names have the cache that is looked up fast."""
+    """Return what `as_rounding` returns; names have a cache that is looked up fast."""
     if value.__class__ is not str or torch.compiler.is_compiling():
         return _chosen(value, None, None, None, None)
     return _cached_name(value)
@@ -311,9 +311,6 @@ def round(
     References:
         IEEE 754-2019 section 4.3; for the stochastic variants P3109 3.2.2.
     """
-    unobserved = kernels.unobserved(x)
-    if not unobserved:
-        check_carrier(x, "x")
     if offset.__class__ is not int or offset != 0:
         _check_offset(offset)
     if seed is not None and generator is not None:
@@ -322,10 +319,13 @@ def round(
         forward = rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
     else:
         forward = _chosen(rounding, mode, saturation, random_bits, variant)
-    if unobserved and backward is None and out is None and not forward.stochastic:
+    plain = backward is None and out is None and not forward.stochastic
+    if plain and kernels.unobserved(x):
         result = _round_unobserved(x, forward)
         if result is not None:
             return result
+    else:
+        check_carrier(x, "x")
     gradient = None if backward is None else _as_rounding(backward)
     forward_seed = backward_seed = None
     if forward.stochastic:
@@ -374,7 +374,7 @@ def _round_into(
         raise ValueError(
             "out= does not support gradients: use it under torch.no_grad()"
         )
-    if _is_transformed(x) or _is_transformed(out):
+    if _is_transformed(x, out):
         return out.copy_(dispatch(x, rounding, seed, offset, None, None))
     _refuse_unheld(rounding, x)
     if seed is None:
@@ -384,9 +384,9 @@ def _round_into(
     return out
 
 
-def _is_transformed(x: Tensor) -> bool:
+def _is_transformed(x: Tensor, out: Tensor) -> bool:
     """Whether torch.func or forward-mode differentiation must see every operation."""
     if torch.compiler.is_compiling():
         refuse_compiled_transforms("lowprec.round")
         return False
-    return _transforms_active() or _is_dual(x)
+    return _transforms_active() or _is_dual(x) or _is_dual(out)

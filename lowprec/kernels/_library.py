@@ -264,8 +264,10 @@ def _nobody_observes() -> bool:
         return False
 
 
-def _holds_key(seed: Tensor) -> bool:
-    return seed.__class__ in _PLAIN and seed.is_cpu
+def _is_plain(x: Tensor) -> bool:
+    """Whether a tensor beside an `unobserved` one is as easy to reach."""
+    strided = x.__class__ in _PLAIN and x.is_cpu and x.layout == torch.strided
+    return strided and not x.is_neg()
 
 
 def round_unobserved(x: Tensor, code: tuple[int, ...]) -> Tensor:
@@ -318,7 +320,7 @@ def eager_round(x: Tensor, code: tuple[int, ...], out: Tensor | None = None) -> 
         if unobserved(x):
             return round_unobserved(x, code)
         return cast(Tensor, round(x, list(code)))
-    if unobserved(x) and unobserved(out):
+    if unobserved(x) and _is_plain(out):
         native.round(x, code, out)
         _mark_written(out)
         return out
@@ -345,7 +347,7 @@ def eager_round_stochastic(
     Returns:
         ``out``, or a new contiguous tensor.
     """
-    if unobserved(x) and _holds_key(seed) and (out is None or unobserved(out)):
+    if unobserved(x) and _is_plain(seed) and (out is None or _is_plain(out)):
         result = native.round_stochastic(x, code, seed, offset, out)
         if out is not None:
             _mark_written(out)
