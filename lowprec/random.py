@@ -161,9 +161,12 @@ def _split_seed(seed: Tensor, count: int) -> Tensor:
 _LIBRARY.impl("split_seed", _split_seed, "CompositeExplicitAutograd")
 
 
-@torch.library.register_fake("lowprec::split_seed", lib=_LIBRARY)
 def _split_seed_fake(seed: Tensor, count: int) -> Tensor:
     return seed.new_empty((count,))
+
+
+# For fake tensors too; register_fake would read source files at import.
+_LIBRARY.impl("split_seed", _split_seed_fake, "Meta")
 
 
 @torch.library.register_vmap("lowprec::split_seed", lib=_LIBRARY)

@@ -120,6 +120,9 @@ def _position(member: Enum) -> int:
     return list(type(member)).index(member)
 
 
+_FIRST_STOCHASTIC = _position(RoundingMode.STOCHASTIC)
+
+
 @dataclass(frozen=True, init=False)
 class Rounding:
     """A map fl(.) from the reals to a format: direction, saturation, randomness.
@@ -211,7 +214,7 @@ class Rounding:
     @property
     def stochastic(self) -> bool:
         """Whether results depend on random bits."""
-        return self.mode in (RoundingMode.STOCHASTIC, RoundingMode.STOCHASTIC_EQUAL)
+        return self._code[5] >= _FIRST_STOCHASTIC
 
     @property
     def code(self) -> tuple[int, ...]:

@@ -60,6 +60,21 @@ def test_second_derivative_passes_through():
     torch.testing.assert_close(second, 6 * rounded, rtol=1e-12, atol=0)
 
 
+# Small tensors have the gradient of a clone, large ones that of a function in Python.
+@pytest.mark.parametrize("rows", [8, 1000])
+@pytest.mark.parametrize("parameter", [False, True])
+def test_every_size_has_the_gradient_of_the_identity(rows, parameter):
+    base = values(rows * 16).view(16, rows)
+    x = torch.nn.Parameter(base) if parameter else base.clone().requires_grad_()
+    y = lp.round(x.T, "bfloat16", "toward_zero")
+    assert y.is_contiguous()
+    assert_bit_equal(y, lp.round(base.T.contiguous(), "bfloat16", "toward_zero"))
+    upstream = values(rows * 16).view(rows, 16)
+    y.backward(upstream)
+    assert_bit_equal(x.grad, upstream.T)
+    assert_bit_equal(x, values(rows * 16).view(16, rows))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_compiles_without_graph_breaks(case, dtype):
     compiled = torch.compile(lambda x: lp.round(x, **case), fullgraph=True)

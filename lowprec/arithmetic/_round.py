@@ -24,7 +24,8 @@ from ..rounding import (
 )
 
 _LARGEST_OFFSET = 2**62
-_NO_CHANGES = (None, None, None, None)
+# Elements below which a second pass costs less than a Python autograd function.
+_SMALL = 8192
 
 
 def _is_dense(x: Tensor) -> bool:
@@ -222,16 +223,24 @@ def _modified(
 
 # Types distinguish keys, so that True is not taken for 1.
 _cached = functools.lru_cache(maxsize=4096, typed=True)(_modified)
+_cached_name = functools.lru_cache(maxsize=4096)(as_rounding)
 
 
-def _chosen(*arguments: Any) -> Rounding:
+def _chosen(rounding: RoundingLike, *changes: Any) -> Rounding:
     """Return what `_modified` returns, from a cache where there may be one."""
     if torch.compiler.is_compiling():  # Dynamo warns about caches, and needs none
-        return _modified(*arguments)
+        return _modified(rounding, *changes)
     try:
-        return _cached(*arguments)
+        return _cached(rounding, *changes)
     except TypeError:  # unhashable arguments have errors of their own
-        return _modified(*arguments)
+        return _modified(rounding, *changes)
+
+
+def _as_rounding(value: RoundingLike) -> Rounding:
+    """Return what `as_rounding` returns; names have a cache that is looked up fast."""
+    if value.__class__ is not str or torch.compiler.is_compiling():
+        return _chosen(value, None, None, None, None)
+    return _cached_name(value)
 
 
 def round(
@@ -302,17 +311,22 @@ def round(
     References:
         IEEE 754-2019 section 4.3; for the stochastic variants P3109 3.2.2.
     """
-    check_carrier(x, "x")
     if offset.__class__ is not int or offset != 0:
         _check_offset(offset)
     if seed is not None and generator is not None:
         raise ValueError("give either seed= or generator=, not both")
-    given = (mode, saturation, random_bits, variant)
-    if isinstance(rounding, Rounding) and given == _NO_CHANGES:
-        forward = rounding
+    if mode is None and saturation is None and random_bits is None and variant is None:
+        forward = rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
     else:
         forward = _chosen(rounding, mode, saturation, random_bits, variant)
-    gradient = None if backward is None else as_rounding(backward)
+    plain = backward is None and out is None and not forward.stochastic
+    if plain and kernels.unobserved(x):
+        result = _round_unobserved(x, forward)
+        if result is not None:
+            return result
+    else:
+        check_carrier(x, "x")
+    gradient = None if backward is None else _as_rounding(backward)
     forward_seed = backward_seed = None
     if forward.stochastic:
         forward_seed = as_seed(seed, generator)
@@ -322,6 +336,17 @@ def round(
     if out is not None:
         return _round_into(x, forward, forward_seed, offset, out)
     return dispatch(x, forward, forward_seed, offset, gradient, backward_seed)
+
+
+def _round_unobserved(x: Tensor, rounding: Rounding) -> Tensor | None:
+    """Round where `dispatch` would do the same after more questions, or return None."""
+    if _is_dual(x):
+        return None
+    if not x.requires_grad or not torch.is_grad_enabled():
+        return kernels.round_unobserved(x, rounding.code)
+    if x.numel() > _SMALL:
+        return None
+    return kernels.round_straight_through(x, rounding.code)
 
 
 def _check_offset(offset: Any) -> None:
@@ -349,7 +374,7 @@ def _round_into(
         raise ValueError(
             "out= does not support gradients: use it under torch.no_grad()"
         )
-    if _is_transformed(x) or _is_transformed(out):
+    if _is_transformed(x, out):
         return out.copy_(dispatch(x, rounding, seed, offset, None, None))
     _refuse_unheld(rounding, x)
     if seed is None:
@@ -359,9 +384,9 @@ def _round_into(
     return out
 
 
-def _is_transformed(x: Tensor) -> bool:
+def _is_transformed(x: Tensor, out: Tensor) -> bool:
     """Whether torch.func or forward-mode differentiation must see every operation."""
     if torch.compiler.is_compiling():
         refuse_compiled_transforms("lowprec.round")
         return False
-    return _transforms_active() or _is_dual(x)
+    return _transforms_active() or _is_dual(x) or _is_dual(out)

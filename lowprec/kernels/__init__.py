@@ -10,7 +10,10 @@ from ._library import eager_round_stochastic as eager_round_stochastic
 from ._library import matmul as matmul
 from ._library import round as round
 from ._library import round_stochastic as round_stochastic
+from ._library import round_straight_through as round_straight_through
+from ._library import round_unobserved as round_unobserved
 from ._library import status as status
+from ._library import unobserved as unobserved
 from ._library import using as using
 from .codes import RoundingCode as RoundingCode
 from .coding import Encoding as Encoding

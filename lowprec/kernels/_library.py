@@ -189,34 +189,40 @@ _LIBRARY.impl(
 _LIBRARY.impl("round_stochastic_out", _round_stochastic_out_on_cpu, "CPU")
 
 
-@torch.library.register_fake("lowprec::round", lib=_LIBRARY)
 def _round_fake(x: Tensor, code: Sequence[int]) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
-@torch.library.register_fake("lowprec::round_stochastic", lib=_LIBRARY)
 def _round_stochastic_fake(
     x: Tensor, code: Sequence[int], seed: Tensor, offset: int
 ) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
-@torch.library.register_fake("lowprec::round_out", lib=_LIBRARY)
 def _round_out_fake(x: Tensor, code: Sequence[int], out: Tensor) -> None:
     return None
 
 
-@torch.library.register_fake("lowprec::round_stochastic_out", lib=_LIBRARY)
 def _round_stochastic_out_fake(
     x: Tensor, code: Sequence[int], seed: Tensor, offset: int, out: Tensor
 ) -> None:
     return None
 
 
-@torch.library.register_fake("lowprec::matmul", lib=_LIBRARY)
 def _matmul_fake(a: Tensor, b: Tensor, *_: Any) -> Tensor:
     return a.new_empty((*a.shape[:-1], b.shape[-1]))
 
+
+# Kernels of the device "meta" serve fake tensors too. register_fake would search the
+# source files for where it was called, which takes a third of importing lowprec.
+for _name, _fake in {
+    "round": _round_fake,
+    "round_stochastic": _round_stochastic_fake,
+    "round_out": _round_out_fake,
+    "round_stochastic_out": _round_stochastic_out_fake,
+    "matmul": _matmul_fake,
+}.items():
+    _LIBRARY.impl(_name, _fake, "Meta")
 
 round = torch.ops.lowprec.round.default
 round_stochastic = torch.ops.lowprec.round_stochastic.default
@@ -225,27 +231,78 @@ round_out = torch.ops.lowprec.round_out.default
 round_stochastic_out = torch.ops.lowprec.round_stochastic_out.default
 
 
-def _unobserved(x: Tensor) -> bool:
-    """Whether only the native kernel would see an operation on ``x``.
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def unobserved(x: Any) -> bool:
+    """Whether ``x`` is a carrier of which only the C++ kernels would see an operation.
 
     Then the dispatcher, which costs as much as the kernel of a small tensor, is left
-    out: no mode, transform, compiler or subclass waits for the operation.
+    out: no mode, transform, compiler or subclass waits for the operation, and ``x`` is
+    a dense float32 or float64 CPU tensor that the library, which is loaded, can read.
     """
-    if torch.compiler.is_compiling() or x.__class__ not in _PLAIN or not x.is_cpu:
+    if (
+        torch.compiler.is_compiling()
+        or x.__class__ not in _PLAIN
+        or x.dtype not in portable.CARRIERS
+        or not x.is_cpu
+        or x.layout != torch.strided
+    ):
         return False
+    return _nobody_observes() and not x.is_neg() and native_serves()
+
+
+def _nobody_observes() -> bool:
+    """Whether no mode or transform waits for the next operation."""
     try:
         return not (
             torch._C._len_torch_dispatch_stack()
             or torch._C._len_torch_function_stack()
             or torch._C._are_functorch_transforms_active()
-            or x.is_neg()
-            or not native_serves()
         )
     except AttributeError:  # private names: without them, the dispatcher decides
         return False
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+def _is_plain(x: Tensor) -> bool:
+    """Whether a tensor beside an `unobserved` one is as easy to reach."""
+    strided = x.__class__ in _PLAIN and x.is_cpu and x.layout == torch.strided
+    return strided and not x.is_neg()
+
+
+def round_unobserved(x: Tensor, code: tuple[int, ...]) -> Tensor:
+    """Round a tensor that is `unobserved`; gradients are the caller's.
+
+    Args:
+        x: the tensor.
+        code: the nine integers of a `RoundingCode`.
+
+    Returns:
+        A new contiguous tensor.
+    """
+    source = x if x.is_contiguous() else x.contiguous()
+    target = torch.empty_like(source)
+    native.round_into(source, code, target)
+    return target
+
+
+def round_straight_through(x: Tensor, code: tuple[int, ...]) -> Tensor:
+    """Round a small tensor that is `unobserved`; the gradient is that of a clone.
+
+    A clone that is then rounded in place is differentiated by torch's C++ code alone,
+    which takes a third of what a Python autograd function takes. It reads the elements
+    twice, which only small tensors do not notice.
+
+    Args:
+        x: the tensor.
+        code: the nine integers of a `RoundingCode`.
+
+    Returns:
+        A new contiguous tensor that knows its gradient.
+    """
+    target = x.clone(memory_format=torch.contiguous_format)
+    native.round_into(target, code, target)
+    return target
 
 
 def eager_round(x: Tensor, code: tuple[int, ...], out: Tensor | None = None) -> Tensor:
@@ -259,13 +316,14 @@ def eager_round(x: Tensor, code: tuple[int, ...], out: Tensor | None = None) -> 
     Returns:
         ``out``, or a new contiguous tensor.
     """
-    if _unobserved(x) and (out is None or _unobserved(out)):
-        result = native.round(x, code, out)
-        if out is not None:
-            _mark_written(out)
-        return result
     if out is None:
+        if unobserved(x):
+            return round_unobserved(x, code)
         return cast(Tensor, round(x, list(code)))
+    if unobserved(x) and _is_plain(out):
+        native.round(x, code, out)
+        _mark_written(out)
+        return out
     round_out(x, list(code), out)
     return out
 
@@ -289,7 +347,7 @@ def eager_round_stochastic(
     Returns:
         ``out``, or a new contiguous tensor.
     """
-    if _unobserved(x) and _unobserved(seed) and (out is None or _unobserved(out)):
+    if unobserved(x) and _is_plain(seed) and (out is None or _is_plain(out)):
         result = native.round_stochastic(x, code, seed, offset, out)
         if out is not None:
             _mark_written(out)

@@ -151,8 +151,8 @@ def _fake(x: Tensor, encoding: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(x.shape, dtype=dtype, device=x.device)
 
 
-torch.library.register_fake("lowprec::encode", _fake, lib=_LIBRARY)
-torch.library.register_fake("lowprec::decode", _fake, lib=_LIBRARY)
+for _name in ("encode", "decode"):
+    _LIBRARY.impl(_name, _fake, "Meta")  # for fake tensors too
 
 encode = torch.ops.lowprec.encode.default
 decode = torch.ops.lowprec.decode.default

@@ -36,6 +36,7 @@ _INTERFACE = 3
 _SERIAL = 65536  # elements that one thread rounds alone (kGrain in environment.h)
 _NAMES = {2: "baseline", 3: "x86-64-v3", 4: "x86-64-v4"}
 _WIDTHS = {torch.float32: 32, torch.float64: 64}
+_UNALIGNED = {32: 3, 64: 7}  # bits of an address that alignment leaves zero
 _MASK = (1 << 64) - 1
 
 _int, _long, _ulong = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64
@@ -235,22 +236,40 @@ def round(x: Tensor, code: Sequence[int], out: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: if the carrier cannot hold the format, or ``out`` does not fit.
     """
-    library, width = loaded(), width_of(x)
+    loaded()
+    width_of(x)
     source = x if x.is_contiguous() else x.contiguous()
     target = torch.empty_like(source) if out is None else _target(source, out)
-    address, _kept = _address(tuple(code))
-    count = source.numel()
-    wrong = library.lowprec_round(
+    memory_of(target)
+    round_into(source, tuple(code), target)
+    return target if out is None or target is out else out.copy_(target)
+
+
+def round_into(x: Tensor, code: tuple[int, ...], target: Tensor) -> None:
+    """Round without the checks of `round`, which cost as much as a small tensor.
+
+    Args:
+        x: contiguous tensor that `width_of` accepts, while the library is loaded.
+        code: the nine integers of a `RoundingCode`.
+        target: ``x`` itself, or a tensor of torch's own allocation like ``x``.
+
+    Raises:
+        ValueError: if the carrier cannot hold the format, or ``x`` is misaligned.
+    """
+    width = _WIDTHS[x.dtype]
+    pointer, count = x.data_ptr(), x.numel()
+    if not pointer or pointer & _UNALIGNED[width]:
+        memory_of(x)
+    address, _kept = _address(code)
+    if _library.lowprec_round(  # type: ignore[union-attr] # the caller has asked
         width,
-        memory_of(source),
-        memory_of(target),
+        pointer,
+        target.data_ptr(),
         count,
         address,
         1 if count < _SERIAL else torch.get_num_threads(),
-    )
-    if wrong:
+    ):
         _refuse(code, x.dtype)
-    return target if out is None or target is out else out.copy_(target)
 
 
 def round_stochastic(
