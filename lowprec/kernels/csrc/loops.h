@@ -78,9 +78,13 @@ LOWPREC_INLINE void for_random_vectors(const typename C::Bits* x,
   uint64_t block = first >> 2;
   const int64_t skip = int64_t(first & 3);
   if (skip) {
-    i = smaller<int64_t>(4 - skip, count);
+    const int64_t head = smaller<int64_t>(4 - skip, count);
     philox_far(block++, seed, words);
-    partial_words<C>(x, out, i, words + skip, function);
+    while (i < head) {  // up to three elements: more than a vector of two has
+      const int64_t some = smaller<int64_t>(C::lanes, head - i);
+      partial_words<C>(x + i, out + i, some, words + skip + i, function);
+      i += some;
+    }
   }
   // Counters below 2^32 have a high word of 0, which saves two multiplications.
   const bool low = block + uint64_t(count) / 4 + kWords < uint64_t(1) << 32;
