@@ -273,9 +273,9 @@ def test_the_callers_environment_does_not_matter(mode, isa):
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "carrier"), PAIRS, ids=name_of)
 def test_a_hundred_million_patterns(target, carrier, all_isas):
-    # The builds are compared with each other on all of them, some of each mode also with
-    # the portable kernel, which is a thousand times slower. Every chunk has a seed of its
-    # own, so that no mode sees the patterns of another.
+    # The builds are compared with each other on all of them, some of each mode also
+    # with the portable kernel, which is a thousand times slower. Every chunk has a
+    # seed of its own, so that no mode sees the patterns of another.
     chunk, per_mode = 2**20, 11
     assert chunk * per_mode * len(MODES) >= 10**8
     for mode_number, mode in enumerate(MODES):
