@@ -67,9 +67,9 @@ __attribute__((noinline)) inline void philox_far(uint64_t block, uint64_t seed,
 // Applies `function` to vectors and a pointer to the random words of their elements, of
 // which the first has the linear index `first`.
 template <class C, class F>
-LOWPREC_INLINE void for_random_vectors(const typename C::Bits* x,
-                                       typename C::Bits* out, int64_t count,
-                                       uint64_t seed, uint64_t first, F function) {
+LOWPREC_INLINE void for_random_vectors(const typename C::Bits* x, typename C::Bits* out,
+                                       int64_t count, uint64_t seed, uint64_t first,
+                                       F function) {
   constexpr int kWords = 4 * kLanes * kGroups;
   // As many vectors as a group of counters serves: then the processor makes the words
   // of the next group while it rounds with these.
@@ -101,8 +101,8 @@ LOWPREC_INLINE void for_random_vectors(const typename C::Bits* x,
   for (; i < count; block += kWords / 4) {
     philox_far(block, seed, words);
     for (int w = 0; w < kWords && i < count; w += C::lanes, i += C::lanes) {
-      partial_words<C>(x + i, out + i, smaller<int64_t>(C::lanes, count - i),
-                       words + w, function);
+      partial_words<C>(x + i, out + i, smaller<int64_t>(C::lanes, count - i), words + w,
+                       function);
     }
   }
 }
