@@ -5,10 +5,12 @@ import platform
 import subprocess
 from pathlib import Path
 
+from lowprec.kernels import native
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "lowprec" / "kernels" / "csrc"
 PROGRAM = ROOT / "tests" / "native" / "exercise.cpp"
-FLAGS = ["-std=gnu++17", "-g", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi"]
+FLAGS = ["-std=gnu++17", "-g1", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi"]
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 # Name and options of the library's builds for this machine's kind of processor.
 BUILDS = (
@@ -29,13 +31,24 @@ def build(folder, extra, builds, compiler="g++"):
         (folder / f"{name}.o", [*target, f"-DLOWPREC_ISA={name}"])
         for name, target in builds
     ]
-    for path, options in kernels:
-        unit = [SOURCE / "kernels.cpp", "-o", path]
-        subprocess.run([*command, *options, "-c", *unit], check=True)
+    unit = [*command, "-c", SOURCE / "kernels.cpp", "-o"]
+    compilations = [
+        subprocess.Popen([*unit, path, *options]) for path, options in kernels
+    ]
+    assert not any([compilation.wait() for compilation in compilations])
     program = folder / "exercise"
     defines = ["-DLOWPREC_X86_BUILDS"] if len(builds) > 1 else []
     sources = [PROGRAM, SOURCE / "library.cpp", *(path for path, _ in kernels)]
     subprocess.run([*command, *defines, *sources, "-o", program], check=True)
+    return program
+
+
+def link_installed(folder):
+    """Compile the program on the installed library; return the executable."""
+    program = folder / "exercise"
+    library = Path(native.loaded()._name)
+    linked = [PROGRAM, library, f"-Wl,-rpath,{library.parent}"]
+    subprocess.run(["g++", *FLAGS, "-O1", *linked, "-o", program], check=True)
     return program
 
 

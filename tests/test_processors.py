@@ -1,14 +1,10 @@
 """Every instruction set and every processor computes the same bits."""
 
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 from native_checks import ISAS, needs_library
-from native_program import FLAGS, PROGRAM, SOURCE, build, run
-
-from lowprec.kernels import native
+from native_program import SOURCE, build, link_installed, run
 
 CROSS = "aarch64-linux-gnu-g++"
 EMULATOR = next(
@@ -27,10 +23,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The program on the installed library; its digests with the baseline build."""
-    program = tmp_path_factory.mktemp("installed") / "exercise"
-    library = Path(native.loaded()._name)
-    linked = [PROGRAM, library, f"-Wl,-rpath,{library.parent}"]
-    subprocess.run(["g++", *FLAGS, "-O1", *linked, "-o", program], check=True)
+    program = link_installed(tmp_path_factory.mktemp("installed"))
     return program, run([program, "2"])
 
 
