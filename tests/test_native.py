@@ -167,10 +167,11 @@ def test_lengths_and_unaligned_starts(mode, isa):
             assert same_bits(actual, expected)
 
 
+@pytest.mark.parametrize("carrier", CARRIERS, ids=name_of)
 @pytest.mark.parametrize("offset", [0, 1, 2, 3, 4, 1023, 2**32 * 4 - 5, 2**40 + 3])
-def test_offsets_continue_one_stream(offset, isa):
+def test_offsets_continue_one_stream(offset, carrier, isa):
     rounding = lp.Rounding("e5m2", "stochastic", random_bits=32)
-    x = torch.randn(3000)
+    x = torch.randn(3000, dtype=carrier)
     expected, actual = both(x, rounding, offset=offset)
     assert same_bits(actual, expected)
     rest = native.round_stochastic(x[1001:], rounding.code, SEED, offset + 1001)
@@ -272,18 +273,21 @@ def test_the_callers_environment_does_not_matter(mode, isa):
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "carrier"), PAIRS, ids=name_of)
 def test_a_hundred_million_patterns(target, carrier, all_isas):
-    # The builds are compared with each other on all of them, the first chunk also with
-    # the portable kernel, which is a thousand times slower.
-    chunk, chunks = 2**20, 96
-    for mode in MODES:
+    # The builds are compared with each other on all of them, some of each mode also
+    # with the portable kernel, which is a thousand times slower. Every chunk has a
+    # seed of its own, so that no mode sees the patterns of another.
+    chunk, per_mode = 2**20, 11
+    assert chunk * per_mode * len(MODES) >= 10**8
+    for mode_number, mode in enumerate(MODES):
         rounding = lp.Rounding(target, mode, random_bits=32)
-        for number in range(chunks // len(MODES) + 1):
-            x = random_patterns(carrier, chunk, seed=number)
+        for number in range(per_mode):
+            seed = 1000 + mode_number * per_mode + number
+            x = random_patterns(carrier, chunk, seed)
             results = []
             for isa in all_isas:
                 native.set_instruction_set(isa)
                 results.append(_native(x, rounding, offset=number * chunk))
-            assert all(same_bits(one, results[0]) for one in results)
+            assert all(same_bits(one, results[0]) for one in results), (mode, seed)
             if number == 0:
                 part = x[: 2**16]
                 expected = both(part, rounding)[0]

@@ -1,7 +1,9 @@
-// Calls the C interface with many codes, sizes and alignments, for sanitizers and
-// valgrind: arrays end where memory ends, so that one element too far is an error.
+// Calls the C interface with many codes, sizes, alignments and layouts, for sanitizers
+// and valgrind: arrays end where memory ends, so that one element too far is an error.
+// Prints a digest of the results per class of operations: every instruction set and
+// every processor must print the same.
 //
-// Built and run by tests/test_sanitizers.py, together with the library's own sources.
+// Built and run by tests/test_sanitizers.py and tests/test_processors.py.
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,15 +25,17 @@ int lowprec_decode(int width, int code_bytes, const void* codes, void* out,
                    int64_t count, const int64_t* encoding);
 int lowprec_matmul(int width, const void* a, const void* b, void* out,
                    const int64_t* geometry, const int64_t* accumulate,
-                   const int64_t* product, int64_t order, int64_t block_size,
-                   uint64_t seed, uint64_t offset, int threads);
+                   const int64_t* product, const int64_t* within, int64_t order,
+                   int64_t block_size, uint64_t seed, uint64_t offset, int threads);
 }
 
 namespace {
 
+constexpr uint64_t kEmpty = 0xcbf29ce484222325u;  // FNV-1a
 uint64_t state = 1;
-uint64_t checksum = 0;
+uint64_t digest = kEmpty;
 
+// Arguments of a call have no order: draw into a name before, where there are several.
 uint64_t next() {
   state ^= state << 13;
   state ^= state >> 7;
@@ -60,100 +64,218 @@ void fill(Array& array, size_t bytes) {
 }
 
 void add(const Array& array, size_t bytes) {
-  for (size_t i = 0; i < bytes; ++i) checksum = checksum * 31 + array.data[i];
+  for (size_t i = 0; i < bytes; ++i) digest = (digest ^ array.data[i]) * 0x100000001b3u;
+}
+
+// Prints the digest of what was added since the last call.
+void report(int width, const char* name) {
+  printf("float%d %s %016llx\n", width, name, (unsigned long long)digest);
+  digest = kEmpty;
+}
+
+void require(int status, const char* what) {
+  if (status == 0) return;
+  fprintf(stderr, "%s was refused with status %d\n", what, status);
+  exit(1);
 }
 
 // precision, emin, emax, max_significand, flags
 const int64_t formats[][5] = {
-    {11, -14, 15, 2047, 31},    {8, -126, 127, 255, 31},    {4, -6, 8, 14, 28},
-    {3, -14, 15, 7, 31},        {4, -7, 7, 15, 12},         {8, -126, 127, 255, 30},
-    {3, -14, 15, 7, 30},        {4, -6, 7, 15, 7},          {1, -7, 7, 1, 31},
+    {11, -14, 15, 2047, 31},       {8, -126, 127, 255, 31}, {4, -6, 8, 14, 28},
+    {3, -14, 15, 7, 31},           {4, -7, 7, 15, 12},      {8, -126, 127, 255, 30},
+    {3, -14, 15, 7, 30},           {4, -6, 7, 15, 7},       {1, -7, 7, 1, 31},
     {24, -126, 127, 16777215, 31}, {3, -140, 100, 7, 31},   {2, 0, 2, 3, 25},
     {16, -126, 127, 65535, 27},
 };
 
 const int64_t sizes[] = {0, 1, 3, 7, 15, 16, 17, 31, 33, 64, 65, 127, 128, 129, 1027};
 
-void round_everything(int width) {
+const char* const modes[] = {"nearest_even",    "nearest_away",    "nearest_zero",
+                             "toward_positive", "toward_negative", "toward_zero",
+                             "to_odd",          "stochastic",      "stochastic_equal"};
+
+// Nine integers of a rounding to the given format.
+struct Code {
+  int64_t integers[9];
+  Code(const int64_t (&format)[5], int64_t mode, int64_t saturation)
+      : integers{format[0], format[1], format[2], format[3],
+                 format[4], mode,      saturation} {
+    integers[7] = int64_t(1 + next() % 32);
+    integers[8] = int64_t(next() % 3);
+  }
+};
+
+void round_arrays(int width, const Code& code) {
   const size_t element = width / 8;
-  for (const auto& format : formats) {
-    for (int64_t mode = 0; mode < 9; ++mode) {
-      for (int64_t saturation = 0; saturation < 3; ++saturation) {
-        const int64_t variant = int64_t(next() % 3);
-        const int64_t code[9] = {format[0], format[1],  format[2],
-                                 format[3], format[4],  mode,
-                                 saturation, int64_t(1 + next() % 32), variant};
-        for (const int64_t count : sizes) {
-          const size_t bytes = size_t(count) * element;
-          Array x(bytes, element * (next() % 5)), out(bytes, element * (next() % 5));
-          fill(x, bytes);
-          const bool in_place = next() % 2;
-          unsigned char* to = in_place ? x.data : out.data;
-          const int status =
-              mode < 7
-                  ? lowprec_round(width, x.data, to, count, code, 1)
-                  : lowprec_round_stochastic(width, x.data, to, count, code, next(),
-                                             next() % 64, 1);
-          if (status) {
-            fprintf(stderr, "format of precision %d refused\n", int(format[0]));
-            exit(1);
-          }
-          add(in_place ? x : out, bytes);
-        }
-      }
+  for (const int64_t count : sizes) {
+    const size_t bytes = size_t(count) * element;
+    Array x(bytes, element * (next() % 5)), out(bytes, element * (next() % 5));
+    fill(x, bytes);
+    const bool in_place = next() % 2;
+    unsigned char* to = in_place ? x.data : out.data;
+    const uint64_t seed = next(), offset = next() % 64;
+    if (code.integers[5] < 7) {
+      require(lowprec_round(width, x.data, to, count, code.integers, 1), "a rounding");
+    } else {
+      require(lowprec_round_stochastic(width, x.data, to, count, code.integers, seed,
+                                       offset, 1),
+              "a stochastic rounding");
     }
+    add(in_place ? x : out, bytes);
   }
 }
 
-void code_everything(int width) {
-  const int64_t e5m2[9] = {3, -14, 8, 1, 1, 1, 123, 124, 126};
-  const int64_t binary16[9] = {11, -14, 16, 1, 1, 1, 31743, 31744, 32256};
-  const int64_t* encodings[] = {e5m2, binary16};
-  for (const int64_t* encoding : encodings) {
-    for (const int bytes : {1, 2, 4, 8}) {
-      if (bytes * 8 < encoding[2]) continue;
-      for (const int64_t count : sizes) {
-        const size_t wide = size_t(count) * width / 8, narrow = size_t(count) * bytes;
-        Array x(wide, width / 8 * (next() % 3)), codes(narrow, bytes * (next() % 3));
-        fill(x, wide);
-        if (lowprec_encode(width, bytes, x.data, codes.data, count, encoding) ||
-            lowprec_decode(width, bytes, codes.data, x.data, count, encoding)) {
-          fprintf(stderr, "an encoding was refused\n");
-          exit(1);
-        }
-        add(x, wide);
-      }
-    }
+void round_everything(int width) {
+  for (int64_t mode = 0; mode < 9; ++mode) {
+    for (const auto& format : formats)
+      for (int64_t saturation = 0; saturation < 3; ++saturation)
+        round_arrays(width, Code(format, mode, saturation));
+    report(width, modes[mode]);
   }
 }
 
 // Large enough for threads and for streaming stores of a small cache.
 void round_much() {
   const int64_t count = (int64_t(1) << 16) + 5;
-  const int64_t code[9] = {4, -6, 8, 14, 28, 0, 0, 32, 0};
-  Array x(size_t(count) * 4, 4), out(size_t(count) * 4, 8);
-  fill(x, size_t(count) * 4);
-  lowprec_round(32, x.data, out.data, count, code, 2);
-  add(out, size_t(count) * 4);
+  const size_t bytes = size_t(count) * 4;
+  Array x(bytes, 4), out(bytes, 8);
+  fill(x, bytes);
+  const Code code(formats[2], 0, 0);
+  require(lowprec_round(32, x.data, out.data, count, code.integers, 2), "much");
+  add(out, bytes);
+  report(32, "two_threads");
+}
+
+void code_everything(int width) {
+  // precision, emin, bits, signed, signed zero, subnormals, largest, infinity, nan
+  const int64_t encodings[][9] = {
+      {3, -14, 8, 1, 1, 1, 123, 124, 126},          // e5m2
+      {4, -6, 8, 1, 1, 1, 126, -1, 127},            // e4m3fn
+      {4, -7, 8, 1, 0, 1, 127, -1, 128},            // e4m3fnuz
+      {11, -14, 16, 1, 1, 1, 31743, 31744, 32256},  // binary16
+  };
+  for (const auto& encoding : encodings) {
+    for (const int bytes : {1, 2, 4, 8}) {
+      if (bytes * 8 < encoding[2]) continue;
+      for (const int64_t count : sizes) {
+        const size_t wide = size_t(count) * width / 8, narrow = size_t(count) * bytes;
+        Array x(wide, width / 8 * (next() % 3)), codes(narrow, bytes * (next() % 3));
+        fill(x, wide);
+        require(lowprec_encode(width, bytes, x.data, codes.data, count, encoding),
+                "an encoding");
+        add(codes, narrow);
+        require(lowprec_decode(width, bytes, codes.data, x.data, count, encoding),
+                "a decoding");
+        add(x, wide);
+      }
+    }
+  }
+  report(width, "coding");
+}
+
+// Operands: 4 or 24 significant bits with near exponents, or (float32) any pattern.
+template <class T>
+void fill_operand(Array& array, int64_t count, int kind) {
+  if (kind == 2 && sizeof(T) == 4) return fill(array, size_t(count) * sizeof(T));
+  const int bits = kind == 0 ? 4 : 24;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t significand = int64_t(next() >> 20) % (int64_t(2) << bits);
+    const int exponent = int(next() % 12) - bits;
+    const T value = T(ldexp(double(significand - (int64_t(1) << bits)), exponent));
+    memcpy(array.data + i * sizeof(T), &value, sizeof(T));
+  }
+}
+
+struct Shape {
+  int64_t batch, rows, terms, columns;
+};
+
+// Rounded products are of the accumulator's format; `inner` is null for none within.
+template <class T>
+void multiply(const Shape& shape, int kind, const Code& code, bool exact_products,
+              const Code* inner, int64_t order, int threads) {
+  const auto [batch, rows, terms, columns] = shape;
+  const size_t element = sizeof(T), bytes = size_t(batch * rows * columns) * element;
+  Array a(size_t(batch * rows * terms) * element, element * (next() % 3));
+  Array b(size_t(batch * terms * columns) * element, element * (next() % 3));
+  Array out(bytes, element * (next() % 3));
+  fill_operand<T>(a, batch * rows * terms, kind);
+  fill_operand<T>(b, batch * terms * columns, kind);
+  const bool a_transposed = next() % 2, b_transposed = next() % 2;
+  const int64_t geometry[10] = {
+      batch,
+      rows,
+      terms,
+      columns,
+      rows * terms,
+      a_transposed ? 1 : terms,
+      a_transposed ? rows : 1,
+      terms * columns,
+      b_transposed ? 1 : columns,
+      b_transposed ? terms : 1,
+  };
+  const int64_t block_size = 1 + int64_t(next() % 20);
+  const uint64_t seed = next(), offset = next() % 64;
+  const int width = int(8 * sizeof(T));
+  require(lowprec_matmul(width, a.data, b.data, out.data, geometry, code.integers,
+                         exact_products ? nullptr : code.integers,
+                         inner ? inner->integers : nullptr, order, block_size, seed,
+                         offset, threads),
+          "a product");
+  add(out, bytes);
+}
+
+template <class T>
+void multiply_everything() {
+  const char* const orders[] = {"sequential", "blocked", "pairwise", "kahan"};
+  const size_t format_count = sizeof formats / sizeof formats[0];
+  for (int64_t order = 0; order < 4; ++order) {
+    for (int64_t mode = 0; mode < 9; ++mode) {
+      for (const int kind : {0, 1, 2}) {
+        for (const bool exact_products : {true, false}) {
+          for (int repetition = 0; repetition < 3; ++repetition) {
+            const auto& format = formats[next() % format_count];
+            const int64_t saturation = int64_t(next() % 3);
+            const Code code(format, mode, saturation);
+            const Code inner(formats[next() % format_count], 0, 0);
+            const bool promoted = order == 1 && next() % 2;
+            const int64_t rows = int64_t(next() % 20), terms = int64_t(next() % 50);
+            const int64_t columns = int64_t(next() % 90);
+            const Shape shape = {1 + int64_t(next() % 2), rows, terms, columns};
+            multiply<T>(shape, kind, code, exact_products, promoted ? &inner : nullptr,
+                        order, 1);
+          }
+        }
+      }
+    }
+    report(int(8 * sizeof(T)), orders[order]);
+  }
+}
+
+// Enough products for two threads, on the paths for few and for many bits.
+void multiply_much() {
+  for (const int kind : {0, 1}) {
+    const Code code(formats[2], 0, 0);
+    multiply<float>({1, 131, 130, 129}, kind, code, true, nullptr, 0, 2);
+  }
+  report(32, "products_of_two_threads");
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) {
-    const int isa = atoi(argv[i]);
-    if (lowprec_set_isa(isa)) {
-      fprintf(stderr, "instruction set %d is not there\n", isa);
-      return 2;
-    }
-    state = 1;
-    checksum = 0;
-    for (const int width : {32, 64}) {
-      round_everything(width);
-      code_everything(width);
-    }
-    round_much();
-    printf("%016llx\n", (unsigned long long)checksum);
+  const int isa = argc == 2 ? atoi(argv[1]) : 0;
+  if (lowprec_set_isa(isa)) {
+    fprintf(stderr, "instruction set %d is not there\n", isa);
+    return 2;
   }
+  for (const int width : {32, 64}) {
+    round_everything(width);
+    code_everything(width);
+  }
+  round_much();
+  multiply_everything<float>();
+  multiply_everything<double>();
+  multiply_much();
   return 0;
 }

@@ -68,8 +68,7 @@ inline bool stochastic(const Code& c) { return c.mode >= kStochastic; }
 template <class C>
 Status largest_bits(const Code& code, typename C::Bits* result) {
   using Bits = typename C::Bits;
-  if (code.emax > C::bias && code.emin <= C::bias &&
-      code.precision >= C::precision) {
+  if (code.emax > C::bias && code.emin <= C::bias && code.precision >= C::precision) {
     *result = Layout<C>::infinity - 1;  // nothing in the carrier overflows or rounds up
     return kOk;
   }

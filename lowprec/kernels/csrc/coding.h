@@ -31,10 +31,10 @@ LOWPREC_INLINE VBits<C> encode_bits(VBits<C> bits, const Encoding& code) {
   const VInt<C> binade = vector_max<VInt<C>>(exponent, splat<VInt<C>>(lowest));
   const VInt<C> shift = binade - lsb + Int(C::precision - code.precision);
   const VInt<C> last = splat<VInt<C>>(Int(C::width - 1)), none = {};
-  const VBits<C> right = (VBits<C>)vector_min<VInt<C>>(
-      vector_max<VInt<C>>(shift, none), last);
-  const VBits<C> left = (VBits<C>)vector_min<VInt<C>>(
-      vector_max<VInt<C>>(-shift, none), last);
+  const VBits<C> right =
+      (VBits<C>)vector_min<VInt<C>>(vector_max<VInt<C>>(shift, none), last);
+  const VBits<C> left =
+      (VBits<C>)vector_min<VInt<C>>(vector_max<VInt<C>>(-shift, none), last);
   VBits<C> result = ((VBits<C>)(binade - lowest) << Bits(code.precision - 1)) +
                     ((significand >> right) << left);
   result = magnitude == Bits(0) ? VBits<C>{} : result;
@@ -67,8 +67,7 @@ LOWPREC_INLINE VBits<C> decode_bits(VBits<C> bits, const Encoding& code) {
   const VBits<C> significand = stored | (~(VBits<C>)subnormal & hidden);
   // Beyond the largest finite value there is no number to scale.
   const VInt<C> special = (VInt<C>)(magnitude > splat<VBits<C>>(Bits(code.largest)));
-  VInt<C> exponent =
-      (VInt<C>)field - subnormal + Int(code.emin - code.precision);
+  VInt<C> exponent = (VInt<C>)field - subnormal + Int(code.emin - code.precision);
   exponent = special ? VInt<C>{} : exponent;
   // Two exact scalings: one factor alone may leave the carrier's range.
   const VInt<C> half = exponent >> Int(1);
@@ -103,8 +102,7 @@ void decode_part(const T* codes, typename C::Bits* out, int64_t count,
   for (int64_t i = 0; i < count; i += C::lanes) {
     const int64_t length = smaller<int64_t>(C::lanes, count - i);
     typename C::Bits buffer[C::lanes] = {0};
-    for (int64_t j = 0; j < length; ++j)
-      buffer[j] = typename C::Bits(codes[i + j]);
+    for (int64_t j = 0; j < length; ++j) buffer[j] = typename C::Bits(codes[i + j]);
     store(buffer, decode_bits<C>(load<VBits<C>>(buffer), code));
     memcpy(out + i, buffer, size_t(length) * sizeof(buffer[0]));
   }

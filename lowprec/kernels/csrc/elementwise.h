@@ -9,9 +9,8 @@ template <class C, int64_t mode>
 void round_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
                 const Code&, const Plan<C>& shared, bool stream) {
   const Plan<C> plan = shared;  // a local copy cannot alias the output
-  const auto round = [plan](VBits<C> bits) LOWPREC_LAMBDA {
-    return round_bits<C, mode>(bits, plan);
-  };
+  const auto round = [plan](VBits<C> bits)
+                         LOWPREC_LAMBDA { return round_bits<C, mode>(bits, plan); };
   for_vectors<C>(x, out, count, round, stream);
 }
 
@@ -66,8 +65,7 @@ Status round_array(const Elementwise& task) {
   if (status != kOk) return status;
   if (stochastic(task.code)) return kBadArgument;
   RoundLoop<C> loop = fast_rounding<C>(task.code, plan);
-  if (loop.part == nullptr)
-    loop = {general_rounding<C>(task.code.mode), kNearest};
+  if (loop.part == nullptr) loop = {general_rounding<C>(task.code.mode), kNearest};
   const Bits* x = (const Bits*)task.x;
   Bits* out = (Bits*)task.out;
   const bool stream = x != out && task.count > task.cache / int64_t(sizeof(Bits));

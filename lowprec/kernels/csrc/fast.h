@@ -131,9 +131,8 @@ template <class C, int64_t mode>
 void floor_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
                 const Code& code, const Plan<C>& plan, bool stream) {
   const Floor<C> floor(code, plan);
-  const auto round = [floor](VBits<C> bits) LOWPREC_LAMBDA {
-    return floor.template round<mode>(bits);
-  };
+  const auto round = [floor](VBits<C> bits)
+                         LOWPREC_LAMBDA { return floor.template round<mode>(bits); };
   for_vectors<C>(x, out, count, round, stream);
 }
 

@@ -102,8 +102,8 @@ class FastBlock {
       int64_t count = smaller(kFastTerms<C>, task_.terms - k);
       // Whole blocks of terms if they are short, else a part of one.
       if (blocked_ && count > until)
-        count = size <= kFastTerms<C> ? smaller(count, kFastTerms<C> / size * size)
-                                      : until;
+        count =
+            size <= kFastTerms<C> ? smaller(count, kFastTerms<C> / size * size) : until;
       pack_rows(k, count);
       for (int64_t panel = 0; panel < panels_; ++panel) {
         const int64_t column = panel * kTileWidth<C>;
@@ -137,8 +137,7 @@ class FastBlock {
   void add_tile(int64_t tile, int64_t panel, int64_t k, int64_t count, int64_t until) {
     const int64_t place = (tile * panels_ + panel) * kTileOutputs<C>;
     const int64_t height = tile_rows(block_, tile * kTileRows);
-    const AddTerms<C> add =
-        height == kTileRows ? method_.add : method_.add_narrow;
+    const AddTerms<C> add = height == kTileRows ? method_.add : method_.add_narrow;
     const W* a = space_.a + tile * kTileRows * kFastTerms<C>;
     if (method_.add_random != nullptr) {
       add_random(tile, panel, k, count);
@@ -151,8 +150,7 @@ class FastBlock {
     for (int64_t done = 0; done < count;) {
       const int64_t part = smaller(until, count - done);
       add(method_.within, {a + done * height, space_.b + done * kTileWidth<C>,
-                           space_.partial + place, part,
-                           until == task_.block_size});
+                           space_.partial + place, part, until == task_.block_size});
       done += part;
       if (part == until || k + done == task_.terms)
         method_.combine(method_.between, space_.total + place, space_.partial + place);

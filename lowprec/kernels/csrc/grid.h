@@ -88,8 +88,7 @@ struct Grid {
       if (mode == kNearestZero) sum += Bits(half - 1);
       if (mode == kTowardPositive) sum += ~negative & Bits(unit - 1);
       if (mode == kTowardNegative) sum += negative & Bits(unit - 1);
-      if (mode == kToOdd)
-        sum |= (VBits<C>)((bits & Bits(unit - 1)) != Bits(0)) & unit;
+      if (mode == kToOdd) sum |= (VBits<C>)((bits & Bits(unit - 1)) != Bits(0)) & unit;
       return sum & Bits(~(unit - 1));
     }
     VBits<C> c = magic<gap>(bits);
@@ -204,10 +203,11 @@ template <class C>
 RoundLoop<C> grid_rounding(const Code& code, const Plan<C>& plan) {
   using L = Layout<C>;
   const RoundLoop<C> none = {nullptr, kNearest};
-  const GridChoice<C> choice = {
-      uniform_edges(plan) ? kUniform : kRare,
-      plan.unsigned_format ? kNoNegatives : plan.keep_sign ? kBothZeros : kOneZero,
-      plan.gap};
+  const GridChoice<C> choice = {uniform_edges(plan) ? kUniform : kRare,
+                                plan.unsigned_format ? kNoNegatives
+                                : plan.keep_sign     ? kBothZeros
+                                                     : kOneZero,
+                                plan.gap};
   const bool special = choice.zeros != kBothZeros;
   const bool negatives = !plan.unsigned_format;
   if (special && (choice.gap || (choice.edges == kRare && !negatives))) return none;

@@ -99,8 +99,8 @@ LOWPREC_EXPORT int lowprec_round_stochastic(int width, const void* x, void* out,
                                             int64_t count, const int64_t* code,
                                             uint64_t seed, uint64_t offset,
                                             int threads) {
-  const lowprec::Elementwise task = {x,    out,    count,  code_of(code),
-                                     seed, offset, lowprec::last_cache, threads};
+  const lowprec::Elementwise task = {
+      x, out, count, code_of(code), seed, offset, lowprec::last_cache, threads};
   return width == 32 ? active().stochastic_f32(task) : active().stochastic_f64(task);
 }
 

@@ -67,9 +67,9 @@ __attribute__((noinline)) inline void philox_far(uint64_t block, uint64_t seed,
 // Applies `function` to vectors and a pointer to the random words of their elements, of
 // which the first has the linear index `first`.
 template <class C, class F>
-LOWPREC_INLINE void for_random_vectors(const typename C::Bits* x,
-                                       typename C::Bits* out, int64_t count,
-                                       uint64_t seed, uint64_t first, F function) {
+LOWPREC_INLINE void for_random_vectors(const typename C::Bits* x, typename C::Bits* out,
+                                       int64_t count, uint64_t seed, uint64_t first,
+                                       F function) {
   constexpr int kWords = 4 * kLanes * kGroups;
   // As many vectors as a group of counters serves: then the processor makes the words
   // of the next group while it rounds with these.
@@ -78,9 +78,13 @@ LOWPREC_INLINE void for_random_vectors(const typename C::Bits* x,
   uint64_t block = first >> 2;
   const int64_t skip = int64_t(first & 3);
   if (skip) {
-    i = smaller<int64_t>(4 - skip, count);
+    const int64_t head = smaller<int64_t>(4 - skip, count);
     philox_far(block++, seed, words);
-    partial_words<C>(x, out, i, words + skip, function);
+    while (i < head) {  // up to three elements: more than a vector of two has
+      const int64_t some = smaller<int64_t>(C::lanes, head - i);
+      partial_words<C>(x + i, out + i, some, words + skip + i, function);
+      i += some;
+    }
   }
   // Counters below 2^32 have a high word of 0, which saves two multiplications.
   const bool low = block + uint64_t(count) / 4 + kWords < uint64_t(1) << 32;
@@ -97,8 +101,8 @@ LOWPREC_INLINE void for_random_vectors(const typename C::Bits* x,
   for (; i < count; block += kWords / 4) {
     philox_far(block, seed, words);
     for (int w = 0; w < kWords && i < count; w += C::lanes, i += C::lanes) {
-      partial_words<C>(x + i, out + i, smaller<int64_t>(C::lanes, count - i),
-                       words + w, function);
+      partial_words<C>(x + i, out + i, smaller<int64_t>(C::lanes, count - i), words + w,
+                       function);
     }
   }
 }

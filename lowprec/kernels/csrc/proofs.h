@@ -102,8 +102,8 @@ bool prove_addition(const Code& code, const Plan<C>& plan, const Range& terms,
   const bool in_range = terms.finite && top <= code.emax;
   proof->level = lowest >= quantum ? kFree : kClamped;
   if (!in_range)
-    proof->level = terms.finite && plan.overflow[0] == plan.largest ? kSaturating
-                                                                    : kGuarded;
+    proof->level =
+        terms.finite && plan.overflow[0] == plan.largest ? kSaturating : kGuarded;
   if (!in_range) lowest = smaller(lowest, int(code.emax) - p + 1);
   const bool innocuous = terms.bits <= p && 2 * p + 1 <= C::precision;
   const bool exact_sums = top + 1 - lowest <= C::precision;
@@ -198,8 +198,7 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
   bool guarded = false;  // products may overflow
   const bool rounded = rounds_products<C>(task, terms);
   if (rounded &&
-      !prove_product<C>(task.product, exact, &terms, &guarded,
-                        &method->within.product))
+      !prove_product<C>(task.product, exact, &terms, &guarded, &method->within.product))
     return false;
   const int64_t size =
       task.order == kBlocked ? smaller(task.block_size, task.terms) : task.terms;
@@ -269,15 +268,13 @@ inline bool prove_stochastic(const Matmul& task, const Facts& a, const Facts& b,
   if (task.order != kSequential || code.mode != kStochastic || code.variant != kA ||
       code.random_bits + p > 52 || make_plan<C>(code, &plan) != kOk || plan.gap ||
       plan.deep || plan.drop < 1 || plan.unsigned_format || !plan.keep_sign ||
-      !product_range<C>(a, b, &terms, &exact) ||
-      (!exact && !kDirected)) {
+      !product_range<C>(a, b, &terms, &exact) || (!exact && !kDirected)) {
     return false;
   }
   const bool rounded = rounds_products<C>(task, terms);
-  if (rounded &&
-      (!prove_product<C>(task.product, exact, &terms, &guarded,
-                         &method->within.product) ||
-       guarded || !terms.finite))
+  if (rounded && (!prove_product<C>(task.product, exact, &terms, &guarded,
+                                    &method->within.product) ||
+                  guarded || !terms.finite))
     return false;
 
   StochasticRounding& random = method->within.stochastic;

@@ -48,7 +48,7 @@ LOWPREC_INLINE bool any_greater(VBits<C> a, VBits<C> b) {
   if (C::width == 32) return _mm512_cmpgt_epi32_mask((__m512i)a, (__m512i)b) != 0;
   return _mm512_cmpgt_epi64_mask((__m512i)a, (__m512i)b) != 0;
 #else
-  return any<VInt<C>>((VInt<C>)a > (VInt<C>)b);
+  return any<VInt<C> >((VInt<C>)a > (VInt<C>)b);
 #endif
 }
 
@@ -107,8 +107,7 @@ LOWPREC_INLINE VBits<Binary32> integer_part(VFloat<Binary32> x) {
   return (VBits<Binary32>)_mm512_cvttps_epu32((__m512)x);
 #else
   // Conversions are signed, so in two parts; all of it is exact.
-  const VInt<Binary32> high =
-      __builtin_convertvector(x * 0x1p-16f, VInt<Binary32>);
+  const VInt<Binary32> high = __builtin_convertvector(x * 0x1p-16f, VInt<Binary32>);
   const VFloat<Binary32> rest =
       x - __builtin_convertvector(high, VFloat<Binary32>) * 0x1p16f;
   const VInt<Binary32> low = __builtin_convertvector(rest, VInt<Binary32>);

@@ -65,9 +65,8 @@ struct StochasticGrid {
     const VBits<C> c = grid.template magic<gap>(bits);
     const VFloat<C> size = (VFloat<C>)magnitude, sum = size + (VFloat<C>)c;
     const VFloat<C> below = sum - (VFloat<C>)c;
-    const VInt<C> above = mode == kStochastic
-                              ? up<variant>(size - below, c, word)
-                              : (below != size) & ((VInt<C>)word < 0);
+    const VInt<C> above = mode == kStochastic ? up<variant>(size - below, c, word)
+                                              : (below != size) & ((VInt<C>)word < 0);
     // One more in the last place of the sum is one more quantum.
     const VInt<C> next = above ? (VInt<C>)sum + 1 : (VInt<C>)sum;
     return with_sign<C>((VBits<C>)((VFloat<C>)next - (VFloat<C>)c), bits);

@@ -15,7 +15,7 @@ struct Matmul {
   Code accumulate;
   Code product;
   bool exact_products;
-  Code within;  // inside blocks; elsewhere equal to `accumulate`
+  Code within;    // inside blocks; elsewhere equal to `accumulate`
   bool promoted;  // `within` was given
   int64_t order, block_size;
   uint64_t seed, offset;
