@@ -6,13 +6,15 @@ Square products in float32 under each kind of accumulator, beside float32
 ``torch.matmul``. ``GMAC/s`` and the share of the fastest unrounded product say what a
 ratio cannot: how near to its peak this machine's BLAS runs differs by a factor of two
 between machines. ``own float32`` is this library's product whose blocks of 512 terms
-are plain float32 sums. Peers are timed at 256 from a few of their steps.
+are plain float32 sums. Peers are timed at 256 from a few of their steps. Times are CPU
+times of the calling thread, but for those of ``--threads``.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -92,7 +94,7 @@ def ours(size: int, isa: int, seconds: float) -> list[dict[str, Any]]:
     contenders: dict[str, Callable[[], Any]] = {FLOAT32: lambda: torch.matmul(a, b)}
     for name in CASES:
         contenders[name] = _ours(size, name)
-    timings = compare(contenders, seconds=seconds)
+    timings = compare(contenders, seconds=seconds, clock=time.thread_time)
     fastest = min(timings[FLOAT32].median, timings["own float32"].median)
     rows = row(timings, FLOAT32, size=size, isa=isa)
     for one in rows:
@@ -152,7 +154,7 @@ def peers(size: int, steps: int, seconds: float) -> list[dict[str, Any]]:
             print(f"{name} is not installed")
             continue
         contenders[name] = lambda loop=loop: loop(left, right)
-    timings = compare(contenders, seconds=seconds)
+    timings = compare(contenders, seconds=seconds, clock=time.thread_time)
     rows = row(timings, "lowprec", size=size, isa=native.instruction_sets()[-1])
     for one in rows:
         if one["contender"] != "lowprec":

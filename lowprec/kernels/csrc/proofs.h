@@ -137,8 +137,11 @@ void choose_fused(const Addition& proof, Method<C>* method) {
 
 template <class C, Exactness product>
 void choose_rounded(const Addition& proof, Method<C>* method) {
-  if (proof.exactness == kOdd)
+  if (proof.exactness == kOdd) {
+    if (proof.level == kFree)
+      return choose<C, RoundedStep<product, kOdd, kFree>>(method);
     return choose<C, RoundedStep<product, kOdd, kGuarded>>(method);
+  }
   if (proof.level != kFree)
     return choose<C, RoundedStep<product, kPlain, kGuarded>>(method);
   return choose<C, RoundedStep<product, kPlain, kFree>>(method);
@@ -193,7 +196,7 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
   Range terms;
   bool exact;
   if (!product_range<C>(a, b, &terms, &exact)) return false;
-  if (!exact && !kDirected && !(kFused && task.promoted)) return false;
+  if (!exact && !kFused) return false;
 
   bool guarded = false;  // products may overflow
   const bool rounded = rounds_products<C>(task, terms);
@@ -204,7 +207,6 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
       task.order == kBlocked ? smaller(task.block_size, task.terms) : task.terms;
   Addition proof;
   if (task.promoted && !rounded && lanes_format<C>(task.within)) {
-    if (!exact && !kFused) return false;
     terms.largest = bound_of_sums(terms, size, C::precision, kLeast<C>);
     terms.bits = C::precision;
     terms.lowest = larger(terms.lowest, kLeast<C>);
@@ -212,7 +214,7 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
     choose<C, NativeStep>(method);
   } else {
     Plan<C> plan;
-    if (!exact && !kDirected) return false;
+    if (!exact && !rounded && !kDirected) return false;
     if (!plain_format<C>(task.within, &plan) ||
         !prove_addition<C>(task.within, plan, terms, size, &proof))
       return false;
@@ -268,10 +270,11 @@ inline bool prove_stochastic(const Matmul& task, const Facts& a, const Facts& b,
   if (task.order != kSequential || code.mode != kStochastic || code.variant != kA ||
       code.random_bits + p > 52 || make_plan<C>(code, &plan) != kOk || plan.gap ||
       plan.deep || plan.drop < 1 || plan.unsigned_format || !plan.keep_sign ||
-      !product_range<C>(a, b, &terms, &exact) || (!exact && !kDirected)) {
+      !product_range<C>(a, b, &terms, &exact)) {
     return false;
   }
   const bool rounded = rounds_products<C>(task, terms);
+  if (!exact && !(rounded ? kFused : kDirected)) return false;
   if (rounded && (!prove_product<C>(task.product, exact, &terms, &guarded,
                                     &method->within.product) ||
                   guarded || !terms.finite))

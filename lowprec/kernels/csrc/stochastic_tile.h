@@ -123,9 +123,9 @@ struct RoundedStochasticStep {
   static LOWPREC_INLINE void apply(const Kernel<Binary32>& kernel,
                                    VFloat<Binary32>* total, VFloat<Binary32> a,
                                    VFloat<Binary32> b, const uint32_t* words) {
-    const VFloat<Binary32> exact =
-        product == kOdd ? odd_product<Binary32>(a, b) : a * b;
-    const VFloat<Binary32> term = kernel.product.template round<kClamped>(exact);
+    const VFloat<Binary32> term =
+        product == kOdd ? kernel.product.template round_product<kClamped>(a, b)
+                        : kernel.product.template round<kClamped>(a * b);
     const VFloat<Binary32> sum = sum_toward_zero<Binary32>(*total, term);
     const VFloat<Binary32> one = splat<VFloat<Binary32>>(1.0f);
     add_stochastic<level>(kernel, total, sum, term, one, words);

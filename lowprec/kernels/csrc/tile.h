@@ -60,6 +60,10 @@ LOWPREC_INLINE VFloat<Binary64> fused(VFloat<Binary64> a, VFloat<Binary64> b,
   return (VFloat<Binary64>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 #elif defined(__FMA__)
   return (VFloat<Binary64>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__ARM_FEATURE_FMA)
+  VFloat<Binary64> result;
+  for (int i = 0; i < Binary64::lanes; ++i) result[i] = __builtin_fma(a[i], b[i], c[i]);
+  return result;
 #else
   return a * b + c;
 #endif
@@ -121,6 +125,27 @@ struct RegisterRounding {
       const VFloat<C> c = (VFloat<C>)(binade + raise);
       rounded = (x + c) - c;
     }
+    return finish<level>(x, rounded);
+  }
+
+  // The exact product rounded: one fused addition of c, which a product rounded to the
+  // lanes selects. If that product lies a binade above the exact one, it is a power of
+  // two, and either quantum leads to it.
+  template <Level level>
+  LOWPREC_INLINE VFloat<C> round_product(VFloat<C> a, VFloat<C> b) const {
+    using L = Layout<C>;
+    const VFloat<C> near = a * b;
+    const VBits<C> binade =
+        vector_max<VBits<C>>((VBits<C>)near & L::infinity, splat<VBits<C>>(lowest));
+    const VFloat<C> c = (VFloat<C>)(binade + raise);
+    return finish<level>(near, fused(a, b, c) - c);
+  }
+
+ private:
+  // `rounded` with the sign of x, and overflow, as far as the level asks for them.
+  template <Level level>
+  LOWPREC_INLINE VFloat<C> finish(VFloat<C> x, VFloat<C> rounded) const {
+    using L = Layout<C>;
     // Without underflow sums are never -0, and the sign of a zero term is irrelevant.
     if (level == kFree || level == kUnsigned) return rounded;
     const VBits<C> sign = (VBits<C>)x & L::sign;
@@ -159,10 +184,6 @@ struct Directed;
     static LOWPREC_INLINE V fused_toward_zero(V a, V b, V c) {                        \
       return (V)_mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, inward); \
     }                                                                                 \
-    static LOWPREC_INLINE V product(V a, V b) {                                       \
-      return odd(_mm512_mul_round_##suffix((vector)a, (vector)b, down),               \
-                 _mm512_mul_round_##suffix((vector)a, (vector)b, up));                \
-    }                                                                                 \
     static LOWPREC_INLINE V fused(V a, V b, V c) {                                    \
       return odd(_mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, down),  \
                  _mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, up));   \
@@ -184,15 +205,6 @@ LOWPREC_INLINE VFloat<C> odd_sum(VFloat<C> a, VFloat<C> b) {
 }
 
 // The product must be exact unless kDirected.
-template <class C>
-LOWPREC_INLINE VFloat<C> odd_product(VFloat<C> a, VFloat<C> b) {
-#if defined(__AVX512F__)
-  return Directed<C>::product(a, b);
-#else
-  return a * b;
-#endif
-}
-
 template <class C>
 LOWPREC_INLINE VFloat<C> odd_fused(VFloat<C> a, VFloat<C> b, VFloat<C> c) {
 #if defined(__AVX512F__)
@@ -229,6 +241,7 @@ struct FusedStep {
   }
 };
 
+// `product`: kOdd if products are not numbers of the lanes.
 template <Exactness product, Exactness add, Level level>
 struct RoundedStep {
   template <class C, Form form>
@@ -237,8 +250,9 @@ struct RoundedStep {
     // Where sums are free, zero terms may have either sign.
     constexpr Level product_level = level == kFree ? kUnsigned : kGuarded;
     constexpr Form other = form == kAdding ? kFusing : kAdding;
-    const VFloat<C> exact = product == kOdd ? odd_product<C>(a, b) : a * b;
-    const VFloat<C> term = kernel.product.template round<product_level, other>(exact);
+    const VFloat<C> term =
+        product == kOdd ? kernel.product.template round_product<product_level>(a, b)
+                        : kernel.product.template round<product_level, other>(a * b);
     const VFloat<C> sum = add == kOdd ? odd_sum<C>(total, term) : total + term;
     return kernel.sum.template round<level, form>(sum);
   }
