@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ _MEASURED = {
     "upper",
     "samples",
     "dropped",
+    "GMAC/s",
+    "share",
+    "wanted",
+    "steps",
 }
 _BLOCK = re.compile(r"<!-- begin (\S+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
@@ -43,11 +48,12 @@ def _case(row: Row) -> tuple[tuple[str, Any], ...]:
 
 
 def cases(rows: list[Row]) -> list[tuple[dict[str, Any], dict[str, Row]]]:
-    """Group rows by what was timed: (keys of the case, row by contender)."""
-    grouped: dict[tuple[tuple[str, Any], ...], dict[str, Row]] = {}
+    """Group rows by what was timed and against what: (keys, row by contender)."""
+    grouped: dict[tuple[Any, str], dict[str, Row]] = {}
     for row in rows:
-        grouped.setdefault(_case(row), {})[row["contender"]] = row
-    return [(dict(case), by_name) for case, by_name in grouped.items()]
+        group = (_case(row), row["reference"])
+        grouped.setdefault(group, {})[row["contender"]] = row
+    return [(dict(case), by_name) for (case, _), by_name in grouped.items()]
 
 
 def seconds(value: float) -> str:
@@ -56,6 +62,22 @@ def seconds(value: float) -> str:
         if value >= unit:
             return f"{value / unit:.3g} {name}"
     return f"{value:.3g} s"
+
+
+def over_formats(rows: list[Row]) -> str:
+    """Return the median and the worst ratio of each mode over all formats."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row["contender"] != row["reference"]:
+            key = (row["carrier"], row["isa"], row["contender"])
+            groups.setdefault(key, []).append(row)
+    lines = [["carrier", "instruction set", "mode", "median", "worst", "its format"]]
+    for (carrier, isa, mode), members in groups.items():
+        worst = max(members, key=lambda row: float(row["ratio"]))
+        middle = statistics.median(row["ratio"] for row in members)
+        numbers = [f"{middle:.2f}", f"{worst['ratio']:.2f}"]
+        lines.append([carrier, str(isa), mode, *numbers, worst["format"]])
+    return markdown(lines)
 
 
 def tables(rows: list[Row]) -> str:
@@ -76,14 +98,35 @@ def _table(
         for key in members[0][0]
         if key != "threads" or len({case.get(key) for case, _ in members}) > 1
     ]
-    head = [*keys, f"{reference}", *others]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for case, by_name in members:
-        cells = [_number(case.get(key, "")) for key in keys]
-        cells.append(seconds(by_name[reference]["median"]))
-        cells += [f"{by_name[name]['ratio']:.2f}" for name in others]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = [
+        [*keys, reference, *others],
+        *(
+            [
+                *(_number(case.get(key, "")) for key in keys),
+                seconds(by_name[reference]["median"]),
+                *(f"{by_name[name]['ratio']:.2f}" for name in others),
+            ]
+            for case, by_name in members
+        ),
+    ]
+    if len(others) > len(members):  # a line per contender reads better
+        lines = [list(line) for line in zip(*lines, strict=True)]
+    return markdown(lines)
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """Return lines of cells as a table whose first line is the head."""
+    head, *rest = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, f"|{'---|' * len(lines[0])}", *rest])
+
+
+def facts(rows: list[Row]) -> str:
+    """Return what was measured without a reference."""
+    lines = [["", ""]]
+    for row in rows:
+        size = f"{row['bytes'] / 1e6:.2f} MB" if "bytes" in row else ""
+        lines.append([row["what"], size or seconds(row["seconds"])])
+    return markdown(lines)
 
 
 def _number(value: Any) -> str:
@@ -132,13 +175,19 @@ def main() -> None:
         name = match[1]
         if not (harness.RESULTS / f"{name}.json").exists():
             return match[0]
-        machine, rows = read(name)
+        machine, everything = read(name)
+        single = [row for row in everything if "contender" not in row]
+        broad = [row for row in everything if "carrier" in row]
+        rows = [row for row in everything if row not in single and row not in broad]
         plot(name, rows)
+        parts = [tables(rows)]
+        parts += [over_formats(broad)] if broad else []
+        parts += [facts(single)] if single else []
         lines = [
             f"<!-- begin {name} -->",
             "{processor}, {cores} cores, {kernels}, torch {torch}, load {load:.1f}, "
             "{when}.\n".format(**machine),
-            tables(rows),
+            "\n\n".join(parts),
             f"\n![{name}](figures/performance-{name}.png)",
             f"<!-- end {name} -->",
         ]
