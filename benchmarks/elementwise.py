@@ -129,7 +129,7 @@ def peers(size: int) -> list[dict[str, Any]]:
 
     def chop(module: Any) -> Callable[[], object]:
         module.backend("torch")
-        round_to = module.LightChop(exp_bits=4, sig_bits=3, rmode=1)
+        round_to = module.Chop(exp_bits=4, sig_bits=3, rmode=1)
         return lambda: round_to(x)
 
     calls |= _peer("pychop", chop)

@@ -115,7 +115,7 @@ def _half_loop(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def _pychop_loop(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     pychop = importlib.import_module("pychop")
     pychop.backend("torch")
-    chop = pychop.LightChop(exp_bits=5, sig_bits=10, rmode=1)
+    chop = pychop.Chop(exp_bits=5, sig_bits=10, rmode=1)
     total = a.new_zeros(a.shape[0], b.shape[1])
     for k in range(a.shape[1]):
         total = chop(total + chop(a[:, k : k + 1] * b[k]))

@@ -148,14 +148,14 @@ def plot(name: str, rows: list[Row]) -> None:
     labels: list[tuple[float, str]] = []
     position = 0.0
     for case, by_name in members:
-        reference = by_name[next(iter(by_name.values()))["reference"]]["median"]
         title = ", ".join(f"{key} {_number(value)}" for key, value in case.items())
         labels.append((position, title))
         for contender, row in by_name.items():
             position += 1
             ours = contender != row["reference"]
             axes.barh(position, row["ratio"], color="C0" if ours else "0.7")
-            ends = [row["lower"] / reference, row["upper"] / reference]
+            unit = row["ratio"] / row["median"]
+            ends = [row["lower"] * unit, row["upper"] * unit]
             axes.plot(ends, [position, position], color="k", lw=0.8)
             labels.append((position, contender))
         position += 1.5
