@@ -14,6 +14,7 @@ from ..arithmetic import check_carrier
 from ..precision import Precision, as_precision
 from ._parts import (
     add_bias,
+    check_bias,
     check_same,
     column_sums,
     isolated,
@@ -178,14 +179,7 @@ def _check_operands(
             f"or [C, *spatial] and weight [O, C / groups, *kernel] with {dims} spatial "
             "dimensions, all sizes of these at least 1, and groups that divide O"
         )
-    if bias is None:
-        return
-    check_same("bias", bias, input, "input")
-    if bias.shape != weight.shape[:1]:
-        raise ValueError(
-            f"bias must have shape ({weight.shape[0]},), one element per output "
-            f"channel, got {tuple(bias.shape)}"
-        )
+    check_bias(bias, input, weight, "output channel")
 
 
 def _per_dimension(name: str, value: Any, dims: int, least: int) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from ..arithmetic import check_carrier
 from ..precision import Precision, as_precision
 from ._parts import (
     add_bias,
+    check_bias,
     check_same,
     column_sums,
     isolated,
@@ -81,14 +82,7 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             f"cannot apply weight {tuple(weight.shape)} to input {tuple(input.shape)}: "
             "input must be [..., K] and weight [N, K]"
         )
-    if bias is None:
-        return
-    check_same("bias", bias, input, "input")
-    if bias.shape != weight.shape[:1]:
-        raise ValueError(
-            f"bias must have shape ({weight.shape[0]},), one element per row of "
-            f"weight, got {tuple(bias.shape)}"
-        )
+    check_bias(bias, input, weight, "row of weight")
 
 
 def linear(

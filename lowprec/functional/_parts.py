@@ -153,3 +153,15 @@ def check_same(name: str, x: Tensor, other: Tensor, reference: str) -> None:
             f"{name} and {reference} must be on the same device, got {x.device} and "
             f"{other.device}"
         )
+
+
+def check_bias(bias: Tensor | None, input: Tensor, weight: Tensor, each: str) -> None:
+    """Refuse a bias that does not have one element per output of ``weight``."""
+    if bias is None:
+        return
+    check_same("bias", bias, input, "input")
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"bias must have shape ({weight.shape[0]},), one element per {each}, got "
+            f"{tuple(bias.shape)}"
+        )
