@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+from layer_roundings import ROUNDINGS, STOCHASTIC, ignore_dynamo, leaf
 
 import lowprec as lp
 from lowprec import Accumulator, Rounding, functional
@@ -50,24 +51,6 @@ ACCUMULATORS = [
     Accumulator(Rounding("e6m4", "toward_negative"), order="pairwise"),
     STOCHASTIC_SUMS,
 ]
-ROUNDINGS = {
-    "input": Rounding("e4m3fn", saturation="finite"),
-    "weight": "e5m2",
-    "output": "e6m8",
-    "grad_output": "e5m2",
-    "grad_input": "e6m4",
-    "grad_weight": "e8m3",
-}
-STOCHASTIC = {
-    name: Rounding(lp.rounding.as_rounding(value).format, "stochastic")
-    for name, value in ROUNDINGS.items()
-}
-# Dynamo itself instantiates autograd functions while it traces them.
-ignore_dynamo = pytest.mark.filterwarnings("ignore:.*should not be instantiated")
-
-
-def leaf(*shape, dtype=torch.float32):
-    return torch.randn(*shape, dtype=dtype).requires_grad_()
 
 
 def convolve(functions, x, w, b, case, **keywords):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from layer_roundings import ROUNDINGS, STOCHASTIC, ignore_dynamo, leaf
 
 import lowprec as lp
 from lowprec import Accumulator, Rounding, functional
@@ -19,24 +20,6 @@ ACCUMULATORS = [
     Accumulator("e8m3", order="pairwise"),
     Accumulator(Rounding("e6m4", "stochastic"), product=Rounding("e5m2", "stochastic")),
 ]
-# Dynamo itself instantiates autograd functions while it traces them.
-ignore_dynamo = pytest.mark.filterwarnings("ignore:.*should not be instantiated")
-ROUNDINGS = {
-    "input": Rounding("e4m3fn", saturation="finite"),
-    "weight": "e5m2",
-    "output": "e6m8",
-    "grad_output": "e5m2",
-    "grad_input": "e6m4",
-    "grad_weight": "e8m3",
-}
-STOCHASTIC = {
-    name: Rounding(lp.rounding.as_rounding(value).format, "stochastic")
-    for name, value in ROUNDINGS.items()
-}
-
-
-def leaf(*shape, dtype=torch.float32):
-    return torch.randn(*shape, dtype=dtype).requires_grad_()
 
 
 def plain(accumulator):

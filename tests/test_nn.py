@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from layer_roundings import ignore_dynamo
 
 import lowprec.nn
 from lowprec import Rounding, functional
@@ -23,7 +24,6 @@ LOW = Precision(
     accumulator="e8m15",
 )
 RANDOM = Precision(weight=Rounding("e4m3fn", "stochastic"))
-ignore_dynamo = pytest.mark.filterwarnings("ignore:.*should not be instantiated")
 
 
 def mlp():

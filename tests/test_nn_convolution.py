@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from layer_roundings import ignore_dynamo
 
 import lowprec.nn
 from lowprec import Rounding, functional
@@ -22,7 +23,6 @@ LOW = Precision(
 RANDOM = Precision(weight=Rounding("e4m3fn", "stochastic"))
 DIMENSIONS = [1, 2, 3]
 MODES = ["zeros", "reflect", "replicate", "circular"]
-ignore_dynamo = pytest.mark.filterwarnings("ignore:.*should not be instantiated")
 
 
 def ours(dims):
