@@ -12,6 +12,8 @@ from ..rounding import Rounding as _Rounding
 from ..rounding import RoundingMode as _RoundingMode
 from ..rounding import Saturation as _Saturation
 from ..rounding import Variant as _Variant
+from ._adam import Adam as Adam
+from ._adam import AdamW as AdamW
 from ._normalized_sgd import NormalizedSGD as NormalizedSGD
 from ._normalized_sgd import normalized_direction as normalized_direction
 from ._normalized_sgd import normalized_sgd_step as normalized_sgd_step
