@@ -14,6 +14,7 @@ from ..rounding import Saturation as _Saturation
 from ..rounding import Variant as _Variant
 from ._adam import Adam as Adam
 from ._adam import AdamW as AdamW
+from ._loss_scaling import LossScaler as LossScaler
 from ._normalized_sgd import NormalizedSGD as NormalizedSGD
 from ._normalized_sgd import normalized_direction as normalized_direction
 from ._normalized_sgd import normalized_sgd_step as normalized_sgd_step

@@ -54,11 +54,11 @@ class SGD(AbstractRoundedOptimizer):
         master weights v stay in the parameter's dtype and take the place of w in the
         decay. Both start at the first step, v from the parameter, which from then on
         is overwritten whoever changed it, and are part of ``state_dict``; without
-        ``param_format`` nothing is lost and neither is kept. NaN and infinity propagate. With stochastic roundings
-        one seed is drawn, at construction; it and the step number are in
-        ``state_dict``, so that a resumed run continues bit for bit; word i of a step
-        belongs to element i of all parameters in order. A step that raises changes
-        nothing.
+        ``param_format`` nothing is lost and neither is kept. NaN and infinity
+        propagate. With stochastic roundings one seed is drawn, at construction; it and
+        the step number are in ``state_dict``, so that a resumed run continues bit for
+        bit; word i of a step belongs to element i of all parameters in order. A step
+        that raises changes nothing.
 
     Args:
         params: parameters or groups, as in ``torch.optim``.
