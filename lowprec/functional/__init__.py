@@ -12,3 +12,6 @@ from ._convolution import conv3d as conv3d
 from ._linear import linear as linear
 from ._matmul import matmul as matmul
 from ._parts import Seeds as Seeds
+from ._transposed import conv_transpose1d as conv_transpose1d
+from ._transposed import conv_transpose2d as conv_transpose2d
+from ._transposed import conv_transpose3d as conv_transpose3d
