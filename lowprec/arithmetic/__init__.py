@@ -2,6 +2,7 @@
 
 from ._codec import decode as decode
 from ._codec import encode as encode
+from ._codec import fits as fits
 from ._matmul import check_product_shapes as check_product_shapes
 from ._matmul import dot as dot
 from ._matmul import gemm as gemm
