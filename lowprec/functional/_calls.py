@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ..random import split_seed
 from ._parts import Seeds, seed_for
 
 _P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -25,14 +26,15 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def overridable(function: Callable[_P, Any]) -> Callable[_P, Any]:
+def overridable(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Let tensor subclasses and function modes see calls, as torch's functions do."""
 
     @functools.wraps(function)
-    def public(*args: _P.args, **kwargs: _P.kwargs) -> Any:
+    def public(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         operands = (*_tensors(args), *_tensors(kwargs.values()))
         if has_torch_function(operands):
-            return handle_torch_function(public, operands, *args, **kwargs)
+            overridden: _R = handle_torch_function(public, operands, *args, **kwargs)
+            return overridden
         return function(*args, **kwargs)
 
     return public

@@ -1,4 +1,4 @@
-"""`lowprec.functional.einsum`, `tensordot`, `inner`, `outer`, `vecdot`.
+"""`lowprec.functional.einsum`.
 
 Every contraction of two tensors is one batched matrix product: indices that both have
 and the result keeps are its batch, those that both have and the result lacks are the
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..arithmetic import check_carrier
 from ..precision import Precision, as_precision
+from ..rounding import Accumulator, Rounding
 from ._calls import Steps, leaves_products, overridable
 from ._matmul import matmul
 from ._parts import check_same, plain
@@ -27,7 +28,7 @@ _Labels = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Indexed:
+class Indexed:
     """A tensor and the names of its dimensions, each of which occurs once."""
 
     tensor: Tensor
@@ -38,7 +39,7 @@ class _Indexed:
         return self.tensor.permute([self.labels.index(label) for label in labels])
 
 
-def _diagonal(tensor: Tensor, labels: _Labels) -> _Indexed:
+def _diagonal(tensor: Tensor, labels: _Labels) -> Indexed:
     """Give every label one dimension: equal ones become the diagonal."""
     names = list(labels)
     for label in labels:
@@ -48,10 +49,10 @@ def _diagonal(tensor: Tensor, labels: _Labels) -> _Indexed:
             tensor = tensor.diagonal(dim1=first, dim2=second)
             names = [name for i, name in enumerate(names) if i not in (first, second)]
             names.append(label)
-    return _Indexed(tensor, tuple(names))
+    return Indexed(tensor, tuple(names))
 
 
-def _without_copies(operands: Sequence[_Indexed]) -> list[_Indexed]:
+def _without_copies(operands: Sequence[Indexed]) -> list[Indexed]:
     """Drop dimensions of size 1 where another operand has more elements."""
     sizes: dict[str, int] = {}
     for operand in operands:
@@ -77,41 +78,44 @@ def _without_copies(operands: Sequence[_Indexed]) -> list[_Indexed]:
             slice(None) if i in kept else 0 for i in range(len(shape))
         )
         labels = tuple(operand.labels[i] for i in kept)
-        result.append(_Indexed(operand.tensor[index], labels))
+        result.append(Indexed(operand.tensor[index], labels))
     return result
 
 
 def _summed(
-    x: _Indexed, labels: Sequence[str], precision: Precision, steps: Steps
-) -> _Indexed:
+    x: Indexed,
+    labels: Sequence[str],
+    rounding: Rounding | None,
+    accumulator: Accumulator | None,
+    steps: Steps,
+) -> Indexed:
     """Sum over indices that no other tensor has; the gradient is copied."""
     if not labels:
         return x
     kept = tuple(label for label in x.labels if label not in labels)
     rows = x.ordered((*kept, *labels)).flatten(len(kept))
-    accumulator = precision.accumulator
     sums = Precision(
-        input=precision.input,
+        input=rounding,
         accumulator=None if accumulator is None else plain(accumulator),
         grad_accumulator="carrier",
     )
     ones = rows.new_ones(rows.shape[-1])
     total = matmul(rows, ones, precision=sums, seed=steps.next())
-    return _Indexed(total, kept)
+    return Indexed(total, kept)
 
 
 def contract(
-    left: _Indexed,
-    right: _Indexed,
+    left: Indexed,
+    right: Indexed,
     kept: Sequence[str],
     precision: Precision,
     steps: Steps,
-) -> _Indexed:
+) -> Indexed:
     """Multiply and sum over every index that is not in ``kept``, by one product."""
     alone = [a for a in left.labels if a not in right.labels and a not in kept]
-    left = _summed(left, alone, precision, steps)
+    left = _summed(left, alone, precision.input, precision.accumulator, steps)
     alone = [a for a in right.labels if a not in left.labels and a not in kept]
-    right = _summed(right, alone, precision, steps)
+    right = _summed(right, alone, precision.weight, precision.accumulator, steps)
     shared = [a for a in left.labels if a in right.labels]
     batch = [a for a in shared if a in kept]
     terms = [a for a in shared if a not in kept]
@@ -130,11 +134,11 @@ def contract(
         precision=precision,
         seed=steps.next(),
     )
-    return _Indexed(result.reshape(shape), (*batch, *rows, *columns))
+    return Indexed(result.reshape(shape), (*batch, *rows, *columns))
 
 
 def contract_all(
-    operands: Sequence[_Indexed],
+    operands: Sequence[Indexed],
     output: _Labels,
     precision: Precision,
     generator: torch.Generator | None,
@@ -150,7 +154,7 @@ def contract_all(
 
 
 def _reduced(
-    operand: _Indexed,
+    operand: Indexed,
     output: _Labels,
     precision: Precision,
     generator: torch.Generator | None,
@@ -163,7 +167,7 @@ def _reduced(
     wide = wide_for(precision, operand.tensor.dtype, generator, seed)
     total = wide.leave(wide.sum(wide.enter(operand.tensor), summed))
     kept = tuple(label for label in operand.labels if label in output)
-    return _Indexed(total, kept).ordered(output)
+    return Indexed(total, kept).ordered(output)
 
 
 def _spelled(equation: Any, operands: Sequence[Any]) -> tuple[str, list[Tensor]]:
@@ -301,252 +305,3 @@ def einsum(
     if precision.elementwise is None:
         return torch.einsum(text, *tensors)
     return _reduced(indexed[0], output, precision, generator, seed)
-
-
-def _numbered(x: Tensor, prefix: str) -> list[str]:
-    return [f"{prefix}{i}" for i in range(x.dim())]
-
-
-def _check_pair(first: str, a: Tensor, second: str, b: Tensor) -> None:
-    check_carrier(a, first)
-    check_same(second, b, a, first)
-
-
-@overridable
-def tensordot(
-    a: Tensor,
-    b: Tensor,
-    dims: int | Sequence[Sequence[int]] | Sequence[int] = 2,
-    *,
-    precision: Precision,
-    generator: torch.Generator | None = None,
-    seed: int | Tensor | None = None,
-) -> Tensor:
-    """Sum products of two tensors over some dimensions of each.
-
-    The formula is that of `einsum` with a letter for every pair of dimensions.
-
-    Contract:
-        As `einsum`; terms are in row-major order of the summed dimensions of ``a``.
-
-    Args:
-        a: float32 or float64 tensor.
-        b: tensor of the same dtype.
-        dims: how many of the last dimensions of ``a`` meet the first of ``b``, or
-            a list of dimensions of each.
-        precision: the roundings; ``elementwise`` is not used.
-        generator: source of the seed of stochastic roundings.
-        seed: the seed itself instead, an int or 0-d int64 tensor.
-
-    Returns:
-        Tensor with the remaining dimensions of ``a``, then those of ``b``.
-
-    Raises:
-        TypeError: as `linear`.
-        ValueError: if the dimensions do not fit, and as `linear`.
-        NotImplementedError: as `linear`.
-        RuntimeError: as `linear`.
-
-    Example:
-        >>> x = torch.ones(2, 3, 4)
-        >>> tensordot(x, x, ([0, 2], [0, 2]), precision=Precision(output="e5m2")).shape
-        torch.Size([3, 3])
-
-    References:
-        Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
-    """
-    precision = as_precision(precision)
-    if leaves_products(precision):
-        return torch.tensordot(a, b, dims)
-    _check_pair("a", a, "b", b)
-    if isinstance(dims, int):
-        pairs = [list(range(a.dim() - dims, a.dim())), list(range(dims))]
-    else:
-        pairs = [[one] if isinstance(one, int) else list(one) for one in dims]
-    fit = len(pairs) == 2 and len(pairs[0]) == len(pairs[1])
-    if not fit or not all(
-        -x.dim() <= dim < x.dim()
-        for x, own in zip((a, b), pairs, strict=True)
-        for dim in own
-    ):
-        raise ValueError(
-            f"dims must be a number of dimensions or as many of each tensor, got "
-            f"{dims!r} for shapes {tuple(a.shape)} and {tuple(b.shape)}"
-        )
-    left, right = _numbered(a, "a"), _numbered(b, "b")
-    for first, second in zip(*pairs, strict=True):
-        right[second] = left[first]
-    output = (
-        *(label for label in left if label not in right),
-        *(label for label in right if label not in left),
-    )
-    operands = [_Indexed(a, tuple(left)), _Indexed(b, tuple(right))]
-    return contract_all(operands, output, precision, generator, seed)
-
-
-@overridable
-def inner(
-    input: Tensor,
-    other: Tensor,
-    *,
-    precision: Precision,
-    generator: torch.Generator | None = None,
-    seed: int | Tensor | None = None,
-) -> Tensor:
-    """Sum products over the last dimensions of two tensors.
-
-    The formula is that of `tensordot`.
-
-    Contract:
-        As `tensordot`; if one of them has no dimensions, nothing is summed.
-
-    Args:
-        input: float32 or float64 tensor [..., K].
-        other: tensor [..., K] of the same dtype.
-        precision: the roundings; ``elementwise`` is not used.
-        generator: source of the seed of stochastic roundings.
-        seed: the seed itself instead, an int or 0-d int64 tensor.
-
-    Returns:
-        Tensor with the leading dimensions of ``input``, then those of ``other``.
-
-    Raises:
-        TypeError: as `linear`.
-        ValueError: as `tensordot`.
-        NotImplementedError: as `linear`.
-        RuntimeError: as `linear`.
-
-    Example:
-        >>> x = torch.tensor([256.0, 1.0, 1.0])
-        >>> inner(x, torch.ones(3), precision=Precision(accumulator="bfloat16"))
-        tensor(256.)
-
-    References:
-        Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
-    """
-    precision = as_precision(precision)
-    if leaves_products(precision):
-        return torch.inner(input, other)
-    scalar = input.dim() == 0 or other.dim() == 0
-    result: Tensor = tensordot(
-        input,
-        other,
-        0 if scalar else ([-1], [-1]),
-        precision=precision,
-        generator=generator,
-        seed=seed,
-    )
-    return result
-
-
-@overridable
-def outer(
-    input: Tensor,
-    vec2: Tensor,
-    *,
-    precision: Precision,
-    generator: torch.Generator | None = None,
-    seed: int | Tensor | None = None,
-) -> Tensor:
-    """Multiply every element of one vector by every element of another.
-
-    C[i, j] = fl_output(acc(a'[i] b'[j])), a sum of one term, with gradients as `matmul`.
-
-    Contract:
-        As `matmul` of a column and a row.
-
-    Args:
-        input: float32 or float64 tensor [M].
-        vec2: tensor [N] of the same dtype.
-        precision: the roundings; ``elementwise`` is not used.
-        generator: source of the seed of stochastic roundings.
-        seed: the seed itself instead, an int or 0-d int64 tensor.
-
-    Returns:
-        Tensor [M, N].
-
-    Raises:
-        TypeError: as `linear`.
-        ValueError: if an operand is not a vector, and as `linear`.
-        NotImplementedError: as `linear`.
-        RuntimeError: as `linear`.
-
-    Example:
-        >>> outer(torch.ones(2), torch.tensor([1.1]), precision=Precision(output="e5m2"))
-        tensor([[1.],
-                [1.]])
-
-    References:
-        Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
-    """
-    precision = as_precision(precision)
-    if leaves_products(precision):
-        return torch.outer(input, vec2)
-    if input.dim() != 1 or vec2.dim() != 1:
-        raise ValueError(
-            f"outer needs two vectors, got shapes {tuple(input.shape)} and "
-            f"{tuple(vec2.shape)}"
-        )
-    return matmul(
-        input.unsqueeze(1),
-        vec2.unsqueeze(0),
-        precision=precision,
-        generator=generator,
-        seed=seed,
-    )
-
-
-@overridable
-def vecdot(
-    x: Tensor,
-    y: Tensor,
-    *,
-    dim: int = -1,
-    precision: Precision,
-    generator: torch.Generator | None = None,
-    seed: int | Tensor | None = None,
-) -> Tensor:
-    """Return inner products along one dimension of two tensors that broadcast.
-
-    The formula is that of `einsum` with ``"...i,...i->..."``.
-
-    Contract:
-        As `einsum`.
-
-    Args:
-        x: float32 or float64 tensor.
-        y: tensor of the same dtype; its shape broadcasts with that of ``x``.
-        dim: the dimension that is summed.
-        precision: the roundings; ``elementwise`` is not used.
-        generator: source of the seed of stochastic roundings.
-        seed: the seed itself instead, an int or 0-d int64 tensor.
-
-    Returns:
-        Tensor of the broadcast shape without ``dim``.
-
-    Raises:
-        TypeError: as `linear`.
-        ValueError: if the shapes do not broadcast, and as `linear`.
-        NotImplementedError: as `linear`.
-        RuntimeError: as `linear`.
-
-    Example:
-        >>> x = torch.tensor([[256.0, 1.0, 1.0]])
-        >>> vecdot(x, torch.ones(3), precision=Precision(accumulator="bfloat16"))
-        tensor([256.])
-
-    References:
-        Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
-    """
-    precision = as_precision(precision)
-    if leaves_products(precision):
-        return torch.linalg.vecdot(x, y, dim=dim)
-    _check_pair("x", x, "y", y)
-    # Dimensions count from the last, as they do for broadcasting.
-    operands = [
-        _Indexed(z, tuple(str(i) for i in range(z.dim() - 1, -1, -1))) for z in (x, y)
-    ]
-    dims = max(x.dim(), y.dim())
-    summed = -1 - dim if dim < 0 else dims - 1 - dim
-    output = tuple(str(i) for i in range(dims - 1, -1, -1) if i != summed)
-    return contract_all(operands, output, precision, generator, seed)
