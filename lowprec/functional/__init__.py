@@ -24,6 +24,9 @@ from ._products import multi_dot as multi_dot
 from ._products import outer as outer
 from ._products import tensordot as tensordot
 from ._products import vecdot as vecdot
+from ._softmax import log_softmax as log_softmax
+from ._softmax import softmax as softmax
+from ._softmax import softmin as softmin
 from ._transposed import conv_transpose1d as conv_transpose1d
 from ._transposed import conv_transpose2d as conv_transpose2d
 from ._transposed import conv_transpose3d as conv_transpose3d
