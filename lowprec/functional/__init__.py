@@ -17,6 +17,11 @@ from ._convolution import conv2d as conv2d
 from ._convolution import conv3d as conv3d
 from ._linear import linear as linear
 from ._matmul import matmul as matmul
+from ._normalization import batch_norm as batch_norm
+from ._normalization import group_norm as group_norm
+from ._normalization import instance_norm as instance_norm
+from ._normalization import layer_norm as layer_norm
+from ._normalization import rms_norm as rms_norm
 from ._parts import Seeds as Seeds
 from ._products import bilinear as bilinear
 from ._products import inner as inner
