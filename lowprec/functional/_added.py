@@ -5,24 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..arithmetic import check_carrier
+from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
-from ..random import as_seed
 from ._added_product import added_product
-from ._calls import leaves_products, overridable
-from ._parts import check_same, seed_for
-
-
-def _seed(
-    precision: Precision,
-    generator: torch.Generator | None,
-    seed: int | Tensor | None,
-) -> Tensor | None:
-    """Draw a seed if a product or the scaling rounds stochastically."""
-    scaling = precision.elementwise
-    if scaling is not None and scaling.stochastic:
-        return as_seed(seed, generator)
-    return seed_for(precision, generator, seed)
+from ._calls import leaves_products, seed_with_elementwise
+from ._parts import check_same
 
 
 def _is_torchs(precision: Precision, beta: float, alpha: float) -> bool:
@@ -121,7 +108,7 @@ def addmm(
         beta=beta,
         alpha=alpha,
         precision=precision,
-        seed=_seed(precision, generator, seed),
+        seed=seed_with_elementwise(precision, generator, seed),
     ).squeeze(0)
 
 
@@ -188,7 +175,7 @@ def baddbmm(
         beta=beta,
         alpha=alpha,
         precision=precision,
-        seed=_seed(precision, generator, seed),
+        seed=seed_with_elementwise(precision, generator, seed),
     )
 
 
@@ -256,7 +243,7 @@ def addbmm(
         beta=beta,
         alpha=alpha,
         precision=precision,
-        seed=_seed(precision, generator, seed),
+        seed=seed_with_elementwise(precision, generator, seed),
     ).squeeze(0)
 
 
@@ -318,7 +305,7 @@ def addmv(
         beta=beta,
         alpha=alpha,
         precision=precision,
-        seed=_seed(precision, generator, seed),
+        seed=seed_with_elementwise(precision, generator, seed),
     ).reshape(-1)
 
 
@@ -381,5 +368,5 @@ def addr(
         beta=beta,
         alpha=alpha,
         precision=precision,
-        seed=_seed(precision, generator, seed),
+        seed=seed_with_elementwise(precision, generator, seed),
     ).squeeze(0)

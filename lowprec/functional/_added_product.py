@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..arithmetic import mul
 from ..precision import Precision
 from ..random import split_seed
 from ..rounding import Accumulator, Rounding
@@ -32,7 +33,7 @@ def _scaled(
         return x
     if rounding is None:
         return x * factor
-    return rounded(x.double() * factor, rounding, seed).to(x.dtype)
+    return mul(x, factor, rounding, seed=seed if rounding.stochastic else None)
 
 
 def _scale_seeds(seed: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -1,43 +1,13 @@
-"""What functions with many operands share: overrides, seeds of several steps."""
+"""What functions of several products share: identity, and the seeds of their parts."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
-
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
 
 from ..precision import Precision
-from ..random import split_seed
+from ..random import as_seed, split_seed
 from ._parts import Seeds, seed_for
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
-
-
-def overridable(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let tensor subclasses and function modes see calls, as torch's functions do."""
-
-    @functools.wraps(function)
-    def public(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        operands = (*_tensors(args), *_tensors(kwargs.values()))
-        if has_torch_function(operands):
-            overridden: _R = handle_torch_function(public, operands, *args, **kwargs)
-            return overridden
-        return function(*args, **kwargs)
-
-    return public
 
 
 def leaves_products(precision: Precision) -> bool:
@@ -53,6 +23,28 @@ def leaves_products(precision: Precision) -> bool:
         precision.backward_accumulator,
     )
     return all(each is None for each in roundings)
+
+
+def leaves_everything(precision: Precision) -> bool:
+    """Whether products and elementwise operations are torch's own."""
+    return precision.elementwise is None and leaves_products(precision)
+
+
+def seed_with_elementwise(
+    precision: Precision,
+    generator: torch.Generator | None,
+    seed: int | Tensor | None,
+) -> Tensor | None:
+    """Draw only if a product or an elementwise operation rounds stochastically."""
+    elementwise = precision.elementwise
+    if elementwise is not None and elementwise.stochastic:
+        return as_seed(seed, generator)
+    return seed_for(precision, generator, seed)
+
+
+def seeds_of_parts(seed: Tensor | None, count: int) -> tuple[Tensor | None, ...]:
+    """Return a seed for each operation that a function consists of."""
+    return (None,) * count if seed is None else split_seed(seed, count)
 
 
 class Steps:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arithmetic import check_carrier
+from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
 from ..rounding import Accumulator, Rounding
-from ._calls import Steps, leaves_products, overridable
+from ._calls import Steps, leaves_products
 from ._matmul import matmul
 from ._parts import check_same, plain
 from ._wide import wide_for

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..arithmetic import check_carrier
+from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
-from ._calls import overridable
 from ._parts import check_same
 from ._wide import Wide, wide_for
 

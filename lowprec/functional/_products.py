@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..arithmetic import check_carrier
+from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
 from ._added_product import added_product
-from ._calls import Steps, leaves_products, overridable
+from ._calls import Steps, leaves_products
 from ._contractions import Indexed, contract_all
 from ._matmul import matmul
 from ._parts import check_bias, check_same

@@ -8,9 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..arithmetic import check_carrier
+from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
-from ._calls import overridable
 from ._wide import Wide, wide_for
 
 
