@@ -11,6 +11,7 @@ from ._added import addmm as addmm
 from ._added import addmv as addmv
 from ._added import addr as addr
 from ._added import baddbmm as baddbmm
+from ._attention import scaled_dot_product_attention as scaled_dot_product_attention
 from ._contractions import einsum as einsum
 from ._convolution import conv1d as conv1d
 from ._convolution import conv2d as conv2d
