@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import round
+from ..formats import Format
 from ..precision import Policy, Precision, as_policy
 from ..rounding import Rounding
 from ._additions import count_swamped
@@ -242,7 +243,7 @@ class LayerMonitor:
                 self._operand(call, "weight", parameter)
         _, exact = self._shadow.repeat(call)
         for y, wanted in zip(outputs, exact, strict=False):
-            self._result(call.name, call.module, "output", y, wanted)
+            self._compare(call.name, call.module, "output", y, wanted)
         self._watch_sums(call, "output", outputs[0])
 
     def _on_output_gradients(
@@ -274,7 +275,7 @@ class LayerMonitor:
         exact = call.input_gradients.pop(position, None)
         if self._active and exact is not None:
             with without_emulation(), torch.no_grad():
-                self._result(
+                self._compare(
                     call.name, call.module, "grad_input", dense(gradient), exact
                 )
 
@@ -283,7 +284,7 @@ class LayerMonitor:
         if self._active and exact is not None:
             with without_emulation(), torch.no_grad():
                 name, module = self._owners[parameter]
-                self._result(name, module, "grad_weight", dense(gradient), exact)
+                self._compare(name, module, "grad_weight", dense(gradient), exact)
 
     def _precision(self, name: str, module: torch.nn.Module) -> Precision:
         known: Any = getattr(module, "precision", None)
@@ -293,10 +294,10 @@ class LayerMonitor:
 
     def _operand(self, call: Call, role: str, x: Tensor) -> None:
         precision = self._precision(call.name, call.module)
-        rounding = rounding_of(role, call.module, precision)
-        self._compare(call.name, role, rounding, _rounded(x, rounding), x)
+        actual = _rounded(x, rounding_of(role, call.module, precision))
+        self._compare(call.name, call.module, role, actual, x)
 
-    def _result(
+    def _compare(
         self,
         name: str,
         module: torch.nn.Module,
@@ -305,22 +306,18 @@ class LayerMonitor:
         exact: Tensor,
     ) -> None:
         if actual.shape == exact.shape:
-            rounding = rounding_of(role, module, self._precision(name, module))
-            self._compare(name, role, rounding, actual, exact)
+            statistics, known = self._of(name, module, role, actual)
+            statistics.update(actual, exact, known, sample=self._sample)
 
-    def _compare(
-        self,
-        name: str,
-        role: str,
-        rounding: Rounding | None,
-        actual: Tensor,
-        exact: Tensor,
-    ) -> None:
-        known = format_of(rounding, actual)
+    def _of(
+        self, name: str, module: torch.nn.Module, role: str, x: Tensor
+    ) -> tuple[TensorStatistics, Format | None]:
+        """Return the statistics of this step and the tensor's format."""
+        rounding = rounding_of(role, module, self._precision(name, module))
+        known = format_of(rounding, x)
         shown = rounding.format if known is None and rounding is not None else known
         self._labels[name, role] = getattr(shown, "name", None) or repr(shown)
-        statistics = self._now.setdefault((name, role), TensorStatistics())
-        statistics.update(actual, exact, known, sample=self._sample)
+        return self._now.setdefault((name, role), TensorStatistics()), known
 
     def _watch_sums(self, call: Call, role: str, result: Tensor) -> None:
         """Count swamped additions; ``result`` is the output or its gradient."""
@@ -338,8 +335,10 @@ class LayerMonitor:
         )
         counts = count_swamped(left, right, accumulator)
         if counts is not None:
-            statistics = self._now.setdefault((call.name, role), TensorStatistics())
-            statistics.count_additions(*counts)
+            name, module = call.name, call.module
+            if role == "grad_weight":
+                name, module = self._owners[id(module.weight)]
+            self._of(name, module, role, result)[0].count_additions(*counts)
 
     def record_updates(
         self, moves: Mapping[str, tuple[Tensor, Tensor]], step: int
