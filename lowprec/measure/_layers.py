@@ -106,7 +106,7 @@ class LayerMonitor:
         self._shadow = Shadow(model, reference)
         self._step = 0
         self._total: dict[_Key, TensorStatistics] = {}
-        self._labels: dict[_Key, str] = {}
+        self._formats: dict[_Key, Any] = {}
         self._active = False
         self._start()
 
@@ -172,9 +172,18 @@ class LayerMonitor:
             f"{known or 'no measurements'}"
         )
 
+    @property
+    def measured(self) -> tuple[tuple[str, str], ...]:
+        """Layers and roles measured so far, in order of the layers and of ``ROLES``."""
+        return tuple(self._total)
+
     def format(self, module: str, role: str) -> str:
-        """Return the name of the format of a measured tensor."""
-        return self._labels[module, role]
+        """Return the name of the format of a measured tensor; empty for ``update``."""
+        return _label(self._formats[module, role])
+
+    def known_format(self, module: str, role: str) -> Any:
+        """Return the format of a measured tensor, of whatever kind it is, or None."""
+        return self._formats[module, role]
 
     def _hooks(self) -> list[Any]:
         handles: list[Any] = []
@@ -316,7 +325,7 @@ class LayerMonitor:
         rounding = rounding_of(role, module, self._precision(name, module))
         known = format_of(rounding, x)
         shown = rounding.format if known is None and rounding is not None else known
-        self._labels[name, role] = getattr(shown, "name", None) or repr(shown)
+        self._formats[name, role] = shown
         return self._now.setdefault((name, role), TensorStatistics()), known
 
     def _watch_sums(self, call: Call, role: str, result: Tensor) -> None:
@@ -354,7 +363,7 @@ class LayerMonitor:
             layer = name.rpartition(".")[0]
             statistics = self._now.setdefault((layer, "update"), TensorStatistics())
             statistics.update(made, exact, None, sample=self._sample)
-            self._labels[layer, "update"] = ""
+            self._formats[layer, "update"] = None
         self._record(step)
         self._start()
 
@@ -371,7 +380,7 @@ class LayerMonitor:
                     "module": name,
                     "kind": _kind(kinds[name]),
                     "role": role,
-                    "format": self._labels[key],
+                    "format": _label(self._formats[key]),
                     **self._now[key].record(),
                 }
             )
@@ -387,6 +396,10 @@ def _rounded(x: Tensor, rounding: Rounding | None) -> Tensor:
     if rounding is None:
         return x
     return round(x, rounding, seed=_SEED if rounding.stochastic else None)
+
+
+def _label(format: Any) -> str:
+    return "" if format is None else getattr(format, "name", None) or repr(format)
 
 
 def _kind(module: torch.nn.Module) -> str:

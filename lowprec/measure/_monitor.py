@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .. import nn
+from ..precision import Policy, Precision
+from ._attribution import Attribution
+from ._configuration import describe
 from ._layers import LayerMonitor
 from ._ledger import Ledger
 from ._reference import (
@@ -25,6 +32,7 @@ from ._reference import (
     set_random_state,
     without_emulation,
 )
+from ._report import write_report
 
 _Vector: TypeAlias = dict[str, Tensor]
 
@@ -290,6 +298,51 @@ class RoundoffMonitor:
         self.ledger.append(record)
         if self.layers is not None:
             self.layers.record_updates(made, self._step)
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        title: str = "Rounding errors of a training run",
+        policy: Policy | Precision | None = None,
+        configuration: Mapping[str, Any] | None = None,
+        bounds: Mapping[str, Any] | None = None,
+        coverage: Iterable[Any] | None = None,
+        attribution: Attribution | None = None,
+    ) -> Path:
+        """Write one page about the run: `write_report`.
+
+        Args:
+            path: of the page.
+            title: of the page.
+            policy: precision of a model that is not converted but run under
+                `lowprec.emulate`.
+            configuration: further text by name, for example the data.
+            bounds: by quantity, from `lowprec.theory`: numbers, one per record, or
+                several by label.
+            coverage: rows of the context's ``coverage()``; None takes those of
+                `lowprec.nn.report`.
+            attribution: of the gradient's error, from `attribute`.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: if a bound is not for a quantity that a chart shows.
+        """
+        described = describe(self._model, self._optimizer, policy)
+        if coverage is None:
+            coverage = nn.report(self._model)
+        return write_report(
+            path,
+            self.ledger,
+            title=title,
+            configuration=described | dict(configuration or {}),
+            bounds=bounds,
+            layers=self.layers,
+            coverage=coverage,
+            attribution=attribution,
+        )
 
     def close(self) -> None:
         """Remove the hooks; `backward` goes on without measuring."""
