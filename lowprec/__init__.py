@@ -55,9 +55,11 @@ _add_safe_globals(
 _LAZY_MODULES = (
     "experiments",
     "functional",
+    "integrations",
     "measure",
     "nn",
     "optim",
+    "plot",
     "testing",
     "theory",
 )

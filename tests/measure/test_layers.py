@@ -1,0 +1,313 @@
+"""LayerMonitor: what it measures, and that the run does not notice it."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch.nn import functional
+
+import lowprec as lp
+from lowprec.measure import LayerMonitor, TensorStatistics
+
+PRECISION = lp.Precision(
+    input="e4m3fn",
+    weight=lp.Rounding("bfloat16", "stochastic"),
+    grad_output="e5m2",
+    accumulator="e8m7",
+)
+COMPARED = ("signal", "noise", "ulps", "max_ulps", "underflow", "zeros", "elements")
+
+
+class Residual(torch.nn.Module):
+    """A convolutional classifier with all that makes observing hard."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.act = torch.nn.ReLU(inplace=True)
+        self.body = torch.nn.Sequential(
+            torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.Dropout(0.4)
+        )
+        self.head = torch.nn.Linear(4 * 16, 3)
+
+    def forward(self, x):
+        x = self.act(self.norm(self.stem(x)))
+        x = x + self.body(x)
+        x += 1
+        return self.head(functional.relu_(x).flatten(1))
+
+
+class Attention(torch.nn.Module):
+    """An encoder layer and a recurrent one: several arguments, tuples, one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(11, 8)
+        self.encoder = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.recurrent = torch.nn.LSTM(8, 8, batch_first=True)
+        self.head = torch.nn.Linear(8, 11, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x):
+        y, _ = self.recurrent(self.encoder(self.embedding(x)))
+        return self.head(y)[:, -1, :3]
+
+
+def make(kind, converted=True):
+    torch.manual_seed(4)
+    model = kind()
+    if converted:
+        names = [n for n, m in model.named_modules() if type(m) in CONVERTED]
+        lp.nn.convert_(model, lp.Policy(dict.fromkeys(names, PRECISION)))
+    return model
+
+
+CONVERTED = (torch.nn.Linear, torch.nn.Conv2d)
+INPUTS = {
+    Residual: lambda g: torch.randn(5, 2, 4, 4, generator=g),
+    Attention: lambda g: torch.randint(11, (5, 4), generator=g),
+}
+
+
+def train(kind, *, converted, observed, steps=3):
+    model = make(kind, converted)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    layers = LayerMonitor(model, sums=4) if observed else None
+    data = torch.Generator().manual_seed(6)
+    for _ in range(steps):
+        x = INPUTS[kind](data)
+        y = torch.randint(3, (5,), generator=data)
+        optimizer.zero_grad()
+        if layers is None:
+            functional.cross_entropy(model(x), y).backward()
+        else:
+            with layers.observe():
+                functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model, layers, torch.get_rng_state()
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("converted", [False, True])
+def test_the_run_is_the_same_with_and_without_a_monitor(kind, converted):
+    bare, _, state = train(kind, converted=converted, observed=False)
+    watched, layers, state_after = train(kind, converted=converted, observed=True)
+    for (name, a), b in zip(
+        bare.state_dict().items(), watched.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    for p, q in zip(bare.parameters(), watched.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+    assert torch.equal(state, state_after)
+    assert layers.layers
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_float32_layers_err_by_float32(kind):
+    """Dropout masks, statistics of the batch, in-place changes and shares agree."""
+    _, layers, _ = train(kind, converted=False, observed=True)
+    errors = layers.ledger["relative_error"]
+    assert errors.max() < 2e-6
+    roles = {(r["module"], r["role"]) for r in layers.ledger}
+    if kind is Residual:
+        names = {"stem", "norm", "body.0", "body.1", "head"}
+        assert set(layers.layers) == names  # not the containers, not in-place ReLU
+        for name in names - {"body.1"}:
+            assert {(name, "grad_weight"), (name, "grad_output")} <= roles
+        assert ("stem", "grad_input") not in roles  # data needs no gradient
+        assert ("body.0", "grad_input") in roles
+    else:
+        assert "encoder.self_attn" in layers.layers
+        assert ("recurrent", "grad_weight") in roles
+        assert ("embedding", "grad_weight") in roles  # of both its uses
+        assert ("head", "grad_weight") not in roles
+
+
+def by_hand(actual, exact, format):
+    statistics = TensorStatistics()
+    statistics.update(actual.detach(), exact.detach(), format)
+    return statistics
+
+
+def test_roles_of_a_linear_layer_against_matrices_in_float64():
+    torch.manual_seed(0)
+    layer = lp.nn.Linear(
+        7,
+        4,
+        precision=lp.Precision(
+            input="e4m3fn",
+            weight="e3m4",
+            grad_output="e5m2",
+            output="bfloat16",
+            accumulator="e8m9",
+            grad_accumulator="e8m6",
+            grad_weight="e5m10",
+        ),
+    )
+    x = torch.randn(6, 7, requires_grad=True)
+    layers = LayerMonitor(layer)
+    with layers.observe():
+        y = layer(x)
+        y.square().sum().backward()
+    dy = 2 * y.detach()
+    w = layer.weight.detach()
+    exact = x.detach().double() @ w.double().T + layer.bias.detach().double()
+    expected = {
+        "input": by_hand(lp.round(x.detach(), "e4m3fn"), x, lp.format("e4m3fn")),
+        "weight": by_hand(lp.round(w, "e3m4"), w, lp.format("e3m4")),
+        "output": by_hand(y, exact, lp.format("bfloat16")),
+        "grad_output": by_hand(lp.round(dy, "e5m2"), dy, lp.format("e5m2")),
+        "grad_input": by_hand(x.grad, dy.double() @ w.double(), lp.format("e8m6")),
+        "grad_weight": by_hand(
+            layer.weight.grad, dy.double().T @ x.detach().double(), lp.format("e5m10")
+        ),
+    }
+    expected["grad_weight"].merge(
+        by_hand(layer.bias.grad, dy.double().sum(0), lp.format("e5m10"))
+    )
+    for role, wanted in expected.items():
+        found = layers.statistics("", role)
+        for name in COMPARED:
+            assert getattr(found, name) == pytest.approx(getattr(wanted, name)), role
+        assert found.exponents == wanted.exponents
+    formats = [layers.format("", role) for role in expected]
+    assert formats == ["e4m3fn", "e3m4", "bfloat16", "e5m2", "e8m6", "e5m10"]
+    terms = (lp.round(x.detach(), "e4m3fn") != 0).double() @ (
+        lp.round(w, "e3m4") != 0
+    ).double().T
+    assert layers.statistics("", "output").additions == terms.sum()
+    assert layers.statistics("", "grad_input").additions <= 32 * 4  # a sample of 42
+
+
+def test_gradients_are_those_of_a_call_and_not_of_all_uses_of_its_input():
+    """x also goes around the layer, so its own gradient is another one."""
+    layer = torch.nn.Linear(3, 3, bias=False)
+    x = torch.randn(4, 3, requires_grad=True)
+    layers = LayerMonitor(layer)
+    with layers.observe():
+        (layer(x) + 100 * x).sum().backward()
+    found = layers.statistics("", "grad_input")
+    assert found.relative_error < 1e-6
+    exact = layer.weight.detach().double().sum(0).square().sum() * 4
+    assert found.signal == pytest.approx(float(exact))
+
+
+def test_calls_of_one_layer_add_up():
+    layer = torch.nn.Linear(3, 3)
+    layers = LayerMonitor(layer)
+    x = torch.randn(5, 3)
+    with layers.observe():
+        layer(layer(layer(x))).sum().backward()
+    assert layers.statistics("", "output").elements == 45
+    assert layers.statistics("", "grad_input").elements == 30
+    assert layers.statistics("", "grad_weight").elements == 12
+    assert layers.statistics("", "grad_weight").relative_error < 1e-6
+
+
+def test_emulation_by_a_context_is_measured_with_its_policy():
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 2))
+    precision = lp.Precision(input="e4m3fn", weight="e4m3fn", accumulator="e8m7")
+    policy, x = lp.Policy({"0": precision}), torch.randn(4, 6)
+    around = LayerMonitor(model, precision=policy)
+    context = lp.emulate(policy, model, strict=True)
+    with around.observe(), context:
+        model(x).sum().backward()
+    calls = {row.operation: row.calls for row in context.coverage()}
+    assert calls["linear"] in (1, 2)  # the shadow's are not met
+    lp.nn.convert_(model, policy)
+    inside = LayerMonitor(model)
+    with inside.observe():
+        model(x).sum().backward()
+    for a, b in zip(around.ledger, inside.ledger, strict=True):
+        del a["kind"], b["kind"]  # Linear of torch and of lowprec
+        assert a == b
+    assert around.statistics("0", "weight").noise > 0
+    assert around.statistics("1", "weight").noise == 0
+
+
+def test_a_layer_without_products_rounds_its_results_to_elementwise():
+    model = torch.nn.Sequential(torch.nn.LayerNorm(8))
+    precision = lp.Precision(elementwise="bfloat16", weight="e4m3fn", input="e5m2")
+    layers = LayerMonitor(model, precision=precision)
+    with layers.observe():
+        model(torch.randn(3, 8, requires_grad=True)).sum().backward()
+    assert layers.format("0", "output") == "bfloat16"
+    assert layers.format("0", "grad_input") == "bfloat16"
+    assert layers.format("0", "weight") == "e4m3fn"
+    assert layers.format("0", "input") == "binary32"
+    assert layers.statistics("0", "grad_output").relative_error == 0
+
+
+def test_records_say_step_layer_kind_role_and_format():
+    layer = make(Residual)
+    layers = LayerMonitor(layer, modules=["stem", "he*"])
+    for _ in range(2):
+        with layers.observe():
+            layer(torch.randn(2, 2, 4, 4))
+    with layers.observe(7):
+        layer(torch.randn(2, 2, 4, 4))
+    assert sorted(set(layers.ledger["step"])) == [0, 1, 7]
+    record = layers.ledger[0]
+    assert list(record)[:5] == ["step", "module", "kind", "role", "format"]
+    assert (record["module"], record["role"]) == ("stem", "input")
+    assert set(layers.ledger["module"]) == {"stem", "head"}
+    assert set(layers.ledger["role"]) == {"input", "weight", "output"}
+    total = layers.statistics("stem", "output")
+    mine = [r for r in layers.ledger if (r["module"], r["role"]) == ("stem", "output")]
+    assert total.swamped == sum(r["swamped"] for r in mine)
+    assert total.elements == sum(r["elements"] for r in mine)
+
+
+def test_nothing_of_a_step_is_kept_alive():
+    model = make(Residual)
+    layers = LayerMonitor(model)
+    x = torch.randn(2, 2, 4, 4)
+    seen = []
+    hook = model.head.register_forward_hook(
+        lambda _, args, y: seen.append((weakref.ref(args[0]), weakref.ref(y)))
+    )
+    with layers.observe():
+        loss = model(x).sum()
+        loss.backward()
+    hook.remove()
+    del loss
+    gc.collect()
+    assert [one() for pair in seen for one in pair] == [None, None]
+    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any(p._backward_hooks for p in model.parameters())
+
+
+def test_a_failed_step_leaves_no_record_and_the_next_one_is_right():
+    model = make(Residual)
+    layers = LayerMonitor(model)
+    with pytest.raises(ValueError, match="cannot convolve"), layers.observe():
+        model(torch.randn(2, 9, 4, 4))
+    assert len(layers.ledger) == 0
+    with layers.observe():
+        model(torch.randn(2, 2, 4, 4)).sum().backward()
+    assert layers.statistics("head", "grad_weight").elements == 3 * 64 + 3
+    late = model(torch.randn(2, 2, 4, 4))
+    records = len(layers.ledger)
+    late.sum().backward()
+    assert len(layers.ledger) == records
+
+
+def test_arguments_are_checked():
+    layer = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="sample must be a whole number >= 1, got 0"):
+        LayerMonitor(layer, sample=0)
+    with pytest.raises(ValueError, match=r"sums must be a whole number >= 0, got 1\.5"):
+        LayerMonitor(layer, sums=1.5)
+    layers = LayerMonitor(layer)
+    with pytest.raises(KeyError, match="nothing was measured for 'output' of ''"):
+        layers.statistics("", "output")
+    with (
+        layers.observe(),
+        pytest.raises(RuntimeError, match="observes a step already"),
+        layers.observe(),
+    ):
+        pass
