@@ -112,8 +112,8 @@ def train(
     start = time.perf_counter()
     for step, batch in zip(range(steps), problem.batches(), strict=False):
         optimizer.zero_grad()
-        closure = partial(_scaled_loss, problem.loss, scaler, batch)
-        losses.append(monitor.backward(closure).item() / scaler.get_scale())
+        closure = partial(_loss, problem.loss, batch)
+        losses.append(monitor.backward(closure, scale=scaler.get_scale()).item())
         skipped += not scaler.step(optimizer)
         scaler.update()
         schedule.step()
@@ -148,19 +148,19 @@ def train(
     }
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{problem.name}-{list(ARITHMETICS).index(name)}"
+    monitor.report(folder / f"{stem}.html", title=f"{problem.name}: {name}")
     (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 
-def _scaled_loss(
+def _loss(
     loss: Callable[[Tensor, Tensor], Tensor],
-    scaler: lowprec.optim.LossScaler,
     batch: tuple[Tensor, Tensor],
     model: nn.Module,
     cast: Callable[[Any], Any],
 ) -> Tensor:
     inputs, targets = batch
-    return scaler.scale(loss(model(cast(inputs)), targets))
+    return loss(model(cast(inputs)), targets)
 
 
 def _median(monitor: lowprec.measure.RoundoffMonitor, column: str) -> float:

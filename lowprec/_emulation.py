@@ -172,9 +172,7 @@ class Emulation(TorchFunctionMode):
         super().__init__()
         _optimizing.watch()
         self.precision = _active(precision)
-        self.operations = {
-            name: _active(value) for name, value in operations.items()
-        }
+        self.operations = {name: _active(value) for name, value in operations.items()}
         self.module = module
         self.strict = strict
         self.generator = generator

@@ -3,7 +3,6 @@
 import io
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from model_zoo import CASES
 
 import lowprec as lp
 
+pytestmark = pytest.mark.filterwarnings("ignore::lowprec.NumericalWarning")
 LOW = lp.Precision(
     input="e4m3fn", weight=lp.Rounding("e4m3fn", "stochastic"), grad_output="e5m2",
     accumulator=lp.Accumulator("e8m9", order="blocked", block_size=4),
@@ -19,9 +19,7 @@ POLICY = lp.Policy({"*": LOW, "head": None})
 
 
 def converted(case, seed):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", lp.NumericalWarning)
-        return lp.nn.convert_(case.build(seed), POLICY)
+    return lp.nn.convert_(case.build(seed), POLICY)
 
 
 def saved(value):

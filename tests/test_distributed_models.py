@@ -2,7 +2,6 @@
 
 import math
 import os
-import warnings
 
 import pytest
 import torch
@@ -13,20 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 import lowprec as lp
 
+pytestmark = pytest.mark.filterwarnings("ignore::lowprec.NumericalWarning")
 RANKS = 2
 LOW = lp.Precision(
     input="e4m3fn", weight="e4m3fn", grad_output="e5m2", output="bfloat16",
     accumulator="e8m9",
 )  # fmt: skip
 STOCHASTIC = lp.Rounding("bfloat16", "stochastic")
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """Layers that are not emulated are no matter of these tests."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", lp.NumericalWarning)
-        yield
 
 
 def on_ranks(work, folder, *arguments):

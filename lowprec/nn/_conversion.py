@@ -49,7 +49,9 @@ class Converted:
         own = any(p is not None for p in self.__dict__["_parameters"].values())
         if precision is None or not own:
             return text
-        return f"{text}, precision={precision!r}" if text else f"precision={precision!r}"
+        return (
+            f"{text}, precision={precision!r}" if text else f"precision={precision!r}"
+        )
 
 
 def _rebuild(

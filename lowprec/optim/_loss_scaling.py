@@ -45,9 +45,8 @@ class LossScaler:
         Scaling takes place in the carrier, also inside `lowprec.emulate`. S stays
         between 2^-126 and 2^126. Overflow shows as infinity or NaN: roundings that
         saturate hide it, and then S only grows.
-        With a `RoundoffMonitor`, return ``scaler.scale(loss)`` from the closure: both
-        gradients are those of S f then, so that absolute sizes of loss and r_k carry
-        the factor S and relative ones do not; s_k is that of the unscaled step. With
+        A `RoundoffMonitor` takes S beside the closure, ``monitor.backward(closure,
+        scale=scaler.get_scale())``, and its records are about the loss itself. With
         DDP all ranks see the same gradients and keep the same scale.
 
     Args:
