@@ -107,7 +107,9 @@ def train(
     scaler = lowprec.optim.LossScaler(
         arithmetic.loss_scale, growth_interval=arithmetic.growth_interval
     )
-    monitor = lowprec.measure.RoundoffMonitor(model, optimizer, every=every)
+    monitor = lowprec.measure.RoundoffMonitor(
+        model, optimizer, every=every, layers=True
+    )
     losses, skipped = [], 0
     start = time.perf_counter()
     for step, batch in zip(range(steps), problem.batches(), strict=False):
