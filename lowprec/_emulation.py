@@ -181,6 +181,12 @@ class Emulation(TorchFunctionMode):
         self.tally = tally
         self.owner = owner
 
+    def replace(self, **changes: Any) -> Emulation:
+        """Return an emulation that differs in some arguments."""
+        names = ("precision", "operations", "module", "strict", "generator", "tally")
+        kept = {name: getattr(self, name) for name in (*names, "owner")}
+        return Emulation(**(kept | changes))
+
     def __torch_function__(
         self,
         func: Any,

@@ -188,8 +188,8 @@ def _floating(found: Bound) -> list[bool]:
 
 
 def is_known(name: str) -> bool:
-    """Whether a policy may name an operation: one that some precision governs."""
-    return name in PRODUCTS or is_governed(name)
+    """Whether the name is that of an operation that the tables have."""
+    return name in PRODUCTS or is_governed(name) or always_exact(name)
 
 
 def _is_dense(x: Tensor) -> bool:

@@ -17,7 +17,7 @@ from .._emulation import Emulation, Owner, Tally, under
 from .._operations import is_known
 from ..arithmetic import fits
 from ..errors import NumericalWarning
-from ..precision import Policy, Precision
+from ..precision import Policy, Precision, as_precision
 
 STATE = "_lowprec"
 _PATCH = "_lowprec_forward"
@@ -35,12 +35,13 @@ class Converted:
 
     _lowprec: Emulation
     _lowprec_kind: type[torch.nn.Module]
+    _lowprec_variant: Variant
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle by the original class: this one exists in no module."""
         function, arguments, *rest = super().__reduce_ex__(protocol)  # type: ignore[misc]
-        kind, patched = type(self)._lowprec_kind, _PATCH in self.__dict__
-        return (_rebuild, (function, kind, patched, arguments[1:]), *rest)
+        kind, variant = self._lowprec_kind, self._lowprec_variant
+        return (_rebuild, (function, kind, variant, arguments[1:]), *rest)
 
     def extra_repr(self) -> str:
         """Return what torch prints, and the precision of modules with parameters."""
@@ -52,27 +53,53 @@ class Converted:
         return f"{text}, precision={precision!r}" if text else f"precision={precision!r}"
 
 
+class Exposing(Converted):
+    """Shows precision and generator as `lowprec.nn` layers do, where names are free."""
+
+    @property
+    def precision(self) -> Precision | None:
+        """The precision of the module; None if it rounds nothing."""
+        return self._lowprec.precision
+
+    @precision.setter
+    def precision(self, value: Precision | None) -> None:
+        checked = None if value is None else as_precision(value)
+        self.__dict__[STATE] = self._lowprec.replace(precision=checked)
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The source of the seeds of stochastic roundings."""
+        return self._lowprec.generator
+
+    @generator.setter
+    def generator(self, value: torch.Generator | None) -> None:
+        self.__dict__[STATE] = self._lowprec.replace(generator=value)
+
+
+class Variant(NamedTuple):
+    """Whether an instance had a ``forward`` of its own; whether it shows precision."""
+
+    patched: bool
+    exposing: bool
+
+
 def _rebuild(
     function: Callable[..., Any],
     kind: type[torch.nn.Module],
-    patched: bool,
+    variant: Variant,
     arguments: tuple[Any, ...],
 ) -> Any:
-    return function(converted_class(kind, patched), *arguments)
+    return function(converted_class(kind, variant), *arguments)
 
 
 @functools.cache
-def converted_class(kind: type[torch.nn.Module], patched: bool) -> type:
-    """Return the class of converted modules of one kind.
-
-    Args:
-        kind: the original class.
-        patched: whether the instance had a ``forward`` of its own.
-    """
+def converted_class(kind: type[torch.nn.Module], variant: Variant) -> type:
+    """Return the class of converted modules that were of one class."""
 
     @functools.wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        original = self._lowprec_forward if patched else super(made, self).forward
+        inherited = super(made, self).forward  # type: ignore[misc]
+        original = self._lowprec_forward if variant.patched else inherited
         emulation = self._lowprec
         if not torch.compiler.is_dynamo_compiling():
             owner = emulation.owner
@@ -83,11 +110,13 @@ def converted_class(kind: type[torch.nn.Module], patched: bool) -> type:
     names = {
         "forward": forward,
         "_lowprec_kind": kind,
+        "_lowprec_variant": variant,
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
     }
-    made: type = type(kind)(kind.__name__, (Converted, kind), names)
+    bases = (Exposing if variant.exposing else Converted, kind)
+    made: type = type(kind)(kind.__name__, bases, names)
     return made
 
 
@@ -110,7 +139,9 @@ def swap(module: torch.nn.Module, emulation: Emulation | None) -> None:
         patched = "forward" in module.__dict__
         if patched:
             module.__dict__[_PATCH] = module.__dict__.pop("forward")
-        module.__class__ = converted_class(type(module), patched)
+        taken = hasattr(module, "precision") or hasattr(module, "generator")
+        variant = Variant(patched, exposing=not taken)
+        module.__class__ = converted_class(type(module), variant)
         module.__dict__[STATE] = emulation
     elif is_converted(module):
         module.__class__ = type(module)._lowprec_kind  # type: ignore[attr-defined]
