@@ -6,9 +6,50 @@ are those of `lowprec.matmul` with that seed), everything else takes the numbere
 of ``random.split_seed(seed, 11)`` (`Seeds`). Backward therefore needs no generator.
 """
 
+from ._class_losses import cross_entropy as cross_entropy
+from ._class_losses import nll_loss as nll_loss
 from ._convolution import conv1d as conv1d
 from ._convolution import conv2d as conv2d
 from ._convolution import conv3d as conv3d
+from ._dropout import alpha_dropout as alpha_dropout
+from ._dropout import dropout as dropout
+from ._dropout import dropout1d as dropout1d
+from ._dropout import dropout2d as dropout2d
+from ._dropout import dropout3d as dropout3d
+from ._dropout import feature_alpha_dropout as feature_alpha_dropout
 from ._linear import linear as linear
+from ._losses import huber_loss as huber_loss
+from ._losses import l1_loss as l1_loss
+from ._losses import mse_loss as mse_loss
+from ._losses import smooth_l1_loss as smooth_l1_loss
 from ._matmul import matmul as matmul
+from ._max_pooling import adaptive_max_pool1d as adaptive_max_pool1d
+from ._max_pooling import adaptive_max_pool2d as adaptive_max_pool2d
+from ._max_pooling import adaptive_max_pool3d as adaptive_max_pool3d
+from ._max_pooling import max_pool1d as max_pool1d
+from ._max_pooling import max_pool2d as max_pool2d
+from ._max_pooling import max_pool3d as max_pool3d
+from ._nonlinear_reductions import logsumexp as logsumexp
+from ._nonlinear_reductions import norm as norm
 from ._parts import Seeds as Seeds
+from ._pointwise import pointwise as pointwise
+from ._pointwise import prelu as prelu
+from ._pooling import adaptive_avg_pool1d as adaptive_avg_pool1d
+from ._pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+from ._pooling import adaptive_avg_pool3d as adaptive_avg_pool3d
+from ._pooling import avg_pool1d as avg_pool1d
+from ._pooling import avg_pool2d as avg_pool2d
+from ._pooling import avg_pool3d as avg_pool3d
+from ._probability_losses import binary_cross_entropy as binary_cross_entropy
+from ._probability_losses import (
+    binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
+)
+from ._probability_losses import kl_div as kl_div
+from ._reductions import cumsum as cumsum
+from ._reductions import mean as mean
+from ._reductions import prod as prod
+from ._reductions import std as std
+from ._reductions import sum as sum
+from ._reductions import var as var
+from ._resampling import interpolate as interpolate
+from ._selection import selection as selection
