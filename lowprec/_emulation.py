@@ -225,7 +225,7 @@ class Emulation(TorchFunctionMode):
         if precision is not None:
             found = _operations.product(operation, args, kwargs)
             if found is None and precision.elementwise is not None:
-                found = _operations.rounding(operation, args, kwargs)
+                found = _operations.rounding(func, operation, args, kwargs)
             if found is not None:
                 return self._emulated(operation, found, precision, args, kwargs)
         reason = _operations.objection(operation.name, args, kwargs)
