@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -141,39 +141,43 @@ def swap(module: torch.nn.Module, emulation: Emulation | None) -> None:
             module.__dict__[_PATCH] = module.__dict__.pop("forward")
         taken = hasattr(module, "precision") or hasattr(module, "generator")
         variant = Variant(patched, exposing=not taken)
-        module.__class__ = converted_class(type(module), variant)
+        made = converted_class(type(module), variant)
+        object.__setattr__(module, "__class__", made)  # cheaper than the module's own
         module.__dict__[STATE] = emulation
     elif is_converted(module):
-        module.__class__ = type(module)._lowprec_kind  # type: ignore[attr-defined]
+        kind = type(module)._lowprec_kind  # type: ignore[attr-defined]
+        object.__setattr__(module, "__class__", kind)
         del module.__dict__[STATE]
         if _PATCH in module.__dict__:
             module.__dict__["forward"] = module.__dict__.pop(_PATCH)
 
 
 def emulations(
-    model: torch.nn.Module,
+    modules: list[tuple[str, torch.nn.Module]],
     policy: Policy,
     *,
     strict: bool,
     generator: torch.Generator | None,
     tally: Tally,
     owner: Owner | None = None,
-) -> Iterator[tuple[torch.nn.Module, Emulation]]:
+) -> list[tuple[torch.nn.Module, Emulation]]:
     """Say under which emulation each module is to compute."""
-    for name, module in model.named_modules():
-        if converts(module):
-            yield (
-                module,
-                Emulation(
-                    policy.precision_for(name),
-                    policy.operations,
-                    name,
-                    strict=strict,
-                    generator=generator,
-                    tally=tally,
-                    owner=owner,
-                ),
-            )
+    return [
+        (
+            module,
+            Emulation(
+                policy.precision_for(name),
+                policy.operations,
+                name,
+                strict=strict,
+                generator=generator,
+                tally=tally,
+                owner=owner,
+            ),
+        )
+        for name, module in modules
+        if converts(module)
+    ]
 
 
 def converts(module: torch.nn.Module) -> bool:
@@ -199,16 +203,8 @@ def has_own_precision(module: torch.nn.Module) -> bool:
     return own and not isinstance(module, Converted)
 
 
-def lend(
-    model: torch.nn.Module,
-    policy: Policy,
-    *,
-    strict: bool,
-    generator: torch.Generator | None,
-    tally: Tally,
-    owner: Owner,
-) -> list[Undo]:
-    """Convert the modules of a model for the duration of a context.
+def lend(wanted: list[tuple[torch.nn.Module, Emulation]]) -> list[Undo]:
+    """Convert modules for the duration of a context.
 
     Modules that `convert_` made keep their precision.
 
@@ -216,19 +212,17 @@ def lend(
         RuntimeError: if another thread's context has the model.
     """
     plan = []
-    wanted = emulations(
-        model, policy, strict=strict, generator=generator, tally=tally, owner=owner
-    )
     for module, emulation in wanted:
         before = emulation_of(module)
-        if before is not None and before.owner is None:
-            continue
-        if before is not None and before.owner is not None and not before.owner.here():
-            raise RuntimeError(
-                "another thread is inside a context lowprec.emulate(policy, model) for "
-                "this model: enter one context in both threads, or convert the model "
-                "by lowprec.nn.convert_"
-            )
+        if before is not None:
+            if before.owner is None:
+                continue
+            if not before.owner.here():
+                raise RuntimeError(
+                    "another thread is inside a context lowprec.emulate(policy, model) "
+                    "for this model: enter one context in both threads, or convert the "
+                    "model by lowprec.nn.convert_"
+                )
         plan.append((Undo(module, before), emulation))
     for undo, emulation in plan:
         swap(undo.module, emulation)
