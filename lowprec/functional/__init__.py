@@ -18,6 +18,7 @@ from ._convolution import conv2d as conv2d
 from ._convolution import conv3d as conv3d
 from ._linear import linear as linear
 from ._matmul import matmul as matmul
+from ._multi_head import multi_head_attention_forward as multi_head_attention_forward
 from ._normalization import batch_norm as batch_norm
 from ._normalization import group_norm as group_norm
 from ._normalization import instance_norm as instance_norm
