@@ -31,6 +31,14 @@ from ._products import multi_dot as multi_dot
 from ._products import outer as outer
 from ._products import tensordot as tensordot
 from ._products import vecdot as vecdot
+from ._recurrent import gru as gru
+from ._recurrent import lstm as lstm
+from ._recurrent import rnn_relu as rnn_relu
+from ._recurrent import rnn_tanh as rnn_tanh
+from ._recurrent_cells import gru_cell as gru_cell
+from ._recurrent_cells import lstm_cell as lstm_cell
+from ._recurrent_cells import rnn_relu_cell as rnn_relu_cell
+from ._recurrent_cells import rnn_tanh_cell as rnn_tanh_cell
 from ._softmax import log_softmax as log_softmax
 from ._softmax import softmax as softmax
 from ._softmax import softmin as softmin
