@@ -16,6 +16,7 @@ from ._contractions import einsum as einsum
 from ._convolution import conv1d as conv1d
 from ._convolution import conv2d as conv2d
 from ._convolution import conv3d as conv3d
+from ._embedding import embedding as embedding
 from ._linear import linear as linear
 from ._matmul import matmul as matmul
 from ._multi_head import multi_head_attention_forward as multi_head_attention_forward

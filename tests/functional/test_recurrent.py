@@ -361,6 +361,7 @@ def test_without_elementwise_the_products_are_emulated():
     assert_bit_equal(actual, (own + recurrent).tanh())
 
 
+@pytest.mark.slow
 @ignore_dynamo
 def test_compiles_without_graph_breaks():
     _, leaves = call("lstm", {}, "plain", torch.float32)
