@@ -12,7 +12,7 @@ from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
 from ._calls import seed_with_elementwise, seeds_of_parts
 from ._parts import isolated, rounded
-from ._segments import segment_sums
+from ._sums import segment_sums
 
 
 class _EmbeddingSeeds(NamedTuple):
@@ -58,13 +58,15 @@ class _Embedding(torch.autograd.Function):
         precision, keys = ctx.precision, _EmbeddingSeeds(*seeds)
         with isolated(grad_output):
             grad = rounded(grad_output, precision.elementwise, keys.grad_output)
+            columns = torch.arange(grad.shape[1], device=index.device)
+            elements = index.unsqueeze(1) * grad.shape[1] + columns
             total = segment_sums(
-                grad.double(),
-                index,
-                ctx.count,
+                grad.double().reshape(-1),
+                elements.reshape(-1),
+                ctx.count * grad.shape[1],
                 precision.backward_accumulator,
                 keys.grad_weight_sum,
-            )
+            ).reshape(ctx.count, grad.shape[1])
             if ctx.by_frequency:
                 ones = torch.ones_like(index, dtype=torch.float64)
                 times = ones.new_zeros(ctx.count).index_add(0, index, ones)
@@ -99,9 +101,7 @@ def embedding(
         The table is rounded once per call. The sum of a row's gradient is that of
         ``grad_accumulator``, positions in row-major order, and float64's where this is
         None; with ``scale_grad_by_freq`` it is divided by the number of its terms
-        before the rounding. Random words of the sums count the rows that occur
-        equally often, each such number with its part of the seed. ``elementwise=None``
-        leaves the whole operation to torch.
+        before the rounding. ``elementwise=None`` leaves the whole operation to torch.
 
     Args:
         input: integer tensor of any shape, rows of the table.
