@@ -13,6 +13,7 @@ from ..precision import Precision, as_precision
 from ._attention import AttentionSeeds, attend
 from ._calls import leaves_everything, seed_with_elementwise, seeds_of_parts
 from ._linear import linear
+from ._reductions import mean
 from ._wide import wide_for
 
 
@@ -24,9 +25,7 @@ class _MultiHeadSeeds(NamedTuple):
     value: Tensor | None
     bias_k: Tensor | None
     bias_v: Tensor | None
-    scores: Tensor | None
-    elementwise: Tensor | None
-    output: Tensor | None
+    attention: Tensor | None
     projection: Tensor | None
     average: Tensor | None
 
@@ -178,15 +177,6 @@ def _check(
     )
 
 
-def _average(weights: Tensor, precision: Precision, seed: Tensor | None) -> Tensor:
-    """Return the mean over heads."""
-    if precision.elementwise is None:
-        mean: Tensor = weights.mean(1)
-        return mean
-    wide = wide_for(precision, weights.dtype, None, seed)
-    return wide.leave(wide.sum(wide.enter(weights), 1) / weights.shape[1])
-
-
 @overridable
 def multi_head_attention_forward(
     query: Tensor,
@@ -263,8 +253,8 @@ def multi_head_attention_forward(
         is_causal: a hint that ``attn_mask``, which it needs, is causal.
         precision: the roundings.
         generator: source of the seed of stochastic roundings; nothing is drawn where
-            nothing is stochastic. Its ten parts, by `split_seed`, are those of the
-            projections of query, key and value, ``bias_k``, ``bias_v``, the three of
+            nothing is stochastic. Its eight parts, by `split_seed`, are those of the
+            projections of query, key and value, ``bias_k``, ``bias_v``,
             `scaled_dot_product_attention`, the last projection and the mean weights.
         seed: the seed itself instead, an int or 0-d int64 tensor.
 
@@ -392,7 +382,7 @@ def multi_head_attention_forward(
         1 / math.sqrt(size // num_heads),
         False,
         precision,
-        AttentionSeeds(seeds.scores, seeds.elementwise, seeds.output),
+        AttentionSeeds(*seeds_of_parts(seeds.attention, len(AttentionSeeds._fields))),
     )
     rows = heads.permute(2, 0, 1, 3).reshape(length, batch, size)
     result = linear(
@@ -402,5 +392,5 @@ def multi_head_attention_forward(
     if not need_weights:
         return result, None
     if average_attn_weights:
-        seen = _average(seen, precision, seeds.average)
+        seen = mean(seen, 1, precision=precision, seed=seeds.average)
     return result, seen if batched else seen.squeeze(0)

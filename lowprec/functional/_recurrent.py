@@ -10,13 +10,12 @@ from torch import Tensor
 
 from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
-from ._attention import dropped
 from ._calls import leaves_everything, seed_with_elementwise, seeds_of_parts
 from ._cells import GRU, LSTM, RELU, TANH, Cell
+from ._dropout import dropout
 from ._linear import linear
 from ._parts import check_same
 from ._recurrence import LayerSeeds, Walk, parts, recurrence
-from ._wide import wide_for
 
 _States = tuple[Tensor, ...]
 
@@ -152,16 +151,6 @@ def layer_step(
     )
 
 
-def _dropped(
-    rows: Tensor, probability: float, precision: Precision, seed: Tensor | None
-) -> Tensor:
-    if probability == 0:
-        return rows
-    if precision.elementwise is None:
-        return torch.dropout(rows, probability, True)
-    return dropped(wide_for(precision, rows.dtype, None, seed), rows, probability)
-
-
 def _run(
     torchs: Callable[..., Any],
     cell: Cell,
@@ -182,9 +171,9 @@ def _run(
     seeds = seeds_of_parts(base, count + count // directions)
     rows, finals = network.rows, []
     for layer in range(count // directions):
-        if layer:
+        if layer and network.dropout:
             key = seeds[count + layer - 1]
-            rows = _dropped(rows, network.dropout, precision, key)
+            rows = dropout(rows, network.dropout, precision=precision, seed=key)
         results = []
         for direction in range(directions):
             number = layer * directions + direction

@@ -190,25 +190,23 @@ def test_one_example_needs_no_batch_dimension():
 def test_it_is_layers_and_attention(precision):
     leaves = parameters(torch.float32)
     q = leaf(L, N, E)
-    seeds = split_seed(torch.tensor(7), 10)
+    seeds = split_seed(torch.tensor(7), 8)
 
     def composed(x, w, b, w_out, b_out):
         y = functional.linear(x, w, b, precision=precision, seed=seeds[0])
         q, k, v = (
             part.reshape(L, N, H, E // H).permute(1, 2, 0, 3) for part in y.chunk(3, -1)
         )
-        scores = functional.matmul(q, k.mT, precision=precision, seed=seeds[5])
-        wide = functional._wide.wide_for(precision, torch.float32, None, seeds[6])
-        scores = wide.leave(wide.enter(scores) * (1 / math.sqrt(E // H)))
-        z = wide.enter(scores)
-        e = (z - z.detach().amax(-1, True)).exp()
-        total = wide.sum(e, -1, keepdim=True)
-        weights = wide.leave(e / wide.expand(total, e.shape))
-        heads = functional.matmul(weights, v, precision=precision, seed=seeds[7])
+        parts = split_seed(seeds[5], 6)
+        given = {"precision": precision}
+        scores = functional.matmul(q, k.mT, seed=parts[0], **given)
+        scale = 1 / math.sqrt(E // H)
+        scores = functional.pointwise(torch.mul, scores, scale, seed=parts[1], **given)
+        weights = functional.softmax(scores, -1, seed=parts[3], **given)
+        heads = functional.matmul(weights, v, seed=parts[5], **given)
         rows = heads.permute(2, 0, 1, 3).reshape(L, N, E)
-        out = functional.linear(rows, w_out, b_out, precision=precision, seed=seeds[8])
-        wide = functional._wide.wide_for(precision, torch.float32, None, seeds[9])
-        return out, wide.leave(wide.sum(wide.enter(weights), 1) / H)
+        out = functional.linear(rows, w_out, b_out, seed=seeds[6], **given)
+        return out, functional.mean(weights, 1, seed=seeds[7], **given)
 
     names = ("in_proj_weight", "in_proj_bias", "out_proj_weight", "out_proj_bias")
     operands = [q, *(leaves[name] for name in names)]
