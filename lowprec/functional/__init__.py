@@ -24,6 +24,7 @@ from ._dropout import dropout1d as dropout1d
 from ._dropout import dropout2d as dropout2d
 from ._dropout import dropout3d as dropout3d
 from ._dropout import feature_alpha_dropout as feature_alpha_dropout
+from ._embedding import embedding as embedding
 from ._linear import linear as linear
 from ._losses import huber_loss as huber_loss
 from ._losses import l1_loss as l1_loss
@@ -36,6 +37,7 @@ from ._max_pooling import adaptive_max_pool3d as adaptive_max_pool3d
 from ._max_pooling import max_pool1d as max_pool1d
 from ._max_pooling import max_pool2d as max_pool2d
 from ._max_pooling import max_pool3d as max_pool3d
+from ._multi_head import multi_head_attention_forward as multi_head_attention_forward
 from ._nonlinear_reductions import logsumexp as logsumexp
 from ._nonlinear_reductions import norm as norm
 from ._normalization import batch_norm as batch_norm
@@ -63,6 +65,14 @@ from ._products import multi_dot as multi_dot
 from ._products import outer as outer
 from ._products import tensordot as tensordot
 from ._products import vecdot as vecdot
+from ._recurrent import gru as gru
+from ._recurrent import lstm as lstm
+from ._recurrent import rnn_relu as rnn_relu
+from ._recurrent import rnn_tanh as rnn_tanh
+from ._recurrent_cells import gru_cell as gru_cell
+from ._recurrent_cells import lstm_cell as lstm_cell
+from ._recurrent_cells import rnn_relu_cell as rnn_relu_cell
+from ._recurrent_cells import rnn_tanh_cell as rnn_tanh_cell
 from ._reductions import cumsum as cumsum
 from ._reductions import mean as mean
 from ._reductions import prod as prod
