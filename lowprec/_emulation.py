@@ -91,8 +91,9 @@ class Tally:
 
     def add(self, operation: str, treatment: str, module: str, reason: str) -> None:
         """Count a call, and warn the first time that one is not emulated."""
+        key = (operation, treatment, module)
         if treatment == NOT_EMULATED and not any(
-            known[:2] == (operation, treatment) for known in self.calls
+            known[:2] == key[:2] for known in self.calls
         ):
             warnings.warn(
                 f"{operation} is not emulated and runs in the carrier's arithmetic: "
@@ -100,7 +101,7 @@ class Tally:
                 NumericalWarning,
                 stacklevel=_depth_of_caller(),
             )
-        self.calls[operation, treatment, module] += 1
+        self.calls[key] += 1
 
     def coverage(self) -> Coverage:
         """Return the counts as a table."""
@@ -179,6 +180,12 @@ class Emulation(TorchFunctionMode):
         self.tally = tally
         self.owner = owner
 
+    def replace(self, **changes: Any) -> Emulation:
+        """Return an emulation that differs in some arguments."""
+        names = ("precision", "operations", "module", "strict", "generator", "tally")
+        kept = {name: getattr(self, name) for name in (*names, "owner")}
+        return Emulation(**(kept | changes))
+
     def __torch_function__(
         self,
         func: Any,
@@ -217,14 +224,17 @@ class Emulation(TorchFunctionMode):
         if precision is not None:
             found = _operations.product(operation, args, kwargs)
             if found is None and precision.elementwise is not None:
-                found = _operations.rounding(operation, args, kwargs)
+                found = _operations.rounding(func, operation, args, kwargs)
             if found is not None:
                 return self._emulated(operation, found, precision, args, kwargs)
+        if precision is None:
+            self._count(operation, BY_POLICY)
+            return alone(func, args, kwargs)
         reason = _operations.objection(operation.name, args, kwargs)
         if reason is None:
             self._count(operation, EXACT)
             return alone(func, args, kwargs)
-        if precision is None or (precision.elementwise is None and operation.governed):
+        if precision.elementwise is None and operation.governed:
             self._count(operation, BY_POLICY)
             return alone(func, args, kwargs)
         return self._left(func, operation, reason, args, kwargs)

@@ -22,7 +22,7 @@ from ._parts import (
     rounded,
     split,
 )
-from ._wide import copied_dims
+from ._sums import copied_dims
 
 
 def _scaled(
