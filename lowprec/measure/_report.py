@@ -285,7 +285,7 @@ def _ledger_table(ledger: Ledger) -> str:
         [_shown(ledger[i].get(name)) for name in names]
         for i in range(0, len(ledger), every)
     ]
-    text = "Numbers of these charts" + (f", every {every}th step" if every > 1 else "")
+    text = "Numbers of these charts" + (f", one step in {every}" if every > 1 else "")
     return html.folded(text, html.table(names, rows, numbers=range(len(names))))
 
 
