@@ -34,7 +34,7 @@ def describe(
     }
     if policy is not None:
         rules = dict(as_policy(policy).rules)
-        result |= {f"policy for {name!r}": str(one) for name, one in rules.items()}
+        result |= {f"precision of {name!r}": str(one) for name, one in rules.items()}
     else:
         groups: dict[Precision, list[str]] = {}
         for name, module in model.named_modules():
@@ -43,7 +43,8 @@ def describe(
                 groups.setdefault(precision, []).append(name or "(model)")
         for precision, names in groups.items():
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-            result[", ".join(names[:6]) + more] = str(precision)
+            where = ", ".join(names[:6]) + more
+            result[f"precision of {where}"] = str(precision)
     result["structure of the model"] = f"{model}\n"
     return result
 

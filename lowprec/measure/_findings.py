@@ -114,7 +114,7 @@ def _part(count: int, whole: int) -> float:
 def _more(count: int) -> str:
     if count == 0:
         return ""
-    return f", and {count} more tensor{'s' if count > 1 else ''} alike"
+    return f" ({count} more tensor{'s' if count > 1 else ''} like it)"
 
 
 def _name(layer: str) -> str:

@@ -181,6 +181,10 @@ class LayerMonitor:
         """Return the name of the format of a measured tensor; empty for ``update``."""
         return _label(self._formats[module, role])
 
+    def kind(self, module: str) -> str:
+        """Return the class of a layer by its name."""
+        return type(self._model.get_submodule(module)).__name__
+
     def known_format(self, module: str, role: str) -> Any:
         """Return the format of a measured tensor, of whatever kind it is, or None."""
         return self._formats[module, role]
@@ -368,7 +372,6 @@ class LayerMonitor:
         self._start()
 
     def _record(self, step: int) -> None:
-        kinds = {name: module for name, module in self._model.named_modules()}
         order = {role: i for i, role in enumerate(ROLES)}
         names = list(dict.fromkeys(name for name, _ in self._now))
         for key in sorted(self._now, key=lambda k: (names.index(k[0]), order[k[1]])):
@@ -378,7 +381,7 @@ class LayerMonitor:
                 {
                     "step": step,
                     "module": name,
-                    "kind": _kind(kinds[name]),
+                    "kind": self.kind(name),
                     "role": role,
                     "format": _label(self._formats[key]),
                     **self._now[key].record(),
@@ -400,7 +403,3 @@ def _rounded(x: Tensor, rounding: Rounding | None) -> Tensor:
 
 def _label(format: Any) -> str:
     return "" if format is None else getattr(format, "name", None) or repr(format)
-
-
-def _kind(module: torch.nn.Module) -> str:
-    return type(module).__name__

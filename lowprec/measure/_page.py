@@ -14,6 +14,8 @@ main { max-width: 1240px; margin: 0 auto; padding: 28px 24px 60px; }
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01em; }
 h2 { font-size: 18px; margin: 0 0 4px; }
 p { margin: 0 0 12px; max-width: 78ch; }
+.formula { font-family: Georgia, "Liberation Serif", serif; font-size: 17px; }
+sub { font-size: 70%; line-height: 0; }
 .faint { color: var(--faint); }
 section { background: #fff; border: 1px solid var(--line); border-radius: 8px;
   padding: 18px 20px; margin-top: 18px; }

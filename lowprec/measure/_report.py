@@ -5,77 +5,78 @@ from __future__ import annotations
 import datetime
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import kernels
-from ..formats import Format
 from . import _page as html
-from . import _svg as svg
 from ._attribution import Attribution
+from ._charts import Series, bars, line_chart
 from ._environment import environment
 from ._findings import findings
+from ._layer_sections import layer_sections
 from ._layers import LayerMonitor
 from ._ledger import Ledger
-from ._roles import ROLES
-from ._statistics import TensorStatistics
+from ._svg import COLORS, number, share
 
 Bounds = Mapping[str, Any]
 
-_MOST_LAYERS = 60
 _MOST_ROWS = 120
-_MOST_COLUMNS = 36
-_SHOWN = ROLES[:-1]  # the update has no rounding error of its own sort
+_FORMULA = (
+    '<p class="formula"><i>w</i><sub>k+1</sub> = <i>w</i><sub>k</sub> - '
+    "<i>η</i><sub>k</sub> (<i>g</i><sub>k</sub> + <i>r</i><sub>k</sub>) + "
+    "<i>s</i><sub>k</sub></p>"
+)
 
-# Chart, its quantities with their labels, whether logarithmic, unit, description.
-_CHARTS: tuple[tuple[str, tuple[tuple[str, str], ...], bool, str, str], ...] = (
-    (
+
+class _Chart(NamedTuple):
+    title: str
+    quantities: tuple[tuple[str, str], ...]  # and their labels
+    text: str
+    logarithmic: bool = False
+    label: Callable[[float], str] = number
+
+
+_CHARTS = (
+    _Chart(
         "Loss",
         (("loss", "low precision"), ("reference_loss", "reference, same weights")),
-        False,
-        "",
         "Loss of each measured step, as trained and in the reference dtype.",
     ),
-    (
-        "Gradient error r_k",
-        (("r_norm", "||r_k||"), ("gradient_norm", "||g_k|| exact")),
-        True,
-        "Euclidean norm",
+    _Chart(
+        "Gradient error r, Euclidean norm",
+        (("r_norm", "‖r‖"), ("gradient_norm", "‖g‖, exact gradient")),
         "Norm of the gradient's rounding error beside that of the exact gradient.",
+        logarithmic=True,
     ),
-    (
-        "Update error s_k",
-        (("s_norm", "||s_k||"), ("update_norm", "||step|| exact")),
-        True,
-        "Euclidean norm",
+    _Chart(
+        "Update error s, Euclidean norm",
+        (("s_norm", "‖s‖"), ("update_norm", "‖Δw‖, exact update")),
         "Norm of the update's rounding error beside that of the exact update.",
+        logarithmic=True,
     ),
-    (
+    _Chart(
         "Relative errors",
         (
-            ("relative_gradient_error", "||r_k|| / ||g_k||"),
-            ("relative_update_error", "||s_k|| / ||step||"),
+            ("relative_gradient_error", "‖r‖ / ‖g‖"),
+            ("relative_update_error", "‖s‖ / ‖Δw‖"),
         ),
-        True,
-        "",
         "Both errors relative to what they disturb; at 1 nothing is left of it.",
+        logarithmic=True,
     ),
-    (
+    _Chart(
         "Stagnation",
         (("stagnation", "parameters that did not move"),),
-        False,
-        "share",
         "Share of the parameters that a step left where they were.",
+        label=share,
     ),
-    (
+    _Chart(
         "Bias",
-        (("r_bias", "of r_k"), ("s_bias", "of s_k")),
-        False,
-        "",
-        "1: errors add up; about 1/sqrt(K) after K steps: they average out.",
+        (("r_bias", "of r"), ("s_bias", "of s")),
+        "1: errors add up; about 1/√K after K steps: they average out.",
     ),
 )
 
@@ -125,10 +126,12 @@ def write_report(
         >>> "<svg" in page, "<script" in page
         (True, False)
     """
-    if known := (bounds or {}).keys() - {n for c in _CHARTS for n, _ in c[1]}:
+    if known := (bounds or {}).keys() - {
+        n for chart in _CHARTS for n, _ in chart.quantities
+    }:
         raise ValueError(
             f"no chart shows {', '.join(sorted(known))}: bounds are for "
-            f"{', '.join(name for chart in _CHARTS for name, _ in chart[1])}"
+            f"{', '.join(name for chart in _CHARTS for name, _ in chart.quantities)}"
         )
     sections = dict(
         _sections(ledger, configuration, bounds or {}, layers, coverage, attribution)
@@ -183,14 +186,14 @@ def _sections(
     drawn = list(_run_charts(ledger, bounds))
     if drawn:
         text = (
-            "w_{k+1} = w_k - eta_k (g_k + r_k) + s_k, measured against the same step "
+            "The errors r of the gradient and s of the update, against the same step "
             "from the same weights, mini-batch and dropout mask without rounding. "
             "Bounds are dashed."
         )
-        content = [html.charts(drawn), _ledger_table(ledger)]
+        content = [_FORMULA, html.charts(drawn), _ledger_table(ledger)]
         yield "run", ("Steps", html.section("run", "Steps", text, content))
     if layers is not None and layers.layers:
-        yield from _layer_sections(layers)
+        yield from layer_sections(layers)
     if attribution is not None:
         yield "attribution", ("Attribution", _attribution(attribution))
     if coverage is not None:
@@ -215,17 +218,17 @@ def _scope(ledger: Ledger) -> str:
 def _figures(ledger: Ledger) -> str:
     known = {row.name: row for row in ledger.summary().rows if row.count}
     wanted = (
-        ("loss", "last", "loss of the last measured step", svg.number),
-        ("relative_gradient_error", "rms", "||r|| / ||g||, rms over steps", svg.number),
+        ("loss", "last", "loss of the last measured step", number),
+        ("relative_gradient_error", "rms", "‖r‖ / ‖g‖, rms over the steps", number),
         (
             "relative_update_error",
             "rms",
-            "||s|| / ||step||, rms over steps",
-            svg.number,
+            "‖s‖ / ‖Δw‖, rms over the steps",
+            number,
         ),
-        ("stagnation", "mean", "of the parameters did not move, mean", svg.share),
-        ("r_bias", "last", "bias of r (1: systematic)", svg.number),
-        ("s_bias", "last", "bias of s (1: systematic)", svg.number),
+        ("stagnation", "mean", "of parameters do not move, mean", share),
+        ("r_bias", "last", "bias of r (1: systematic)", number),
+        ("s_bias", "last", "bias of s (1: systematic)", number),
     )
     shown = [
         html.figure(text(getattr(known[name], which)), label)
@@ -238,12 +241,12 @@ def _figures(ledger: Ledger) -> str:
 def _run_charts(ledger: Ledger, bounds: Bounds) -> Iterator[str]:
     steps = ledger["step"] if "step" in ledger.names else np.arange(len(ledger))
     x = [float(step) for step in steps]
-    for i, (title, quantities, logarithmic, unit, text) in enumerate(_CHARTS):
-        present = [(name, label) for name, label in quantities if name in ledger.names]
+    for i, chart in enumerate(_CHARTS):
+        present = [pair for pair in chart.quantities if pair[0] in ledger.names]
         if not present:
             continue
         series = [
-            svg.Series(label, x, ledger[name].tolist(), svg.COLORS[j])
+            Series(label, x, ledger[name].tolist(), COLORS[j])
             for j, (name, label) in enumerate(present)
         ]
         for name, _ in present:
@@ -254,11 +257,16 @@ def _run_charts(ledger: Ledger, bounds: Bounds) -> Iterator[str]:
                         f"the bound of {name} must be a number or {len(x)} of them, "
                         f"one per record, got shape {y.shape}"
                     )
-                color = svg.COLORS[len(series) % len(svg.COLORS)]
+                color = COLORS[len(series) % len(COLORS)]
                 values = np.broadcast_to(y, (len(x),)).tolist()
-                series.append(svg.Series(label, x, values, color, dashed=True))
-        yield svg.line_chart(
-            f"run-{i}", title, text, series, unit=unit, logarithmic=logarithmic
+                series.append(Series(label, x, values, color, dashed=True))
+        yield line_chart(
+            f"run-{i}",
+            chart.title,
+            chart.text,
+            series,
+            logarithmic=chart.logarithmic,
+            label=chart.label,
         )
 
 
@@ -277,230 +285,42 @@ def _ledger_table(ledger: Ledger) -> str:
         [_shown(ledger[i].get(name)) for name in names]
         for i in range(0, len(ledger), every)
     ]
-    text = "Numbers of these charts" + (f", every {every}th step" if every > 1 else "")
+    text = "Numbers of these charts" + (f", one step in {every}" if every > 1 else "")
     return html.folded(text, html.table(names, rows, numbers=range(len(names))))
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "" if value is None else str(value)
-    return svg.number(value) if isinstance(value, float) else str(value)
-
-
-def _layer_sections(layers: LayerMonitor) -> Iterator[tuple[str, tuple[str, str]]]:
-    inexact = [name for name in layers.layers if _rounds(layers, name)]
-    shown = inexact[:_MOST_LAYERS]
-    exact = [name for name in layers.layers if name not in inexact]
-    roles = [r for r in _SHOWN if any((n, r) in layers.measured for n in shown)]
-    notes = []
-    if exact:
-        notes.append(f"Without any error: {', '.join(map(_name, exact))}.")
-    if len(inexact) > len(shown):
-        notes.append(f"The first {len(shown)} of {len(inexact)} layers are shown.")
-    text = (
-        "Signal-to-noise ratio of each tensor in decibels against the same operation "
-        "in the reference dtype at the same inputs, so each layer shows its own errors "
-        "only; below it the tensor's format. One bit is 6 dB."
-    )
-    parts = [
-        html.wide(
-            svg.heat_map(
-                "layers-roles",
-                "Layers and tensors, all measured steps",
-                f"{text} The table below has the same numbers.",
-                [_name(name) for name in shown],
-                roles,
-                lambda i, j: _cell(layers, shown[i], roles[j]),
-            )
-        ),
-        html.wide(svg.decibel_legend("decibels")),
-        html.folded("Numbers of each tensor", _layer_table(layers)),
-        html.bullets(notes) if notes else "",
-    ]
-    steps = sorted({int(r["step"]) for r in layers.ledger})  # type: ignore[arg-type]
-    if len(steps) > 1:
-        parts.append(html.wide(_over_steps(layers, shown, steps)))
-    yield "layers", ("Layers", html.section("layers", "Layers", text, parts))
-
-    text = (
-        "How many exact values lie in each binade, on a square-root scale; the axis is "
-        "the binary exponent."
-    )
-    keys = (
-        '<p class="faint"><span class="mark" style="background:#e7f3ec"></span>normal '
-        'range of the format<span class="mark" style="background:#fff6d9"></span>'
-        'subnormal<span class="mark" style="background:#fbe9e3"></span>outside</p>'
-    )
-    grid = svg.histogram_grid(
-        "exponents-grid",
-        "Exponents of the exact values",
-        text,
-        [_name(name) for name in shown],
-        roles,
-        lambda i, j: _histogram(layers, shown[i], roles[j]),
-    )
-    folded = html.folded("Numbers of these histograms", _exponent_table(layers, shown))
-    content = html.section(
-        "exponents", "Exponents", text, [keys, html.wide(grid), folded]
-    )
-    yield "exponents", ("Exponents", content)
-
-
-def _rounds(layers: LayerMonitor, name: str) -> bool:
-    return any(
-        layers.statistics(name, role).noise > 0
-        or layers.statistics(name, role).nonfinite
-        for role in _SHOWN
-        if (name, role) in layers.measured
-    )
-
-
-def _name(layer: str) -> str:
-    return layer or "(model)"
-
-
-def _decibels(x: TensorStatistics) -> str:
-    if x.signal_to_noise == math.inf:
-        return "exact"
-    return svg.number(x.signal_to_noise)
-
-
-def _cell(layers: LayerMonitor, name: str, role: str) -> svg.Cell | None:
-    if (name, role) not in layers.measured:
-        return None
-    x = layers.statistics(name, role)
-    label = layers.format(name, role)
-    hint = (
-        f"{_name(name)}, {role} in {label}: {_decibels(x)} dB, relative error "
-        f"{svg.number(x.relative_error)}, mean {svg.number(x.mean_ulps)} ulp"
-    )
-    value = 150.0 if x.signal_to_noise == math.inf else x.signal_to_noise
-    return svg.Cell(value, _decibels(x), label[:16], hint)
-
-
-def _over_steps(layers: LayerMonitor, names: Sequence[str], steps: list[int]) -> str:
-    every = math.ceil(len(steps) / _MOST_COLUMNS)
-    columns = steps[::every]
-    values = {
-        (str(r["module"]), r["step"]): float(r["signal_to_noise"])  # type: ignore[arg-type]
-        for r in layers.ledger
-        if r["role"] == "output"
-    }
-
-    def cell(i: int, j: int) -> svg.Cell | None:
-        value = values.get((names[i], columns[j]))
-        if value is None:
-            return None
-        hint = f"{_name(names[i])}, step {columns[j]}: {svg.number(value)} dB"
-        text = svg.number(round(value)) if math.isfinite(value) else ""
-        return svg.Cell(150.0 if value == math.inf else value, text, "", hint)
-
-    return svg.heat_map(
-        "layers-steps",
-        "Outputs of the layers over the steps (dB)",
-        "Signal-to-noise ratio of each layer's output in decibels, step by step.",
-        [_name(name) for name in names],
-        [str(step) for step in columns],
-        cell,
-        width=max(28.0, min(60.0, 860 / len(columns))),
-        height=24.0,
-    )
-
-
-def _layer_table(layers: LayerMonitor) -> str:
-    header = (
-        "layer",
-        "tensor",
-        "format",
-        "SNR (dB)",
-        "relative error",
-        "mean ulp",
-        "largest ulp",
-        "overflow",
-        "saturation",
-        "underflow",
-        "subnormal",
-        "swamped",
-        "compared",
-    )
-    rows = []
-    for name, role in layers.measured:
-        x = layers.statistics(name, role)
-        counts = (x.overflow, x.saturation, x.underflow, x.subnormal)
-        rows.append(
-            [
-                _name(name),
-                "update (underflow: stagnation)" if role == "update" else role,
-                layers.format(name, role),
-                _decibels(x),
-                svg.number(x.relative_error),
-                svg.number(x.mean_ulps),
-                svg.number(x.max_ulps),
-                *(svg.share(n / x.compared if x.compared else 0.0) for n in counts),
-                svg.share(x.swamped / x.additions) if x.additions else "",
-                str(x.compared),
-            ]
-        )
-    return html.table(header, rows, numbers=range(3, len(header)))
-
-
-def _histogram(layers: LayerMonitor, name: str, role: str) -> svg.Histogram | None:
-    if (name, role) not in layers.measured:
-        return None
-    x = layers.statistics(name, role)
-    if not x.exponents:
-        return None
-    target = layers.known_format(name, role)
-    lowest = normal = largest = None
-    if isinstance(target, Format):
-        lowest = math.frexp(float(target.smallest_subnormal))[1] - 1
-        normal = math.frexp(float(target.smallest_normal))[1] - 1
-        largest = target.emax
-    hint = (
-        f"{_name(name)}, {role}: exponents {min(x.exponents)} to {max(x.exponents)}, "
-        f"{x.zeros} zeros; format {layers.format(name, role)}"
-    )
-    return svg.Histogram(dict(x.exponents), lowest, normal, largest, hint)
-
-
-def _exponent_table(layers: LayerMonitor, names: Sequence[str]) -> str:
-    rows = []
-    for name, role in layers.measured:
-        x = layers.statistics(name, role)
-        if name in names and role in _SHOWN and x.exponents:
-            text = "  ".join(f"2^{e}: {x.exponents[e]}" for e in sorted(x.exponents))
-            rows.append([_name(name), role, str(x.zeros), text])
-    return html.table(
-        ("layer", "tensor", "zeros", "values by binade"), rows, code=[3], numbers=[2]
-    )
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def _attribution(table: Attribution) -> str:
     rows = [row for row in table.rows if row.alone or row.removed]
     text = (
-        f"Share of the gradient's error ||r|| = {svg.number(table.r_norm)} (||g|| = "
-        f"{svg.number(table.gradient_norm)}) that each site causes on one batch, "
+        f"Share of the gradient's error ‖r‖ = {number(table.r_norm)} (‖g‖ = "
+        f"{number(table.gradient_norm)}) that each site causes on one batch, "
         f"switched on alone and switched off alone. Interaction: "
         f"{100 * table.interaction:.3g} % of the error is no sum of single ones."
     )
-    picture = svg.bars(
+    picture = bars(
         "attribution-bars",
         "Share of the gradient's error",
         text,
         [(row.site or "(model)", (row.alone_share, row.removed_share)) for row in rows],
         ("on alone", "off alone"),
     )
-    header = ("site", "alone", "share", "removed", "share", "||r|| without")
+    header = ("site", "alone", "share", "removed", "share", "‖r‖ without")
     numbers = html.table(
         header,
         [
             (
                 row.site or "(model)",
-                svg.number(row.alone),
+                number(row.alone),
                 f"{100 * row.alone_share:.1f} %",
-                svg.number(row.removed),
+                number(row.removed),
                 f"{100 * row.removed_share:.1f} %",
-                svg.number(row.r_without),
+                number(row.r_without),
             )
             for row in rows
         ],
