@@ -11,10 +11,16 @@ from ._version import __version__ as __version__
 from .arithmetic import dot as dot
 from .arithmetic import matmul as matmul
 from .arithmetic import round as round
+from .block_rounding import BlockRounding as BlockRounding
 from .emulate import emulate as emulate
 from .errors import NumericalWarning as NumericalWarning
 from .errors import PerformanceWarning as PerformanceWarning
+from .formats import BlockFormat as BlockFormat
 from .formats import Format as Format
+from .formats import ScaleRule as ScaleRule
+from .formats import SharedExponent as SharedExponent
+from .formats import block_format as block_format
+from .formats import block_formats as block_formats
 from .formats import format as format
 from .formats import formats as formats
 from .precision import Policy as Policy
