@@ -64,7 +64,7 @@ class BlockRounding:
     saturation: Saturation
     random_bits: int
     variant: Variant
-    element: Rounding = field(compare=False, repr=False)
+    element: Rounding = field(init=False, compare=False)  # it follows from them
 
     def __init__(
         self,
@@ -104,14 +104,6 @@ class BlockRounding:
     def stochastic(self) -> bool:
         """Whether results depend on random bits."""
         return self.element.stochastic
-
-    def replace(self, **changes: Any) -> BlockRounding:
-        """Return a copy with some fields changed."""
-        kept = {
-            name: getattr(self, name)
-            for name in ("format", "mode", "saturation", "random_bits", "variant")
-        }
-        return BlockRounding(**(kept | changes))
 
 
 def as_any_rounding(value: Any) -> AnyRounding:

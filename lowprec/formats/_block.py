@@ -14,9 +14,10 @@ from ._parse import format as as_format
 __all__ = ["BlockFormat", "ScaleRule", "SharedExponent"]
 
 # The kernels divide integers: quotients have 50 bits, of which stochastic rounding of
-# the elements wants precision + 34, and divisors have at most 28.
+# the elements wants precision + 34, and divisors have at most 28, in binary32 24.
 _WIDEST_ELEMENT = 16
 _WIDEST_DIVISOR = 28
+_WIDEST_STEP = 24
 _WIDEST_EXPONENT = 8
 
 
@@ -326,11 +327,17 @@ def _validate(format: BlockFormat) -> None:
         )
     if second is not None and not second.nans:
         raise ValueError(f"tensor_scale must have NaN, which {second!r} has not")
+    # Dividends are divided by the element's largest value, the scales, their products.
+    widest = _WIDEST_STEP if format.rule is ScaleRule.NV else _WIDEST_DIVISOR
+    top = Fraction(element.max)
     width = 0 if second is None else second.precision
-    largest = _significant_bits(element.max)
-    if max(scale.precision, largest) + width > _WIDEST_DIVISOR:
+    divisors = (
+        scale.precision + width,
+        _significant_bits(top) + width,
+        _significant_bits(top * Fraction(scale.max)),
+    )
+    if max(divisors) > _WIDEST_DIVISOR or max(divisors[2], width) > widest:
         raise ValueError(
-            f"scales together, and the largest element times the tensor scale, must "
-            f"have at most {_WIDEST_DIVISOR} significant bits, got {scale.precision} + "
-            f"{width} and {largest} + {width}"
+            "scales, times each other and times the largest element, must have at most "
+            f"{widest} significant bits, got {max(divisors)}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from ._block import BlockFormat, SharedExponent
+from ._block import BlockFormat
 from ._format import Format
 
 __all__ = ["KNOWN_BLOCKS", "block_format", "block_formats", "is_block_name"]
@@ -24,10 +24,6 @@ _INT8 = Format(
 )
 
 
-def _named(name: str, *arguments: Any, **fields: Any) -> BlockFormat:
-    return BlockFormat(*arguments, name=name, **fields)
-
-
 def _msfp(total: int) -> BlockFormat:
     """Return Brainwave's format: sign, total - 9 magnitude bits, 8 shared bits."""
     plain = BlockFormat.fixed_point(total - 8, 16)
@@ -35,16 +31,13 @@ def _msfp(total: int) -> BlockFormat:
 
 
 _TABLE: tuple[tuple[BlockFormat, tuple[str, ...]], ...] = (
-    (_named("mxfp8_e4m3", "e4m3fn"), ("mxfp8",)),
-    (_named("mxfp8_e5m2", "e5m2"), ()),
-    (_named("mxfp6_e3m2", "e3m2fn"), ("mxfp6",)),
-    (_named("mxfp6_e2m3", "e2m3fn"), ()),
-    (_named("mxfp4", "e2m1fn"), ("mxfp4_e2m1",)),
-    (_named("mxint8", _INT8), ()),
-    (
-        _named("nvfp4", "e2m1fn", "e4m3fn", 16, rule="nv", tensor_scale="binary32"),
-        (),
-    ),
+    (BlockFormat("e4m3fn", name="mxfp8_e4m3"), ("mxfp8",)),
+    (BlockFormat("e5m2", name="mxfp8_e5m2"), ()),
+    (BlockFormat("e3m2fn", name="mxfp6_e3m2"), ("mxfp6",)),
+    (BlockFormat("e2m3fn", name="mxfp6_e2m3"), ()),
+    (BlockFormat("e2m1fn", name="mxfp4"), ("mxfp4_e2m1",)),
+    (BlockFormat(_INT8, name="mxint8"), ()),
+    (BlockFormat("e2m1fn", "e4m3fn", 16, "nv", "binary32", "nvfp4"), ()),
     *((_msfp(total), ()) for total in range(11, 17)),
 )
 
@@ -94,8 +87,8 @@ def block_format(obj: Any) -> BlockFormat:
         ValueError: if the name is unknown.
 
     Example:
-        >>> block_format("mxfp6_e2m3").scale == SharedExponent(8)
-        True
+        >>> block_format("mxfp6_e2m3").scale
+        SharedExponent(bits=8)
 
     References:
         OCP Microscaling Formats 1.0.
