@@ -8,7 +8,10 @@ from typing import Any as _Any
 
 from . import kernels as kernels
 from ._version import __version__ as __version__
+from .arithmetic import BlockCodes as BlockCodes
+from .arithmetic import decode_blocks as decode_blocks
 from .arithmetic import dot as dot
+from .arithmetic import encode_blocks as encode_blocks
 from .arithmetic import matmul as matmul
 from .arithmetic import round as round
 from .block_rounding import BlockRounding as BlockRounding

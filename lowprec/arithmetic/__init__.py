@@ -1,5 +1,8 @@
 """Correctly rounded operations on tensors whose values live in a wide carrier."""
 
+from ._block_codec import BlockCodes as BlockCodes
+from ._block_codec import decode_blocks as decode_blocks
+from ._block_codec import encode_blocks as encode_blocks
 from ._codec import decode as decode
 from ._codec import encode as encode
 from ._matmul import check_product_shapes as check_product_shapes

@@ -95,8 +95,8 @@ def _bits(x: Tensor) -> Tensor:
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:
-    bits: Tensor = (exponent + _BIAS) << _STORED
-    return bits.view(torch.float64)
+    bits: Tensor = ((exponent + _BIAS) << _STORED).view(torch.float64)
+    return bits
 
 
 def _in_blocks(x: Tensor, axis: int, size: int) -> Tensor:
@@ -107,7 +107,8 @@ def _in_blocks(x: Tensor, axis: int, size: int) -> Tensor:
         shape = [*x.shape]
         shape[axis] = missing
         x = torch.cat([x, x.new_zeros(shape)], axis)
-    return x.unflatten(axis, (count, size))
+    result: Tensor = x.unflatten(axis, (count, size))
+    return result
 
 
 def _per_element(scales: Tensor, axis: int, size: int, length: int) -> Tensor:
