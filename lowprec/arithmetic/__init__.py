@@ -1,5 +1,6 @@
 """Correctly rounded operations on tensors whose values live in a wide carrier."""
 
+from ._block import AlongAxis as AlongAxis
 from ._block_codec import BlockCodes as BlockCodes
 from ._block_codec import decode_blocks as decode_blocks
 from ._block_codec import encode_blocks as encode_blocks

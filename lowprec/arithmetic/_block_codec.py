@@ -8,10 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..block_rounding import BlockRounding, BlockRoundingLike
 from ..formats import BlockFormat, Format, SharedExponent, block_format
+from ..kernels.portable import CARRIERS
 from ..random import as_seed
-from ._block import Quantized, dequantize, normalised_axis, quantize
+from ._block import block_code, normalised_axis, refuse_unheld, with_tensor_scale
 from ._codec import decode, encode
 from ._round import check_carrier
 
@@ -127,14 +129,16 @@ def encode_blocks(
     )
     target, along = chosen.format, normalised_axis(axis, x.dim())
     base = as_seed(seed, generator) if chosen.stochastic else None
-    elements, scales, second = quantize(x.detach(), chosen, along, base, offset)
+    refuse_unheld(target, x.dtype)
+    code = block_code(chosen)
+    elements, scales, second = kernels.quantize(x.detach(), code, along, base, offset)
     count = target.block_size
     broken = scales.isnan().repeat_interleave(count, along)
     broken = broken.narrow(along, 0, x.shape[along])
     return BlockCodes(
         _encode_elements(torch.where(broken, 0.0, elements), target.element),
         _encode_scales(scales, target.scale),
-        second,
+        None if target.tensor_scale is None else second,
     )
 
 
@@ -162,7 +166,7 @@ def decode_blocks(
         Tensor of the elements' shape.
 
     Raises:
-        TypeError: if codes are no integer tensors.
+        TypeError: if codes are no integer tensors, or ``dtype`` no carrier.
         ValueError: if a code is out of range, the number of scales does not fit, or a
             tensor scale is missing or not expected.
 
@@ -176,6 +180,8 @@ def decode_blocks(
     """
     target = block_format(format)
     codes, scales, second = blocks
+    if dtype not in CARRIERS:
+        raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     along = normalised_axis(axis, codes.dim())
     wanted = [*codes.shape]
     wanted[along] = -(-wanted[along] // target.block_size)
@@ -189,9 +195,11 @@ def decode_blocks(
             f"{target!r} has {'no' if target.tensor_scale is None else 'a'} tensor "
             f"scale, got {second!r}"
         )
-    quantized = Quantized(
+    refuse_unheld(target, dtype)
+    quantized = kernels.Quantized(
         _decode_elements(codes, target.element),
         _decode_scales(scales, target.scale),
-        second,
+        torch.ones(()),
     )
-    return dequantize(quantized, target, along, dtype)
+    values = kernels.block_values(quantized, along, target.block_size, dtype)
+    return with_tensor_scale(values, second)
