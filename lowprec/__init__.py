@@ -9,11 +9,17 @@ from typing import Any as _Any
 from . import kernels as kernels
 from ._version import __version__ as __version__
 from .arithmetic import BlockCodes as BlockCodes
+from .arithmetic import add as add
 from .arithmetic import decode_blocks as decode_blocks
+from .arithmetic import div as div
 from .arithmetic import dot as dot
 from .arithmetic import encode_blocks as encode_blocks
+from .arithmetic import fma as fma
 from .arithmetic import matmul as matmul
+from .arithmetic import mul as mul
 from .arithmetic import round as round
+from .arithmetic import sqrt as sqrt
+from .arithmetic import sub as sub
 from .block_rounding import BlockRounding as BlockRounding
 from .emulate import emulate as emulate
 from .errors import NumericalWarning as NumericalWarning

@@ -104,7 +104,7 @@ def test_products_are_emulated(name, call, a, b):
     with emulate(LOW, strict=True) as context:
         actual = call()
     assert_bit_equal(actual, functional.matmul(a, b, precision=LOW))
-    assert [tuple(row) for row in context.coverage()] == [(name, 1, "emulated")]
+    assert [tuple(row) for row in context.coverage()] == [(name, 1, "emulated", "")]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_convolutions_are_emulated(name, call):
         actual = call()
     expected = functional.conv2d(IMAGE, KERNEL, BIAS, (2, 1), 1, 2, 2, precision=LOW)
     assert_bit_equal(actual, expected)
-    assert [tuple(row) for row in context.coverage()] == [(name, 1, "emulated")]
+    assert [tuple(row) for row in context.coverage()] == [(name, 1, "emulated", "")]
 
 
 def test_sequences_and_volumes_are_emulated():

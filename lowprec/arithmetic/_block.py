@@ -96,14 +96,10 @@ def block_code(rounding: BlockRounding) -> kernels.BlockCode:
     )
 
 
-def refuse_unheld(format: BlockFormat, dtype: torch.dtype) -> None:
-    """Refuse formats whose q s a float32 carrier would round.
-
-    Raises:
-        ValueError: saying what to do.
-    """
+def holds(format: BlockFormat, dtype: torch.dtype) -> bool:
+    """Return whether a carrier holds every q s of a format within its range."""
     if dtype == torch.float64:
-        return
+        return True
     element, scale = format.element, format.scale
     if isinstance(scale, SharedExponent):
         precision, lowest = element.precision, Fraction(2) ** -scale.bias
@@ -112,7 +108,16 @@ def refuse_unheld(format: BlockFormat, dtype: torch.dtype) -> None:
         lowest = Fraction(scale.smallest_subnormal)
     binary32 = _BINARY32.format
     smallest = lowest * Fraction(element.smallest_subnormal)
-    if precision > binary32.precision or smallest < binary32.smallest_subnormal:
+    return precision <= binary32.precision and smallest >= binary32.smallest_subnormal
+
+
+def refuse_unheld(format: BlockFormat, dtype: torch.dtype) -> None:
+    """Refuse formats whose q s a float32 carrier would round.
+
+    Raises:
+        ValueError: saying what to do.
+    """
+    if not holds(format, dtype):
         raise ValueError(
             f"a float32 carrier cannot hold every value of {format!r}: use a float64 "
             "carrier"

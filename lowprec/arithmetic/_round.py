@@ -13,13 +13,16 @@ from torch.autograd import forward_ad
 
 from .. import kernels
 from ..block_rounding import AnyRounding, BlockRounding, OperandLike, as_any_rounding
+from ..formats import BlockFormat
 from ..kernels.portable import CARRIERS, max_bits
 from ..random import as_seed, split_seed
 from ..rounding import (
     Rounding,
+    RoundingLike,
     RoundingMode,
     Saturation,
     Variant,
+    as_rounding,
 )
 from ._block import AlongAxis, normalised_axis
 
@@ -155,7 +158,7 @@ _straight_through_plain: Callable[..., Tensor] = super(
 ).apply
 
 
-def _transforms_active() -> bool:
+def transforms_active() -> bool:
     try:
         return bool(torch._C._are_functorch_transforms_active())
     except AttributeError:  # private: without it, torch.func needs the slower class
@@ -178,7 +181,7 @@ def refuse_compiled_transforms(name: str) -> None:
     Raises:
         NotImplementedError: which makes Dynamo run the eager code, or say so.
     """
-    if torch.compiler.is_compiling() and _transforms_active():
+    if torch.compiler.is_compiling() and transforms_active():
         raise NotImplementedError(
             f"{name} inside a torch.func transform cannot be compiled: without "
             "fullgraph=True, torch.compile runs this part uncompiled"
@@ -199,7 +202,7 @@ def dispatch(
     if torch.compiler.is_compiling():
         refuse_compiled_transforms("lowprec.round")
         result = _straight_through(*arguments)
-    elif _transforms_active() or _is_dual(x):
+    elif transforms_active() or _is_dual(x):
         result = _straight_through_transformable(*arguments)
     elif x.requires_grad and torch.is_grad_enabled():
         result = _straight_through_plain(*arguments)
@@ -208,13 +211,13 @@ def dispatch(
     return result
 
 
-def _modified(
-    rounding: OperandLike,
+def modified(
+    rounding: RoundingLike,
     mode: RoundingMode | str | None,
     saturation: Saturation | str | None,
     random_bits: int | None,
     variant: Variant | str | None,
-) -> AnyRounding:
+) -> Rounding:
     changes: dict[str, Any] = {
         "mode": mode,
         "saturation": saturation,
@@ -222,30 +225,37 @@ def _modified(
         "variant": variant,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
-    result = as_any_rounding(rounding)
+    result = as_rounding(rounding)
     return replace(result, **changes) if changes else result
 
 
 # Types distinguish keys, so that True is not taken for 1.
-_cached = functools.lru_cache(maxsize=4096, typed=True)(_modified)
+_cached = functools.lru_cache(maxsize=4096, typed=True)(modified)
 _cached_name = functools.lru_cache(maxsize=4096)(as_any_rounding)
 
 
-def _chosen(rounding: OperandLike, *changes: Any) -> AnyRounding:
-    """Return what `_modified` returns, from a cache where there may be one."""
+def chosen(rounding: RoundingLike, *changes: Any) -> Rounding:
+    """Return what `modified` returns, from a cache where there may be one."""
     if torch.compiler.is_compiling():  # Dynamo warns about caches, and needs none
-        return _modified(rounding, *changes)
+        return modified(rounding, *changes)
     try:
         return _cached(rounding, *changes)
     except TypeError:  # unhashable arguments have errors of their own
-        return _modified(rounding, *changes)
+        return modified(rounding, *changes)
 
 
 def _as_rounding(value: OperandLike) -> AnyRounding:
     """Return the rounding meant; names have a cache that is looked up fast."""
-    if value.__class__ is not str or torch.compiler.is_compiling():
-        return _chosen(value, None, None, None, None)
-    return _cached_name(value)
+    if value.__class__ is str and not torch.compiler.is_compiling():
+        return _cached_name(value)
+    if isinstance(value, (BlockFormat, BlockRounding, str)):
+        return as_any_rounding(value)
+    return chosen(value, None, None, None, None)
+
+
+def _modified_block(rounding: BlockRounding, **changes: Any) -> BlockRounding:
+    given = {name: value for name, value in changes.items() if value is not None}
+    return replace(rounding, **given)
 
 
 def _bound(rounding: AnyRounding, axis: int | None, dims: int) -> Bound:
@@ -341,12 +351,22 @@ def round(
     if seed is not None and generator is not None:
         raise ValueError("give either seed= or generator=, not both")
     if mode is None and saturation is None and random_bits is None and variant is None:
-        chosen = rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
+        given = rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
     else:
-        chosen = _chosen(rounding, mode, saturation, random_bits, variant)
+        given = _as_rounding(rounding)
+        if isinstance(given, BlockRounding):
+            given = _modified_block(
+                given,
+                mode=mode,
+                saturation=saturation,
+                random_bits=random_bits,
+                variant=variant,
+            )
+        else:
+            given = chosen(given, mode, saturation, random_bits, variant)
     forward: Bound
-    if axis is None and isinstance(chosen, Rounding):
-        forward = chosen
+    if axis is None and isinstance(given, Rounding):
+        forward = given
         plain = backward is None and out is None and not forward.stochastic
         if plain and kernels.unobserved(x):
             result = _round_unobserved(x, forward)
@@ -356,12 +376,12 @@ def round(
             check_carrier(x, "x")
     else:
         check_carrier(x, "x")
-        forward = _bound(chosen, axis, x.dim())
+        forward = _bound(given, axis, x.dim())
     gradient = None
     if backward is not None:
         given = _as_rounding(backward)
-        blocked = isinstance(given, BlockRounding)
-        gradient = _bound(given, axis if blocked else None, x.dim())
+        own = axis if isinstance(given, BlockRounding) else None
+        gradient = _bound(given, own, x.dim())
     forward_seed = backward_seed = None
     if forward.stochastic:
         forward_seed = as_seed(seed, generator)
@@ -424,4 +444,4 @@ def _is_transformed(x: Tensor, out: Tensor) -> bool:
     if torch.compiler.is_compiling():
         refuse_compiled_transforms("lowprec.round")
         return False
-    return _transforms_active() or _is_dual(x) or _is_dual(out)
+    return transforms_active() or _is_dual(x) or _is_dual(out)

@@ -11,7 +11,6 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ..arithmetic import check_carrier
-from ..block_rounding import AnyRounding
 from ..precision import Precision, as_precision
 from ._convolution_gradients import (
     carrier_gradients,
@@ -20,8 +19,8 @@ from ._convolution_gradients import (
     weight_sums,
 )
 from ._parts import (
-    Factor,
     add_bias,
+    channels_factor,
     check_bias,
     check_same,
     column_sums,
@@ -36,21 +35,6 @@ from ._parts import (
 from ._unrolled import Geometry, correlate, zero_padded
 
 _Sizes = int | Sequence[int]
-
-
-def _channels(
-    x: Tensor,
-    rounding: AnyRounding | None,
-    axis: int,
-    groups: int,
-    seed: Tensor | None,
-    *,
-    again: bool = False,
-) -> Factor:
-    """Round to a block format in blocks along the channels of each group."""
-    apart = x.unflatten(axis, (groups, x.shape[axis] // groups))
-    result = factor(apart, rounding, axis + 1, seed, again=again)
-    return Factor(result.values.flatten(axis, axis + 1), result.scale)
 
 
 class _Convolution(torch.autograd.Function):
@@ -70,8 +54,8 @@ class _Convolution(torch.autograd.Function):
         with isolated(input):
             seeds, accumulator = split(seed), precision.accumulator
             groups = geometry.groups
-            x = _channels(input, precision.input, 1, groups, seeds.input)
-            w = _channels(weight, precision.weight, 1, 1, seeds.weight)
+            x = channels_factor(input, precision.input, 1, groups, seeds.input)
+            w = channels_factor(weight, precision.weight, 1, 1, seeds.weight)
             if accumulator is None:
                 padded, arguments = symmetric(x.values, geometry)
                 added = None if precision.blocked else bias
@@ -116,8 +100,8 @@ class _Convolution(torch.autograd.Function):
                 needed = (False, False, False)
             if needed[0]:
                 groups = geometry.groups
-                g = _channels(grad, fl_grad, 1, groups, seeds.grad_output)
-                w = _channels(
+                g = channels_factor(grad, fl_grad, 1, groups, seeds.grad_output)
+                w = channels_factor(
                     weight, precision.weight, 0, groups, seeds.weight, again=True
                 )
                 grad_input = rescaled(
@@ -184,7 +168,7 @@ def _check_operands(
     check_bias(bias, input, weight, "output channel")
 
 
-def _per_dimension(name: str, value: Any, dims: int, least: int) -> tuple[int, ...]:
+def per_dimension(name: str, value: Any, dims: int, least: int) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else value
     valid = isinstance(values, Sequence) and len(values) in (1, dims)
     if not valid or not all(isinstance(one, int) and one >= least for one in values):
@@ -205,8 +189,8 @@ def _geometry(
     groups: int,
 ) -> Geometry:
     dims = len(kernel)
-    strides = _per_dimension("stride", stride, dims, 1)
-    dilations = _per_dimension("dilation", dilation, dims, 1)
+    strides = per_dimension("stride", stride, dims, 1)
+    dilations = per_dimension("dilation", dilation, dims, 1)
     reach = [step * (size - 1) for step, size in zip(dilations, kernel, strict=True)]
     if padding == "same":
         if any(step != 1 for step in strides):
@@ -216,7 +200,7 @@ def _geometry(
             )
         sides = [(total // 2, total - total // 2) for total in reach]
     else:
-        amounts = _per_dimension(
+        amounts = per_dimension(
             "padding", 0 if padding == "valid" else padding, dims, 0
         )
         sides = [(amount, amount) for amount in amounts]

@@ -112,6 +112,21 @@ def factor(
     return Factor(*along.without_tensor_scale(x, seed, 0))
 
 
+def channels_factor(
+    x: Tensor,
+    rounding: AnyRounding | None,
+    axis: int,
+    groups: int,
+    seed: Tensor | None,
+    *,
+    again: bool = False,
+) -> Factor:
+    """Round to a block format in blocks along the channels of each group."""
+    apart = x.unflatten(axis, (groups, x.shape[axis] // groups))
+    result = factor(apart, rounding, axis + 1, seed, again=again)
+    return Factor(result.values.flatten(axis, axis + 1), result.scale)
+
+
 def rescaled(total: Tensor, *factors: Factor) -> Tensor:
     """Multiply finished sums by the scales that were left out of their operands."""
     scales = [each.scale for each in factors if each.scale is not None]

@@ -1,0 +1,6 @@
+"""Which rounding each tensor gets, and which module and operation gets what."""
+
+from ._policy import Policy as Policy
+from ._policy import as_policy as as_policy
+from ._precision import Precision as Precision
+from ._precision import as_precision as as_precision
