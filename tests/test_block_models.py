@@ -223,6 +223,85 @@ def test_convolution_has_blocks_of_channels_and_of_samples(groups, accumulator):
         assert torch.equal(actual[2], g.movedim(1, 0).flatten(1).mT.sum(0))
 
 
+@pytest.mark.parametrize("accumulator", [None, "e8m15"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolution_has_blocks_of_channels_and_samples(groups, accumulator):
+    precision = Precision(
+        input=SMALL, weight=SMALL, grad_output="mxfp8_e5m2", accumulator=accumulator
+    )
+    plain = Precision(accumulator=accumulator)
+    shapes = {"stride": 2, "padding": 1, "groups": groups}
+    x, w, b = leaf(6, 10, 4, 4), leaf(10, 6 // groups, 3, 3), leaf(6)
+    y = functional.conv_transpose2d(x, w, b, precision=precision, **shapes)
+    g = torch.randn_like(y)
+    actual = torch.autograd.grad(y, (x, w, b), g)
+    with torch.no_grad():
+        x1, w0 = by_group(x, SMALL, 1, groups), by_group(w, SMALL, 0, groups)
+        w1, x0 = lp.round(w, SMALL, axis=1), lp.round(x, SMALL, axis=0)
+        g1 = by_group(g, "mxfp8_e5m2", 1, groups)
+        g0 = lp.round(g, "mxfp8_e5m2", axis=0)
+    if accumulator is not None:
+        wanted = functional.conv_transpose2d(
+            x1, w0, b.detach(), precision=plain, **shapes
+        )
+        assert_bit_equal(y.detach(), wanted)
+
+    def gradient(inputs, weights, gradients, which):
+        leaves = [inputs.clone().requires_grad_(), weights.clone().requires_grad_()]
+        out = functional.conv_transpose2d(*leaves, precision=plain, **shapes)
+        return torch.autograd.grad(out, leaves[which], gradients)[0]
+
+    assert_bit_equal(actual[0], gradient(x, w1, g1, 0))
+    assert_bit_equal(actual[1], gradient(x0, w, g0, 1))
+    terms = g.movedim(1, 0).flatten(1)
+    if accumulator is None:
+        assert torch.equal(actual[2], terms.mT.sum(0))
+    else:
+        ones = torch.ones(terms.shape[1])
+        assert_bit_equal(actual[2], lp.matmul(terms, ones, accumulator=accumulator))
+
+
+@pytest.mark.parametrize("name", ["mx", "nv"])
+def test_relatives_of_matmul_are_matmul(name):
+    precision = PRECISIONS[name]
+    a, b, c = leaf(2, 7, 40), leaf(2, 40, 6), leaf(7, 6)
+    g = torch.randn(2, 7, 6)
+    y = functional.matmul(a, b, precision=precision)
+    wanted = torch.autograd.grad(y, (a, b), g)
+    z = functional.einsum("bik,bkj->bij", a, b, precision=precision)
+    assert_bit_equal(z.detach(), y.detach())
+    for actual, other in zip(torch.autograd.grad(z, (a, b), g), wanted, strict=True):
+        assert_bit_equal(actual, other)
+    z = functional.baddbmm(c, a, b, precision=precision)
+    assert_bit_equal(z.detach(), (y + c).detach())
+    *actual, added = torch.autograd.grad(z, (a, b, c), g)
+    assert torch.equal(added, g.sum(0))
+    for one, other in zip(actual, wanted, strict=True):
+        assert_bit_equal(one, other)
+
+
+def test_attention_has_blocks_along_heads_and_keys():
+    precision = PRECISIONS["mx"]
+    q, k, v = leaf(2, 5, 40), leaf(2, 33, 40), leaf(2, 33, 8)
+    y = functional.scaled_dot_product_attention(q, k, v, precision=precision)
+    scores = functional.matmul(q, k.mT, precision=precision) / 40**0.5
+    wanted = functional.matmul(scores.softmax(-1), v, precision=precision)
+    assert torch.allclose(
+        y, wanted, atol=0.1
+    )  # a score next to a tie may go either way
+    for gradient in torch.autograd.grad(y.sum(), (q, k, v)):
+        assert gradient.isfinite().all()
+
+
+def test_norms_round_parameters_elementwise():
+    precision = Precision(weight="mxfp8", elementwise="bfloat16")
+    x, gamma, beta = leaf(3, 8), leaf(8), leaf(8)
+    y = functional.layer_norm(x, (8,), gamma, beta, precision=precision)
+    plain = Precision(weight="bfloat16", elementwise="bfloat16")
+    wanted = functional.layer_norm(x, (8,), gamma, beta, precision=plain)
+    assert_bit_equal(y.detach(), wanted.detach())
+
+
 @pytest.mark.parametrize("dims", [1, 3])
 def test_every_convolution_takes_block_formats(dims):
     function = getattr(functional, f"conv{dims}d")
