@@ -7,6 +7,7 @@ from importlib import import_module as _import_module
 from typing import Any as _Any
 
 from . import kernels as kernels
+from ._checkpoint import checkpoint as checkpoint
 from ._version import __version__ as __version__
 from .arithmetic import BlockCodes as BlockCodes
 from .arithmetic import add as add
@@ -34,6 +35,8 @@ from .formats import format as format
 from .formats import formats as formats
 from .precision import Policy as Policy
 from .precision import Precision as Precision
+from .precision import preset as preset
+from .precision import presets as presets
 from .rounding import Accumulator as Accumulator
 from .rounding import Order as Order
 from .rounding import Rounding as Rounding

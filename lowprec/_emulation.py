@@ -7,8 +7,9 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -129,6 +130,16 @@ def _depth_of_caller() -> int:
     return depth
 
 
+class Owner(Protocol):
+    """A context that modules are lent to while it is entered."""
+
+    def here(self) -> bool:
+        """Whether this thread entered the context."""
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Return the context."""
+
+
 class Emulation(TorchFunctionMode):
     """Replace the operations of the code inside by emulated ones.
 
@@ -143,6 +154,7 @@ class Emulation(TorchFunctionMode):
         strict: refuse what is not emulated.
         generator: source of the seeds of stochastic roundings.
         tally: counts the calls.
+        owner: the context that a module is lent to; None for good.
     """
 
     def __init__(
@@ -154,6 +166,7 @@ class Emulation(TorchFunctionMode):
         strict: bool,
         generator: torch.Generator | None,
         tally: Tally,
+        owner: Owner | None = None,
     ) -> None:
         """Keep the arguments."""
         super().__init__()
@@ -166,6 +179,7 @@ class Emulation(TorchFunctionMode):
         self.strict = strict
         self.generator = generator
         self.tally = tally
+        self.owner = owner
 
     def __torch_function__(
         self,
@@ -321,6 +335,19 @@ def under(
         torch._C._pop_torch_function_stack()
         if outer is not None:
             torch._C._push_on_torch_function_stack(outer)
+
+
+@contextmanager
+def entered(emulation: Emulation | None) -> Iterator[None]:
+    """Compute inside an emulation that was left before."""
+    if emulation is None:
+        yield
+        return
+    torch._C._push_on_torch_function_stack(emulation)
+    try:
+        yield
+    finally:
+        torch._C._pop_torch_function_stack()
 
 
 def innermost() -> Emulation | None:

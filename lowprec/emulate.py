@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -103,7 +104,7 @@ class emulate(Emulation):
         self._given = precision
         self._policy = policy
         self._model = model
-        self._uses = _Uses()
+        self._entrance = _Entrance(self)
 
     def __repr__(self) -> str:
         """Return what was given."""
@@ -113,7 +114,7 @@ class emulate(Emulation):
     def __enter__(self) -> emulate:
         """Start emulating in this thread."""
         if self._model is not None:
-            self._uses.enter(self, self._model, self._policy)
+            self._entrance.enter(self._model, self._policy)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -126,7 +127,7 @@ class emulate(Emulation):
         """Stop emulating."""
         super().__exit__(exc_type, exc_val, exc_tb)  # type: ignore[no-untyped-call]
         if self._model is not None:
-            self._uses.leave()
+            self._entrance.leave()
 
     def __torch_function__(
         self,
@@ -150,26 +151,33 @@ class emulate(Emulation):
         return self.tally.coverage()
 
 
-class _Uses:
-    """How often a context is entered, and by which threads."""
+class _Entrance:
+    """Which threads entered a context, and the modules that it was lent."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: emulate | None) -> None:
+        self._context = None if context is None else weakref.ref(context)
         self._lock = threading.Lock()
         self._threads: list[int] = []
-        self._undo: list[_conversion.Undo] = []
+        self._lent: list[_conversion.Undo] = []
 
-    def enter(
-        self, context: emulate, model: torch.nn.Module, policy: Policy
-    ) -> None:
+    # Copies of the model inside share the context; pickles have none.
+    def __deepcopy__(self, memo: Any) -> _Entrance:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Entrance, (None,)
+
+    def enter(self, model: torch.nn.Module, policy: Policy) -> None:
+        context = self.context()
         with self._lock:
             if not self._threads:
-                self._undo = _conversion.lend(
+                self._lent = _conversion.lend(
                     model,
                     policy,
                     strict=context.strict,
                     generator=context.generator,
                     tally=context.tally,
-                    uses=self,
+                    owner=self,
                 )
             self._threads.append(threading.get_ident())
 
@@ -177,14 +185,15 @@ class _Uses:
         with self._lock:
             self._threads.remove(threading.get_ident())
             if not self._threads:
-                _conversion.take_back(self._undo)
-
-    def __deepcopy__(self, memo: Any) -> _Uses:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Uses, ()
+                _conversion.take_back(self._lent)
 
     def here(self) -> bool:
         """Whether this thread entered the context."""
         return threading.get_ident() in self._threads
+
+    def context(self) -> emulate:
+        """Return the context."""
+        context = None if self._context is None else self._context()
+        if context is None:
+            raise RuntimeError("the context lowprec.emulate does not exist any more")
+        return context

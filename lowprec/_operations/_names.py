@@ -47,6 +47,7 @@ _ALIASES = {
     "arctan2": "atan2",
     "arctanh": "atanh",
     "divide": "div",
+    "linalg_matmul": "matmul",
     "multiply": "mul",
     "negative": "neg",
     "subtract": "sub",
@@ -68,6 +69,7 @@ def operation_name(func: Any) -> str:
     """Return the common name of a function, a method, an operator and an aten op.
 
     Example:
+        >>> import torch
         >>> operation_name(torch.Tensor.__rsub__), operation_name(torch.add)
         ('sub', 'add')
     """

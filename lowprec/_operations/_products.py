@@ -46,25 +46,41 @@ def _dot(input: Tensor, tensor: Tensor) -> Bound | None:
     return (functional.matmul, (input, tensor), {}) if fits else None
 
 
-def _addmm(
-    input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
-) -> Bound | None:
-    # Only the form that is a linear layer; scaled ones have further roundings.
-    plain = beta == 1 and alpha == 1 and input.dim() == 1
-    if not plain or mat1.dim() != 2 or mat2.dim() != 2:
-        return None
-    return functional.linear, (mat1, mat2.mT, input), {}
+def _chain_matmul(*matrices: Tensor) -> Bound:
+    return functional.multi_dot, (matrices,), {}
 
+
+# Functionals of this name that take torch's arguments.
+_SAME_ARGUMENTS = (
+    functional.addbmm,
+    functional.addmm,
+    functional.addmv,
+    functional.addr,
+    functional.baddbmm,
+    functional.bilinear,
+    functional.conv1d,
+    functional.conv2d,
+    functional.conv3d,
+    functional.conv_transpose1d,
+    functional.conv_transpose2d,
+    functional.conv_transpose3d,
+    functional.einsum,
+    functional.inner,
+    functional.linear,
+    functional.outer,
+    functional.scaled_dot_product_attention,
+    functional.tensordot,
+)
 
 PRODUCTS: dict[str, Bind] = {
-    "linear": direct(functional.linear),
     "matmul": _matmul,
     "mm": _mm,
     "bmm": _bmm,
     "mv": _mv,
     "dot": _dot,
-    "addmm": _addmm,
-    "conv1d": direct(functional.conv1d),
-    "conv2d": direct(functional.conv2d),
-    "conv3d": direct(functional.conv3d),
+    "ger": direct(functional.outer),
+    "chain_matmul": _chain_matmul,
+    "linalg_multi_dot": direct(functional.multi_dot),
+    "linalg_vecdot": direct(functional.vecdot),
+    **{function.__name__: direct(function) for function in _SAME_ARGUMENTS},
 }

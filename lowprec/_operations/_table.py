@@ -92,7 +92,7 @@ def operation_of(func: Any) -> Operation | None:
 
 def is_governed(name: str) -> bool:
     """Whether ``elementwise`` of a precision is about the operation."""
-    if name in CONDITIONAL or name in GRADIENT_ADDS:
+    if name in CONDITIONAL or name in GRADIENT_ADDS or name in ("copy", "setitem"):
         return True
     return _elementwise.is_elementwise(name)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._emulation import Emulation, Tally, under
+from .._emulation import Emulation, Owner, Tally, under
 from .._operations import is_known
 from ..arithmetic import fits
 from ..errors import NumericalWarning
@@ -23,29 +23,17 @@ STATE = "_lowprec"
 _PATCH = "_lowprec_forward"
 
 
-class State(NamedTuple):
-    """What a converted module holds.
-
-    Args:
-        emulation: under which its forward runs.
-        uses: says whether the conversion holds in a thread; None in all.
-    """
-
-    emulation: Emulation
-    uses: Any = None
-
-
 class Undo(NamedTuple):
-    """A module that was lent to a context, and its state before."""
+    """A module that was lent to a context, and its emulation before."""
 
     module: torch.nn.Module
-    state: State | None
+    emulation: Emulation | None
 
 
 class Converted:
     """Marks the classes of converted modules; torch's class comes after it."""
 
-    _lowprec: State
+    _lowprec: Emulation
     _lowprec_kind: type[torch.nn.Module]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -57,7 +45,7 @@ class Converted:
     def extra_repr(self) -> str:
         """Return what torch prints, and the precision of modules with parameters."""
         text: str = super().extra_repr()  # type: ignore[misc]
-        precision = self._lowprec.emulation.precision
+        precision = self._lowprec.precision
         own = any(p is not None for p in self.__dict__["_parameters"].values())
         if precision is None or not own:
             return text
@@ -85,11 +73,12 @@ def converted_class(kind: type[torch.nn.Module], patched: bool) -> type:
     @functools.wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         original = self._lowprec_forward if patched else super(made, self).forward
-        state = self._lowprec
-        if not torch.compiler.is_dynamo_compiling() and state.uses is not None:
-            if not state.uses.here():
+        emulation = self._lowprec
+        if not torch.compiler.is_dynamo_compiling():
+            owner = emulation.owner
+            if owner is not None and not owner.here():
                 return original(*args, **kwargs)
-        return under(state.emulation, original, args, kwargs)
+        return under(emulation, original, args, kwargs)
 
     names = {
         "forward": forward,
@@ -109,20 +98,20 @@ def is_converted(module: torch.nn.Module) -> bool:
 
 def emulation_of(module: torch.nn.Module) -> Emulation | None:
     """Return the emulation of a converted module."""
-    state = module.__dict__.get(STATE)
-    return None if state is None else state.emulation
+    emulation: Emulation | None = module.__dict__.get(STATE)
+    return emulation
 
 
-def swap(module: torch.nn.Module, state: State | None) -> None:
-    """Give a module another state: None makes it what it was."""
-    if state is not None and is_converted(module):
-        module.__dict__[STATE] = state
-    elif state is not None:
+def swap(module: torch.nn.Module, emulation: Emulation | None) -> None:
+    """Give a module another emulation: None makes it what it was."""
+    if emulation is not None and is_converted(module):
+        module.__dict__[STATE] = emulation
+    elif emulation is not None:
         patched = "forward" in module.__dict__
         if patched:
             module.__dict__[_PATCH] = module.__dict__.pop("forward")
         module.__class__ = converted_class(type(module), patched)
-        module.__dict__[STATE] = state
+        module.__dict__[STATE] = emulation
     elif is_converted(module):
         module.__class__ = type(module)._lowprec_kind  # type: ignore[attr-defined]
         del module.__dict__[STATE]
@@ -137,6 +126,7 @@ def emulations(
     strict: bool,
     generator: torch.Generator | None,
     tally: Tally,
+    owner: Owner | None = None,
 ) -> Iterator[tuple[torch.nn.Module, Emulation]]:
     """Say under which emulation each module is to compute."""
     for name, module in model.named_modules():
@@ -150,6 +140,7 @@ def emulations(
                     strict=strict,
                     generator=generator,
                     tally=tally,
+                    owner=owner,
                 ),
             )
 
@@ -158,12 +149,17 @@ def converts(module: torch.nn.Module) -> bool:
     """Whether a module has a Python ``forward``, which alone can be converted."""
     if isinstance(module, torch.jit.ScriptModule) or has_own_precision(module):
         return False
-    if "_orig_mod" in module.__dict__.get("_modules", {}):  # compiled code
+    return computes(module)
+
+
+def computes(module: torch.nn.Module) -> bool:
+    """Whether a module does something itself when it is called."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
+    if "_orig_mod" in module._modules:  # made by torch.compile
         return False
-    return (
-        type(module).forward is not torch.nn.Module.forward
-        or "forward" in module.__dict__
-    )
+    unimplemented = type(module).forward is torch.nn.Module.forward
+    return not unimplemented or "forward" in module.__dict__
 
 
 def has_own_precision(module: torch.nn.Module) -> bool:
@@ -179,7 +175,7 @@ def lend(
     strict: bool,
     generator: torch.Generator | None,
     tally: Tally,
-    uses: Any,
+    owner: Owner,
 ) -> list[Undo]:
     """Convert the modules of a model for the duration of a context.
 
@@ -189,27 +185,29 @@ def lend(
         RuntimeError: if another thread's context has the model.
     """
     plan = []
-    options: dict[str, Any] = {"strict": strict, "generator": generator, "tally": tally}
-    for module, emulation in emulations(model, policy, **options):
-        before = module.__dict__.get(STATE)
-        if before is not None and before.uses is None:
+    wanted = emulations(
+        model, policy, strict=strict, generator=generator, tally=tally, owner=owner
+    )
+    for module, emulation in wanted:
+        before = emulation_of(module)
+        if before is not None and before.owner is None:
             continue
-        if before is not None and not before.uses.here():
+        if before is not None and before.owner is not None and not before.owner.here():
             raise RuntimeError(
                 "another thread is inside a context lowprec.emulate(policy, model) for "
                 "this model: enter one context in both threads, or convert the model "
                 "by lowprec.nn.convert_"
             )
-        plan.append((Undo(module, before), State(emulation, uses)))
-    for undo, state in plan:
-        swap(undo.module, state)
+        plan.append((Undo(module, before), emulation))
+    for undo, emulation in plan:
+        swap(undo.module, emulation)
     return [undo for undo, _ in plan]
 
 
 def take_back(lent: list[Undo]) -> None:
-    """Give the modules of a context the state that they had."""
-    for module, state in lent:
-        swap(module, state)
+    """Give the modules of a context the emulation that they had."""
+    for module, emulation in lent:
+        swap(module, emulation)
     lent.clear()
 
 

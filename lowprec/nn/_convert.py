@@ -83,7 +83,7 @@ precision=Precision(input='e4m3fn'))
         )
     )
     for module, emulation in plan:
-        _conversion.swap(module, _conversion.State(emulation))
+        _conversion.swap(module, emulation)
     return model
 
 
@@ -109,8 +109,8 @@ def _check_scripted(model: torch.nn.Module, policy: Policy, strict: bool) -> Non
 
 def _check_not_lent(model: torch.nn.Module) -> None:
     for name, module in model.named_modules():
-        state = module.__dict__.get(_conversion.STATE)
-        if state is not None and state.uses is not None:
+        emulation = _conversion.emulation_of(module)
+        if emulation is not None and emulation.owner is not None:
             raise RuntimeError(
                 f"{name!r} is inside a context lowprec.emulate(policy, model): leave "
                 "it first"
@@ -119,8 +119,7 @@ def _check_not_lent(model: torch.nn.Module) -> None:
 
 def _check_restorable(model: torch.nn.Module) -> None:
     for name, module in model.named_modules():
-        state = module.__dict__.get(_conversion.STATE)
-        if state is None:
+        if not _conversion.is_converted(module):
             continue
         if "_lowprec_kind" not in vars(type(module)):
             raise RuntimeError(

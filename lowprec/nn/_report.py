@@ -10,7 +10,7 @@ import torch
 
 from .._emulation import BY_POLICY, EMULATED, NOT_EMULATED, Coverage, Tally
 from ..precision import Precision
-from ._conversion import emulation_of, has_own_precision
+from ._conversion import computes, emulation_of, has_own_precision
 
 
 class ReportRow(NamedTuple):
@@ -91,10 +91,10 @@ def report(model: torch.nn.Module) -> Report:
             treatment = BY_POLICY if precision is None else EMULATED
         elif has_own_precision(module):
             precision, treatment = getattr(module, "precision", None), EMULATED
-        elif type(module).forward is torch.nn.Module.forward:
-            continue
-        else:
+        elif computes(module):
             precision, treatment = None, NOT_EMULATED
+        else:
+            continue
         rows.append(ReportRow(name, type(module).__name__, treatment, precision))
     return Report(tuple(rows))
 
