@@ -494,3 +494,28 @@ def test_a_small_network_learns(name):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.2 < losses[0]
+
+
+@pytest.mark.parametrize("name", ["mxfp8", "nvfp4"])
+def test_presets_say_what_their_recipes_say_and_go_to_json(name):
+    policy = lp.preset(name)
+    precision = policy.precision_for("layers.0")
+    assert precision.blocked
+    assert precision.input.format.block_size == {"mxfp8": 32, "nvfp4": 16}[name]
+    assert precision.grad_output.stochastic == (name == "nvfp4")
+    assert lp.Policy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
+
+
+@pytest.mark.parametrize("name", ["mxfp8", "nvfp4"])
+def test_presets_keep_tensors_on_the_grid(name):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(32, 48), torch.nn.LayerNorm(48), torch.nn.Linear(48, 40)
+    )
+    x = torch.randn(2, 20, 32, requires_grad=True)
+    with lp.emulate(lp.preset(name), model=model, strict=True):
+        y = model(x)
+    y.backward(torch.randn_like(y))
+    for tensor in (y.detach(), x.grad, *(each.grad for each in model.parameters())):
+        assert_bit_equal(tensor, lp.round(tensor, "bfloat16"))
+        assert tensor.abs().sum() > 0
