@@ -25,6 +25,7 @@ from lowprec.testing import (
     exact_tensor_scale,
     random_word,
 )
+from lowprec.testing import strategies as lps
 
 NAMED = list(lp.block_formats())
 SHARED_RULES = ["floor", "ceil", "rceil", "even"]
@@ -368,6 +369,20 @@ def test_stochastic_rounding_of_elements_is_unbiased():
 
 
 numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@given(st.data(), lps.block_formats(carrier=torch.float64), lps.roundings())
+def test_any_format_and_mode_is_the_oracle(data, format, other):
+    near = lps.values_near(format.element, torch.float64) | st.floats(width=32)
+    row = data.draw(st.lists(near, min_size=1, max_size=12))
+    rounding = BlockRounding(
+        format, other.mode, other.saturation, other.random_bits, other.variant
+    )
+    seed = 3 if rounding.stochastic else None
+    x = torch.tensor([row], dtype=torch.float64)
+    blocks, _ = expected(x, rounding, seed)
+    actual = lp.round(x, rounding, seed=seed)
+    assert_bit_equal(actual, values_of(blocks, torch.float64))
 
 
 @given(st.lists(numbers, min_size=1, max_size=9), st.sampled_from(SHARED))
