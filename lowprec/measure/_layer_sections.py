@@ -64,6 +64,7 @@ def layer_sections(layers: LayerMonitor) -> Iterator[tuple[str, tuple[str, str]]
     )
     parts = [
         html.wide(
+            "Layers and tensors",
             heat_map(
                 "layers-roles",
                 "Layers and tensors, all measured steps",
@@ -71,10 +72,11 @@ def layer_sections(layers: LayerMonitor) -> Iterator[tuple[str, tuple[str, str]]
                 labels,
                 roles,
                 lambda i, j: _cell(layers, shown[i], roles[j]),
-            )
+            ),
         ),
-        html.wide(decibel_legend("decibels")),
+        html.wide("Colours", decibel_legend("decibels")),
         html.wide(
+            "Losses",
             heat_map(
                 "layers-losses",
                 "Losses: largest share among the tensors of a layer",
@@ -83,14 +85,14 @@ def layer_sections(layers: LayerMonitor) -> Iterator[tuple[str, tuple[str, str]]
                 labels,
                 list(_LOSSES),
                 lambda i, j: _loss(layers, shown[i], list(_LOSSES)[j]),
-            )
+            ),
         ),
         html.folded("Numbers of each tensor", _layer_table(layers)),
         html.bullets(notes) if notes else "",
     ]
     steps = sorted({int(r["step"]) for r in layers.ledger})  # type: ignore[arg-type]
     if len(steps) > 1:
-        parts.append(html.wide(_over_steps(layers, shown, labels, steps)))
+        parts.append(html.wide("Steps", _over_steps(layers, shown, labels, steps)))
     yield "layers", ("Layers", html.section("layers", "Layers", text, parts))
 
     text = (
@@ -112,7 +114,7 @@ def layer_sections(layers: LayerMonitor) -> Iterator[tuple[str, tuple[str, str]]
     )
     folded = html.folded("Numbers of these histograms", _exponent_table(layers, shown))
     content = html.section(
-        "exponents", "Exponents", text, [keys, html.wide(grid), folded]
+        "exponents", "Exponents", text, [keys, html.wide("Histograms", grid), folded]
     )
     yield "exponents", ("Exponents", content)
 
