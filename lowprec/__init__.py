@@ -7,10 +7,17 @@ from importlib import import_module as _import_module
 from typing import Any as _Any
 
 from . import kernels as kernels
+from ._checkpoint import checkpoint as checkpoint
 from ._version import __version__ as __version__
+from .arithmetic import add as add
+from .arithmetic import div as div
 from .arithmetic import dot as dot
+from .arithmetic import fma as fma
 from .arithmetic import matmul as matmul
+from .arithmetic import mul as mul
 from .arithmetic import round as round
+from .arithmetic import sqrt as sqrt
+from .arithmetic import sub as sub
 from .emulate import emulate as emulate
 from .errors import NumericalWarning as NumericalWarning
 from .errors import PerformanceWarning as PerformanceWarning
@@ -19,6 +26,8 @@ from .formats import format as format
 from .formats import formats as formats
 from .precision import Policy as Policy
 from .precision import Precision as Precision
+from .precision import preset as preset
+from .precision import presets as presets
 from .rounding import Accumulator as Accumulator
 from .rounding import Order as Order
 from .rounding import Rounding as Rounding

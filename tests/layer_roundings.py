@@ -23,4 +23,4 @@ ignore_dynamo = pytest.mark.filterwarnings("ignore:.*should not be instantiated"
 
 
 def leaf(*shape, dtype=torch.float32):
-    return torch.randn(*shape, dtype=dtype).requires_grad_()
+    return torch.randn(shape, dtype=dtype).requires_grad_()

@@ -121,7 +121,7 @@ def _check_members(x: Tensor, target: Format) -> None:
         )
 
 
-def _fits(target: Format, dtype: torch.dtype) -> bool:
+def fits(target: Format, dtype: torch.dtype) -> bool:
     """Whether a carrier holds every value of the format."""
     carrier = CARRIERS[dtype]
     lowest = 2 - carrier.bias - carrier.precision
@@ -169,17 +169,17 @@ def decode(
         raise TypeError(f"codes must be an integer tensor, got {name}")
     target = as_format(format)
     _check_width(target)
-    if not _fits(target, torch.float64):
+    if not fits(target, torch.float64):
         raise ValueError(
             f"float64 cannot hold every value of {target.name or target!r}: decode "
             "single codes with Format.decode"
         )
     if dtype is None:
-        dtype = torch.float32 if _fits(target, torch.float32) else torch.float64
+        dtype = torch.float32 if fits(target, torch.float32) else torch.float64
     if dtype not in CARRIERS:
         raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     _check_range(codes, target)
-    exact = dtype if _fits(target, dtype) else torch.float64
+    exact = dtype if fits(target, dtype) else torch.float64
     value: Tensor = kernels.decode(codes, list(_encoding(target)), exact)
     if not target.nans or not target.subnormals:
         _check_meanings(codes, value, target)

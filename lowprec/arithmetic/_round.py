@@ -150,7 +150,7 @@ _straight_through_plain: Callable[..., Tensor] = super(
 ).apply
 
 
-def _transforms_active() -> bool:
+def transforms_active() -> bool:
     try:
         return bool(torch._C._are_functorch_transforms_active())
     except AttributeError:  # private: without it, torch.func needs the slower class
@@ -173,7 +173,7 @@ def refuse_compiled_transforms(name: str) -> None:
     Raises:
         NotImplementedError: which makes Dynamo run the eager code, or say so.
     """
-    if torch.compiler.is_compiling() and _transforms_active():
+    if torch.compiler.is_compiling() and transforms_active():
         raise NotImplementedError(
             f"{name} inside a torch.func transform cannot be compiled: without "
             "fullgraph=True, torch.compile runs this part uncompiled"
@@ -194,7 +194,7 @@ def dispatch(
     if torch.compiler.is_compiling():
         refuse_compiled_transforms("lowprec.round")
         result = _straight_through(*arguments)
-    elif _transforms_active() or _is_dual(x):
+    elif transforms_active() or _is_dual(x):
         result = _straight_through_transformable(*arguments)
     elif x.requires_grad and torch.is_grad_enabled():
         result = _straight_through_plain(*arguments)
@@ -203,7 +203,7 @@ def dispatch(
     return result
 
 
-def _modified(
+def modified(
     rounding: RoundingLike,
     mode: RoundingMode | str | None,
     saturation: Saturation | str | None,
@@ -222,24 +222,24 @@ def _modified(
 
 
 # Types distinguish keys, so that True is not taken for 1.
-_cached = functools.lru_cache(maxsize=4096, typed=True)(_modified)
+_cached = functools.lru_cache(maxsize=4096, typed=True)(modified)
 _cached_name = functools.lru_cache(maxsize=4096)(as_rounding)
 
 
-def _chosen(rounding: RoundingLike, *changes: Any) -> Rounding:
-    """Return what `_modified` returns, from a cache where there may be one."""
+def chosen(rounding: RoundingLike, *changes: Any) -> Rounding:
+    """Return what `modified` returns, from a cache where there may be one."""
     if torch.compiler.is_compiling():  # Dynamo warns about caches, and needs none
-        return _modified(rounding, *changes)
+        return modified(rounding, *changes)
     try:
         return _cached(rounding, *changes)
     except TypeError:  # unhashable arguments have errors of their own
-        return _modified(rounding, *changes)
+        return modified(rounding, *changes)
 
 
 def _as_rounding(value: RoundingLike) -> Rounding:
     """Return what `as_rounding` returns; names have a cache that is looked up fast."""
     if value.__class__ is not str or torch.compiler.is_compiling():
-        return _chosen(value, None, None, None, None)
+        return chosen(value, None, None, None, None)
     return _cached_name(value)
 
 
@@ -318,7 +318,7 @@ def round(
     if mode is None and saturation is None and random_bits is None and variant is None:
         forward = rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
     else:
-        forward = _chosen(rounding, mode, saturation, random_bits, variant)
+        forward = chosen(rounding, mode, saturation, random_bits, variant)
     plain = backward is None and out is None and not forward.stochastic
     if plain and kernels.unobserved(x):
         result = _round_unobserved(x, forward)
@@ -389,4 +389,4 @@ def _is_transformed(x: Tensor, out: Tensor) -> bool:
     if torch.compiler.is_compiling():
         refuse_compiled_transforms("lowprec.round")
         return False
-    return _transforms_active() or _is_dual(x) or _is_dual(out)
+    return transforms_active() or _is_dual(x) or _is_dual(out)

@@ -182,7 +182,7 @@ def _check_operands(
     check_bias(bias, input, weight, "output channel")
 
 
-def _per_dimension(name: str, value: Any, dims: int, least: int) -> tuple[int, ...]:
+def per_dimension(name: str, value: Any, dims: int, least: int) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else value
     valid = isinstance(values, Sequence) and len(values) in (1, dims)
     if not valid or not all(isinstance(one, int) and one >= least for one in values):
@@ -203,8 +203,8 @@ def _geometry(
     groups: int,
 ) -> Geometry:
     dims = len(kernel)
-    strides = _per_dimension("stride", stride, dims, 1)
-    dilations = _per_dimension("dilation", dilation, dims, 1)
+    strides = per_dimension("stride", stride, dims, 1)
+    dilations = per_dimension("dilation", dilation, dims, 1)
     reach = [step * (size - 1) for step, size in zip(dilations, kernel, strict=True)]
     if padding == "same":
         if any(step != 1 for step in strides):
@@ -214,7 +214,7 @@ def _geometry(
             )
         sides = [(total // 2, total - total // 2) for total in reach]
     else:
-        amounts = _per_dimension(
+        amounts = per_dimension(
             "padding", 0 if padding == "valid" else padding, dims, 0
         )
         sides = [(amount, amount) for amount in amounts]

@@ -37,12 +37,15 @@ class Rounder(NamedTuple):
         """Return fl(total + term), the exact sum rounded once, for any operands."""
         exact = fused_to_odd(total, term)
         if self.code.mode == codes.TOWARD_NEGATIVE:
-            exact = _negative_zero(exact, total, term.head)
+            exact = negative_zero(exact, total, term.head)
         return self(exact, step, purpose)
 
 
-def _negative_zero(exact: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Exact zero sums are -0 in this direction unless both are +0 (IEEE 754 6.3)."""
+def negative_zero(exact: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return a sum to round toward negative.
+
+    Exact zero sums are -0 in this direction unless both are +0 (IEEE 754 6.3).
+    """
     both_positive = (a == 0) & (b == 0) & ~a.signbit() & ~b.signbit()
     return torch.where((exact == 0) & ~both_positive, -0.0, exact)
 

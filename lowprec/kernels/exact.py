@@ -78,6 +78,22 @@ def divide_to_odd(a: Tensor, b: Tensor) -> Tensor:
     return to_odd(quotient, torch.where(remainder.isfinite(), remainder, 0.0))
 
 
+def square_root_to_odd(a: Tensor) -> Tensor:
+    """Return round-to-odd(sqrt(a)) in float64, barring range events."""
+    # torch's own root may be wrong in its last bit: one step of Newton's mends it.
+    first = a.sqrt()
+    step = _remainder_of_root(a, first) / (2 * first)
+    root = torch.where(step.isfinite(), first + step, first)
+    return to_odd(root, _remainder_of_root(a, root))
+
+
+def _remainder_of_root(a: Tensor, root: Tensor) -> Tensor:
+    """Return a - root^2, which has the sign of the root's error."""
+    product, error = two_product(root, root)
+    remainder = (a - product) - error
+    return torch.where(remainder.isfinite(), remainder, 0.0)
+
+
 def add_to_odd(a: Tensor, b: Tensor) -> Tensor:
     """Return round-to-odd(a + b) in float64; non-finite operands as IEEE 754 adds.
 

@@ -1,4 +1,4 @@
-"""What `lowprec.emulate` knows about torch's operations, by name.
+"""Which operations of torch are exact by nature, and what speaks against the others.
 
 An operation is *exact by nature* if every floating-point element of its results is an
 operand's element (possibly negated), a constant or fresh data, and its gradient is as
@@ -9,15 +9,11 @@ listed apart. Whatever is in no list rounds, or may round, and is not emulated.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from . import functional
-
-__all__ = ["binding", "hidden", "is_explicit", "objection", "operation_name"]
 
 _Arguments = Sequence[Any]
 _Keywords = Mapping[str, Any]
@@ -26,36 +22,6 @@ _Keywords = Mapping[str, Any]
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
-
-# Python's operators, where stripping the underscores does not give torch's name.
-_OPERATORS = {
-    "radd": "add",
-    "rsub": "sub",
-    "rmul": "mul",
-    "truediv": "div",
-    "rdiv": "div",
-    "rtruediv": "div",
-    "rpow": "pow",
-    "floordiv": "floor_divide",
-    "rfloordiv": "floor_divide",
-    "mod": "remainder",
-    "rmod": "remainder",
-    "rmatmul": "matmul",
-    "iadd": "add_",
-    "isub": "sub_",
-    "imul": "mul_",
-    "idiv": "div_",
-    "itruediv": "div_",
-    "and": "bitwise_and",
-    "or": "bitwise_or",
-    "xor": "bitwise_xor",
-    "invert": "bitwise_not",
-    "bool": "item",
-    "complex": "item",
-    "float": "item",
-    "index": "item",
-    "int": "item",
-}
 
 _VIEWS = _names(
     """adjoint alias align_to as_subclass atleast_1d atleast_2d atleast_3d block_diag
@@ -128,6 +94,9 @@ _CONVERSIONS = {
     "half": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+_CONVERTERS = frozenset(("to", "type", "type_as", *_CONVERSIONS))
+# Which of them is exact depends on the arguments.
+CONDITIONAL = _CONVERTERS | _JOINS | _CHOICES_OF_SEVERAL | {"dropout", "pad"}
 _SIGNIFICANT_BITS = {
     torch.bool: 1,
     torch.uint8: 8,
@@ -140,41 +109,6 @@ _SIGNIFICANT_BITS = {
     torch.float32: 24,
     torch.float64: 53,
 }
-
-
-def hidden(func: Any) -> bool:
-    """Whether a call is no operation but access to a property such as ``x.shape``."""
-    return getattr(func, "__name__", "") in ("__get__", "__set__", "__delete__")
-
-
-def operation_name(func: Any) -> str:
-    """Return the common name of a function, a method, an operator and an aten op.
-
-    Example:
-        >>> operation_name(torch.Tensor.__rsub__), operation_name(torch.add)
-        ('sub', 'add')
-    """
-    name = str(getattr(func, "__name__", func)).partition(".")[0]
-    if name.startswith("__") and name.endswith("__"):
-        name = name[2:-2]
-        return _OPERATORS.get(name, name)
-    return name
-
-
-_OWN = (
-    functional.conv1d,
-    functional.conv2d,
-    functional.conv3d,
-    functional.linear,
-    functional.matmul,
-)
-
-
-def is_explicit(func: Any) -> bool:
-    """Whether a call is one of lowprec's own, which carries its own precision."""
-    if any(func is own for own in _OWN):
-        return True
-    return getattr(func, "namespace", None) == "lowprec"
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -284,31 +218,40 @@ def _pad(args: _Arguments, kwargs: _Keywords) -> str | None:
     return "the gradient of repeated elements adds in the carrier"
 
 
-def objection(func: Any, args: _Arguments, kwargs: _Keywords) -> str | None:
+def always_exact(called: str) -> bool:
+    """Whether the operation of this name is exact whatever its arguments are."""
+    name = called.rstrip("_")
+    if called in _DATA:
+        return True
+    if called in ("copy_", "setitem") or name in CONDITIONAL:
+        return False
+    return called in EXACT or name in EXACT or name.startswith("is_")
+
+
+def objection(called: str, args: _Arguments, kwargs: _Keywords) -> str | None:
     """Say why an operation is not exact by nature, or return None if it is.
 
     Args:
-        func: as a ``TorchFunctionMode`` receives it.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
+        called: as `operation_name` gives it.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
 
     Returns:
         A clause for a message, or None.
 
     Example:
-        >>> objection(torch.relu, (torch.ones(2),), {}) is None
+        >>> objection("relu", (torch.ones(2),), {}) is None
         True
-        >>> objection(torch.add, (torch.ones(2), 1), {})
+        >>> objection("add", (torch.ones(2), 1), {})
         'it may round'
     """
-    called = operation_name(func)
+    if always_exact(called):
+        return None
     if called in ("copy_", "setitem"):
         return _copy(called, args, kwargs)
-    if called in _DATA:
-        return None
     name = called.rstrip("_")
     operands = _operands(args, kwargs)
-    if name in ("to", "type", "type_as", *_CONVERSIONS):
+    if name in _CONVERTERS:
         return _conversion(name, args, kwargs) if operands else None
     if name == "dropout":
         return _dropout(args, kwargs)
@@ -318,7 +261,7 @@ def objection(func: Any, args: _Arguments, kwargs: _Keywords) -> str | None:
         reason = _promotion(operands)
         if reason is not None:
             return reason
-    if called in EXACT or name in EXACT or name.startswith("is_"):
+    if name in _JOINS:
         return None
     if name == "embedding" and kwargs.get("max_norm") is not None:
         return "max_norm scales rows of the weight"
@@ -349,115 +292,3 @@ def _gradient_objection(
             return "its gradient may add or divide in the carrier"
         return None
     return "it may round"
-
-
-def _bind_linear(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> tuple[Any, ...]:
-    return functional.linear, (input, weight, bias)
-
-
-def _bind_matmul(input: Tensor, other: Tensor) -> tuple[Any, ...]:
-    return functional.matmul, (input, other)
-
-
-def _bind_mm(input: Tensor, mat2: Tensor) -> tuple[Any, ...] | None:
-    fits = input.dim() == mat2.dim() == 2
-    return (functional.matmul, (input, mat2)) if fits else None
-
-
-def _bind_bmm(input: Tensor, mat2: Tensor) -> tuple[Any, ...] | None:
-    fits = input.dim() == mat2.dim() == 3 and input.shape[0] == mat2.shape[0]
-    return (functional.matmul, (input, mat2)) if fits else None
-
-
-def _bind_mv(input: Tensor, vec: Tensor) -> tuple[Any, ...] | None:
-    fits = input.dim() == 2 and vec.dim() == 1
-    return (functional.matmul, (input, vec)) if fits else None
-
-
-def _bind_dot(input: Tensor, tensor: Tensor) -> tuple[Any, ...] | None:
-    fits = input.dim() == tensor.dim() == 1
-    return (functional.matmul, (input, tensor)) if fits else None
-
-
-def _bind_addmm(
-    input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
-) -> tuple[Any, ...] | None:
-    # Only the form that is a linear layer; scaled ones have further roundings.
-    plain = beta == 1 and alpha == 1 and input.dim() == 1
-    if not plain or mat1.dim() != 2 or mat2.dim() != 2:
-        return None
-    return functional.linear, (mat1, mat2.mT, input)
-
-
-def _bind_convolution(
-    function: Callable[..., Tensor],
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> tuple[Any, ...]:
-    convolution = functools.partial(
-        function, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
-    return convolution, (input, weight, bias)
-
-
-_BINDINGS: dict[str, Callable[..., Any]] = {
-    "linear": _bind_linear,
-    "matmul": _bind_matmul,
-    "mm": _bind_mm,
-    "bmm": _bind_bmm,
-    "mv": _bind_mv,
-    "dot": _bind_dot,
-    "addmm": _bind_addmm,
-    "conv1d": functools.partial(_bind_convolution, functional.conv1d),
-    "conv2d": functools.partial(_bind_convolution, functional.conv2d),
-    "conv3d": functools.partial(_bind_convolution, functional.conv3d),
-}
-
-
-def binding(
-    func: Any, args: _Arguments, kwargs: _Keywords
-) -> tuple[Callable[..., Tensor], tuple[Tensor | None, ...]] | None:
-    """Find the emulated function for a call.
-
-    Args:
-        func: as a ``TorchFunctionMode`` receives it.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-
-    Returns:
-        A function of `lowprec.functional` and its operands, or None if this form of
-        the call is not emulated (integers, complex numbers, sparse tensors, ``out=``,
-        scaled sums).
-
-    Example:
-        >>> x = torch.ones(2, 2)
-        >>> binding(torch.mm, (x, x), {})[0] is functional.matmul
-        True
-    """
-    bind = _BINDINGS.get(operation_name(func))
-    if bind is None or "out" in kwargs:
-        return None
-    if getattr(func, "__name__", "") == "__rmatmul__":
-        args = (args[1], args[0])
-    try:
-        bound = bind(*args, **kwargs)
-    except TypeError:  # a spelling that is not torch's documented one
-        return None
-    if bound is None:
-        return None
-    function, operands = bound
-    tensors = [x for x in operands if x is not None]
-    if not all(map(_emulatable, tensors)):
-        return None
-    return function, operands
-
-
-def _emulatable(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.is_floating_point() and x.layout == torch.strided

@@ -1,14 +1,13 @@
-"""Which rounding each tensor of a layer gets, and which layer gets what."""
+"""Which rounding each tensor of an operation gets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from . import _values
-from .rounding import (
+from .. import _values
+from ..rounding import (
     Accumulator,
     AccumulatorLike,
     Rounding,
@@ -17,7 +16,7 @@ from .rounding import (
     as_rounding,
 )
 
-__all__ = ["Policy", "Precision", "as_policy", "as_precision"]
+__all__ = ["Precision", "as_precision"]
 
 _CARRIER = "carrier"
 
@@ -111,6 +110,19 @@ class Precision:
         return f"Precision({', '.join(parts)})"
 
     @property
+    def is_identity(self) -> bool:
+        """Whether nothing is rounded, so that all is left to torch."""
+        return all(value is None for _, value in _values.items(self))
+
+    def roundings(self) -> list[tuple[str, Rounding]]:
+        """Return the names and roundings of the tensors that are rounded."""
+        return [
+            (name, value)
+            for name, value in _values.items(self)
+            if value is not None and name not in _values.ACCUMULATORS
+        ]
+
+    @property
     def backward_accumulator(self) -> Accumulator | None:
         """The accumulator of the gradients; None means the carrier's own product."""
         if self.grad_accumulator is None:
@@ -163,106 +175,6 @@ class Precision:
         )
 
 
-@dataclass(frozen=True, init=False, repr=False)
-class Policy:
-    """Which precision each module gets, by its name; the last match wins.
-
-    Patterns are those of ``fnmatch`` (case-sensitive) on the names of
-    ``model.named_modules()``, in which ``*`` matches dots as well; the model itself
-    has the empty name, which only ``"*"`` and ``""`` match.
-
-    Contract:
-        A name that nothing matches has the precision None, which leaves the module in
-        carrier arithmetic on purpose. Immutable; the order of the rules counts in
-        comparisons.
-
-    Args:
-        rules: an ordered mapping from pattern to `Precision` or None.
-
-    Raises:
-        TypeError: if a pattern is not a string or a value not a `Precision` or None.
-
-    Example:
-        >>> low = Precision(weight="e4m3fn")
-        >>> policy = Policy({"*": low, "head": None})
-        >>> policy.precision_for("layers.0"), policy.precision_for("head")
-        (Precision(weight='e4m3fn'), None)
-    """
-
-    rules: tuple[tuple[str, Precision | None], ...]
-
-    def __init__(self, rules: Mapping[str, Precision | None]) -> None:
-        """Check and freeze the rules."""
-        if not isinstance(rules, Mapping):
-            raise TypeError(
-                "a Policy takes a mapping from name pattern to Precision or None, such "
-                f"as {{'*': Precision(...)}}, got {type(rules).__name__}"
-            )
-        for pattern in rules:
-            if not isinstance(pattern, str):
-                raise TypeError(
-                    f"a pattern must be a str, got {pattern!r} of type "
-                    f"{type(pattern).__name__}"
-                )
-        frozen = tuple(
-            (pattern, None if value is None else as_precision(value))
-            for pattern, value in rules.items()
-        )
-        object.__setattr__(self, "rules", frozen)
-
-    def __repr__(self) -> str:
-        """Return one line that evaluates back."""
-        return f"Policy({dict(self.rules)!r})"
-
-    def precision_for(self, name: str) -> Precision | None:
-        """Return the precision of the module with this name.
-
-        Args:
-            name: as in ``model.named_modules()``.
-
-        Returns:
-            The value of the last matching pattern, or None.
-        """
-        result = None
-        for pattern, precision in self.rules:
-            if fnmatchcase(name, pattern):
-                result = precision
-        return result
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a dictionary from pattern to precision, in order, for ``json``."""
-        return {
-            pattern: None if precision is None else precision.to_json()
-            for pattern, precision in self.rules
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Policy:
-        """Return the policy that ``to_json`` wrote.
-
-        Args:
-            data: a mapping from pattern to a precision in JSON form or None.
-
-        Returns:
-            The policy.
-
-        Raises:
-            TypeError: if ``data`` or a value is not a mapping.
-            ValueError: if a key or a name is unknown.
-
-        Example:
-            >>> Policy.from_json({"*": {"weight": "e4m3fn"}, "head": None})
-            Policy({'*': Precision(weight='e4m3fn'), 'head': None})
-        """
-        _values.check_mapping(data, "a Policy")
-        return cls(
-            {
-                pattern: None if value is None else Precision.from_json(value)
-                for pattern, value in data.items()
-            }
-        )
-
-
 def as_precision(value: Any) -> Precision:
     """Return ``value`` if it is a `Precision`; a bare rounding would be ambiguous.
 
@@ -286,29 +198,6 @@ def as_precision(value: Any) -> Precision:
         "which tensors are rounded, for example Precision(input='e4m3fn', "
         "weight='e4m3fn', accumulator='e8m15')"
     )
-
-
-def as_policy(value: Any) -> Policy:
-    """Return ``value`` as a `Policy`; a precision means every module.
-
-    Args:
-        value: a `Policy`, a mapping of rules, or a `Precision`.
-
-    Returns:
-        The policy.
-
-    Raises:
-        TypeError: if it is none of these.
-
-    Example:
-        >>> as_policy(Precision(weight="bfloat16"))
-        Policy({'*': Precision(weight='bfloat16')})
-    """
-    if isinstance(value, Policy):
-        return value
-    if isinstance(value, Mapping):
-        return Policy(value)
-    return Policy({"*": as_precision(value)})
 
 
 def _normal(name: str, value: Any) -> Any:

@@ -1,0 +1,177 @@
+"""What the correctly rounded operations share: checks, kernels and a gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernels import basic as kernel
+from ..rounding import Rounding
+from ._codec import fits
+from ._round import check_carrier, round
+
+WIDEST = 51
+
+# Operands of every kernel: a, b, c. Those that it does not use are a again.
+Operands = tuple[Tensor, Tensor, Tensor]
+
+
+class _Rounded(torch.autograd.Function):
+    """A correctly rounded result, with the gradient of another tensor of its shape."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        y: Tensor,
+        operation: int,
+        a: Tensor,
+        b: Tensor,
+        c: Tensor,
+        dtype: torch.dtype,
+        rounding: Rounding,
+        seed: Tensor | None,
+        offset: int,
+        backward: Rounding | None,
+        backward_seed: Tensor | None,
+    ) -> Tensor:
+        return computed(operation, (a, b, c), dtype, rounding, seed, offset)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.dtype = inputs[0].dtype
+        ctx.rounding, seed = inputs[-2:]
+        ctx.save_for_backward(seed)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (seed,) = ctx.saved_tensors
+        if ctx.rounding is not None:
+            gradient = round(gradient, ctx.rounding, seed=seed)
+        return gradient.to(ctx.dtype), *(None,) * 10
+
+
+def computed(
+    operation: int,
+    operands: Operands,
+    dtype: torch.dtype,
+    rounding: Rounding,
+    seed: Tensor | None,
+    offset: int = 0,
+) -> Tensor:
+    """Return the correctly rounded result of a kernel, without autograd."""
+    code = list(rounding.code)
+    return kernel.basic(operation, *operands, code, seed, offset).to(dtype)
+
+
+def with_gradient_of(
+    y: Tensor,
+    operation: int,
+    operands: Operands,
+    dtype: torch.dtype,
+    rounding: Rounding,
+    seed: Tensor | None,
+    backward: Rounding | None = None,
+    backward_seed: Tensor | None = None,
+    offset: int = 0,
+) -> Tensor:
+    """Return the correctly rounded result with the gradient of ``y``.
+
+    Args:
+        y: any tensor of the result's shape; its gradient is the result's.
+        operation: of `lowprec.kernels.basic`.
+        operands: tensors of that shape.
+        dtype: of the result; it holds the values of the format.
+        rounding: of the exact result, to at most 51 bits.
+        seed: of a stochastic rounding.
+        backward: rounding of the gradient before it is passed to ``y``.
+        backward_seed: of that rounding.
+        offset: linear index of the first element.
+
+    Returns:
+        Tensor of ``dtype``.
+    """
+    node: Any = _Rounded
+    a, b, c = (x.detach() for x in operands)
+    result: Tensor = node.apply(
+        y,
+        operation,
+        a,
+        b,
+        c,
+        dtype,
+        rounding,
+        seed,
+        offset,
+        backward,
+        backward_seed,
+    )
+    return result
+
+
+def aligned(*given: Tensor | float) -> Operands:
+    """Return one to three operands as three broadcast tensors, without rounding any."""
+    device = next(x.device for x in given if isinstance(x, Tensor))
+    tensors = [x if isinstance(x, Tensor) else _number(x, device) for x in given]
+    shape = torch.broadcast_shapes(*[x.shape for x in tensors])
+    expanded = [x.expand(shape) for x in tensors]
+    first = expanded[0]
+    a, b, c = [*expanded, first, first][:3]
+    return a, b, c
+
+
+def _number(value: float, device: torch.device) -> Tensor:
+    exact = torch.tensor(value, dtype=torch.float64, device=device)
+    narrow = exact.to(torch.float32)
+    return narrow if float(narrow) == value or value != value else exact
+
+
+def check_operands(
+    name: str, operands: dict[str, Any], rounding: Rounding
+) -> torch.dtype:
+    """Return the dtype of the result.
+
+    Raises:
+        TypeError: for operands that are no carriers, or differ.
+        ValueError: for devices that differ, or a format that the carrier cannot hold.
+        NotImplementedError: for more than 51 significant bits.
+    """
+    tensors = {key: x for key, x in operands.items() if isinstance(x, Tensor)}
+    for key, x in operands.items():
+        if isinstance(x, bool) or not isinstance(x, (Tensor, int, float)):
+            raise TypeError(
+                f"{key} must be a tensor or a number, got {type(x).__name__}"
+            )
+    if not tensors:
+        raise TypeError(
+            f"lowprec.{name} needs at least one tensor, got only numbers: "
+            "torch.tensor(value, dtype=torch.float64) makes one"
+        )
+    (first, reference), *rest = tensors.items()
+    check_carrier(reference, first)
+    for key, x in rest:
+        check_carrier(x, key)
+        if x.dtype != reference.dtype:
+            raise TypeError(
+                f"{first} and {key} must have the same dtype, got {reference.dtype} "
+                f"and {x.dtype}: convert one of them"
+            )
+        if x.device != reference.device:
+            raise ValueError(
+                f"{first} and {key} must be on the same device, got "
+                f"{reference.device} and {x.device}"
+            )
+    if rounding.format.precision > WIDEST:
+        raise NotImplementedError(
+            f"lowprec.{name} rounds correctly to at most {WIDEST} significant bits, "
+            f"got {rounding.format.precision}: torch's float64 operations round to 53"
+        )
+    if not fits(rounding.format, reference.dtype):
+        carrier = str(reference.dtype).removeprefix("torch.")
+        advice = ": use float64 operands" if carrier == "float32" else ""
+        raise ValueError(
+            f"{carrier} tensors cannot hold every value of {rounding!r}{advice}"
+        )
+    return reference.dtype

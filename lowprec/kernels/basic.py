@@ -1,0 +1,290 @@
+"""The basic operations of IEEE 754, correctly rounded to any format in every mode.
+
+The exact result is rounded to odd to 53 bits, which keeps all that a second rounding to
+at most 51 bits needs. Operands from float32 stay far inside the range of float64. Those
+of float64 are split into significand and exponent first, so that nothing overflows or
+underflows before the format says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._library import round as round_deterministic
+from ._library import round_stochastic
+from .addition import negative_zero
+from .codes import SUBNORMALS, TOWARD_NEGATIVE, RoundingCode, decode
+from .exact import (
+    add_to_odd,
+    divide_to_odd,
+    exact_product,
+    fused_to_odd,
+    multiply_to_odd,
+    square_root_to_odd,
+    to_odd,
+    two_sum,
+)
+
+ADD, MUL, DIV, SQRT, FMA = range(5)
+
+_BIAS, _FRACTION = 1023, 52
+_SIGN = -(1 << 63)
+# Subnormal numbers become normal ones by this factor.
+_LIFT = 200
+# A sum of significands this many binades apart is one of them and a sign.
+_FAR = 200
+# Further below the smallest value, or above the largest, all results are the same: a
+# stochastic rounding compares 33 bits.
+_BELOW, _ABOVE = 40, 3
+# Formats that reach beyond are rounded in the middle of the range of float64.
+_EDGE, _SHIFT = 960, 300
+# Elements at a time on CPUs, so that the float64 temporaries stay in the cache.
+_PIECE = 1 << 16
+
+_LIBRARY = torch.library.Library("lowprec", "FRAGMENT")
+_LIBRARY.define(
+    "basic(int operation, Tensor a, Tensor b, Tensor c, int[] code, Tensor? seed, "
+    "SymInt offset) -> Tensor"
+)
+
+
+def _normal(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (m, e) with x = m 2^e and 1 <= |m| < 2; zeros and specials have e = 0."""
+    ordinary = x.isfinite() & (x != 0)
+    low = x.abs() < 2.0**-_EDGE
+    bits = torch.where(low, x * 2.0**_LIFT, x).view(torch.int64)
+    field = (bits >> _FRACTION) & (2 * _BIAS + 1)
+    fraction = bits & (_SIGN | ((1 << _FRACTION) - 1))
+    significand = (fraction | (_BIAS << _FRACTION)).view(torch.float64)
+    exponent = field - _BIAS - torch.where(low, _LIFT, 0)
+    return torch.where(ordinary, significand, x), torch.where(ordinary, exponent, 0)
+
+
+def _power(exponent: Tensor) -> Tensor:
+    """Return 2^e for exponents of normal float64 numbers."""
+    return ((exponent + _BIAS) << _FRACTION).view(torch.float64)
+
+
+def _sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    # Both terms of a sum that overflows are so large that dividing them is exact.
+    overflow = (a + b).isinf() & a.isfinite() & b.isfinite()
+    scale = torch.where(overflow, 0.25, 1.0)
+    return add_to_odd(a * scale, b * scale), torch.where(overflow, 2, 0)
+
+
+def _product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    (a, i), (b, j) = _normal(a), _normal(b)
+    return multiply_to_odd(a, b), i + j
+
+
+def _quotient(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    (a, i), (b, j) = _normal(a), _normal(b)
+    return divide_to_odd(a, b), i - j
+
+
+def _root(a: Tensor) -> tuple[Tensor, Tensor]:
+    significand, exponent = _normal(a)
+    odd = exponent & 1
+    return square_root_to_odd(significand * (1 + odd)), (exponent - odd) >> 1
+
+
+def _fused(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    (a, i), (b, j), (c, k) = _normal(a), _normal(b), _normal(c)
+    exponent = i + j
+    distance = torch.where((a == 0) | (b == 0) | (c == 0), 0, k - exponent)
+    # Where a zero has no exponent, that of the other term counts.
+    exponent = torch.where((a == 0) | (b == 0), k, exponent)
+    exponent = torch.where(distance > _FAR, k - _FAR, exponent)
+    addend = c * _power(distance.clamp(-_FAR, _FAR))
+    return fused_to_odd(addend, exact_product(a, b, wide=True)), exponent
+
+
+def _round_scaled(
+    x: Tensor, exponent: Tensor, code: RoundingCode, round: Callable[..., Tensor]
+) -> Tensor:
+    """Return fl(x 2^exponent), also where float64 cannot hold the argument."""
+    significand, own = _normal(x)
+    smallest = code.emin
+    if code.flags & SUBNORMALS:
+        smallest -= code.precision - 1
+    exponent = torch.where(x.isfinite(), exponent + own, 0)
+    exponent = exponent.clamp(smallest - _BELOW, code.emax + _ABOVE)
+    upward = _SHIFT if smallest < -_EDGE else 0
+    downward = _SHIFT if code.emax > _EDGE else 0
+    # Values above one cannot underflow; those below cannot overflow a large format.
+    above = _shifted(significand, exponent, -downward, code, round)
+    if upward == downward == 0:
+        return above
+    below = _shifted(significand, exponent, upward, code, round)
+    return torch.where(exponent < 0, below, above)
+
+
+def _shifted(
+    significand: Tensor,
+    exponent: Tensor,
+    shift: int,
+    code: RoundingCode,
+    round: Callable[..., Tensor],
+) -> Tensor:
+    """Round in the format times 2^shift; elements out of its reach are not used."""
+    moved = (exponent + shift).clamp(1 - _BIAS, _BIAS)
+    emax = min(code.emax + shift, _BIAS)
+    target = code._replace(emin=code.emin + shift, emax=emax)
+    return round(significand * _power(moved), target) * 2.0**-shift
+
+
+def _piece(
+    operation: int,
+    operands: Sequence[Tensor],
+    code: RoundingCode,
+    seed: Tensor | None,
+    offset: int,
+) -> Tensor:
+    def round(x: Tensor, code: RoundingCode) -> Tensor:
+        result: Tensor
+        if seed is None:
+            result = round_deterministic(x, list(code))
+        else:
+            result = round_stochastic(x, list(code), seed, offset)
+        return result
+
+    narrow = all(x.dtype == torch.float32 for x in operands)
+    wide = [x.to(torch.float64) for x in operands]
+    exponent = None
+    if narrow and operation == DIV and not code.stochastic:
+        # A quotient of 24-bit numbers is a 25-bit number, or further than 2^-49 of
+        # itself from all of them: what the rounding needs survives in float64.
+        value = wide[0] / wide[1]
+    elif narrow:
+        value = _NARROW[operation](*wide)
+    else:
+        value, exponent = _WIDE[operation](*wide)
+    if code.mode == TOWARD_NEGATIVE and operation in (ADD, FMA):
+        first = wide[0] if operation == ADD else wide[0] * wide[1]
+        value = negative_zero(value, first, wide[-1])
+    if exponent is None:
+        return round(value, code)
+    return _round_scaled(value, exponent, code, round)
+
+
+def _narrow_sum(a: Tensor, b: Tensor) -> Tensor:
+    total, error = two_sum(a, b)
+    return total if bool((error == 0).all()) else to_odd(total, error)
+
+
+_NARROW: dict[int, Callable[..., Tensor]] = {
+    ADD: _narrow_sum,
+    MUL: torch.mul,  # 48 bits
+    DIV: divide_to_odd,
+    SQRT: square_root_to_odd,
+    FMA: lambda a, b, c: fused_to_odd(c, exact_product(a, b, wide=False)),
+}
+_WIDE: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {
+    ADD: _sum,
+    MUL: _product,
+    DIV: _quotient,
+    SQRT: _root,
+    FMA: _fused,
+}
+_OPERANDS = {ADD: 2, MUL: 2, DIV: 2, SQRT: 1, FMA: 3}
+
+
+def _basic(
+    operation: int,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    code: Sequence[int],
+    seed: Tensor | None,
+    offset: int,
+) -> Tensor:
+    named = decode(code)
+    operands = (a, b, c)[: _OPERANDS[operation]]
+    if a.numel() <= _PIECE or a.device.type != "cpu":
+        return _piece(operation, operands, named, seed, offset)
+    result = torch.empty(a.shape, dtype=torch.float64, device=a.device)
+    flat = [x.reshape(-1) for x in operands]
+    for start in range(0, a.numel(), _PIECE):
+        pieces = [x[start : start + _PIECE] for x in flat]
+        piece = _piece(operation, pieces, named, seed, offset + start)
+        result.view(-1)[start : start + _PIECE] = piece
+    return result
+
+
+def _basic_fake(
+    operation: int,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    code: Sequence[int],
+    seed: Tensor | None,
+    offset: int,
+) -> Tensor:
+    return torch.empty(a.shape, dtype=torch.float64, device=a.device)
+
+
+_LIBRARY.impl("basic", _basic, "CompositeExplicitAutograd")
+_LIBRARY.impl("basic", _basic_fake, "Meta")
+
+
+@torch.library.register_vmap("lowprec::basic", lib=_LIBRARY)
+def _basic_vmap(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    operation: int,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    code: Sequence[int],
+    seed: Tensor | None,
+    offset: int,
+) -> tuple[Tensor, int]:
+    def rows(value: Tensor, dim: int | None) -> list[Tensor]:
+        if dim is None:
+            return [value] * info.batch_size
+        return list(value.unbind(dim))
+
+    a_rows, b_rows, c_rows = map(rows, (a, b, c), in_dims[1:4])
+    if seed is None:
+        a, b, c = map(torch.stack, (a_rows, b_rows, c_rows))
+        return basic(operation, a, b, c, code, None, offset), 0
+    # Elements are counted inside one example, as a loop over the examples would.
+    results = [
+        basic(operation, a, b, c, code, one, offset)
+        for a, b, c, one in zip(
+            a_rows, b_rows, c_rows, rows(seed, in_dims[5]), strict=True
+        )
+    ]
+    return torch.stack(results), 0
+
+
+def basic(
+    operation: int,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    code: Sequence[int],
+    seed: Tensor | None,
+    offset: int,
+) -> Tensor:
+    """Return fl(a + b), fl(a b), fl(a / b), fl(sqrt(a)) or fl(a b + c).
+
+    Args:
+        operation: ADD, MUL, DIV, SQRT or FMA.
+        a: float32 or float64 tensor; all three have one shape.
+        b: second operand; not used by SQRT.
+        c: third operand; used by FMA only.
+        code: integers of a rounding to at most 51 bits whose values float64 holds.
+        seed: 0-d int64, of stochastic modes only.
+        offset: linear index of the first element.
+
+    Returns:
+        float64 tensor of that shape.
+    """
+    arguments = (operation, a, b, c, code, seed, offset)
+    result: Tensor = torch.ops.lowprec.basic.default(*arguments)
+    return result

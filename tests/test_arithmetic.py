@@ -1,0 +1,433 @@
+"""add, sub, mul, div, sqrt, fma: one rounding of the exact result, every operand."""
+
+import itertools
+import math
+from fractions import Fraction
+
+import gmpy2
+import numpy as np
+import pytest
+import torch
+from layer_roundings import ignore_dynamo, leaf
+from tables import CARRIERS, MODES
+
+import lowprec as lp
+from lowprec import Format, Rounding
+from lowprec.rounding import RoundingMode
+from lowprec.testing import assert_bit_equal, exact_round
+from lowprec.testing import random_word as word
+from lowprec.testing._oracle import floor_log2
+
+OPERATIONS = {
+    "add": (lp.add, 2),
+    "sub": (lp.sub, 2),
+    "mul": (lp.mul, 2),
+    "div": (lp.div, 2),
+    "sqrt": (lp.sqrt, 1),
+    "fma": (lp.fma, 3),
+}
+_ROOT_BITS = 120
+
+
+def sign_of(x):
+    return math.copysign(1.0, x) if isinstance(x, float) else (x > 0) - (x < 0.0)
+
+
+def plus(a, b, mode):
+    """Return a + b exactly; a and b are floats, or Fractions that are not zero."""
+    floats = [x if isinstance(x, float) else sign_of(x) for x in (a, b)]
+    if not all(map(math.isfinite, floats)):
+        return sum(floats)
+    total = Fraction(a) + Fraction(b)
+    if total != 0:
+        return total
+    if a == 0 and b == 0 and sign_of(a) == sign_of(b):
+        return a
+    return -0.0 if mode is RoundingMode.TOWARD_NEGATIVE else 0.0
+
+
+def times(a, b):
+    if 0 in (a, b) or not (math.isfinite(a) and math.isfinite(b)):
+        small = [max(min(x, 2.0), -2.0) if math.isfinite(x) else x for x in (a, b)]
+        small = [sign_of(x) if 0 < abs(x) < 2 else x for x in small]
+        return small[0] * small[1]
+    return Fraction(a) * Fraction(b)
+
+
+def over(a, b):
+    if math.isnan(a) or math.isnan(b) or (a == b == 0):
+        return math.nan
+    sign = sign_of(a) * sign_of(b)
+    if math.isinf(a):
+        return math.nan if math.isinf(b) else sign * math.inf
+    if b == 0:
+        return sign * math.inf
+    if a == 0 or math.isinf(b):
+        return sign * 0.0
+    return Fraction(a) / Fraction(b)
+
+
+def root(a):
+    """Return the root if it has few bits, else 120 of its bits and a last one more."""
+    if a == 0 or math.isnan(a) or a == math.inf:
+        return a
+    if a < 0:
+        return math.nan
+    exact = Fraction(a)
+    shift = 2 * _ROOT_BITS - floor_log2(exact)
+    shift += shift % 2
+    scaled = exact * Fraction(4) ** (shift // 2)
+    assert scaled.denominator == 1
+    floor = math.isqrt(int(scaled))
+    value = Fraction(floor) + (Fraction(1, 2) if floor**2 != scaled else 0)
+    return value / Fraction(2) ** (shift // 2)
+
+
+def exactly(name, operands, mode):
+    if name == "add":
+        return plus(*operands, mode)
+    if name == "sub":
+        return plus(operands[0], -operands[1], mode)
+    if name == "fma":
+        return plus(times(*operands[:2]), operands[2], mode)
+    return {"mul": times, "div": over, "sqrt": root}[name](*operands)
+
+
+def to_odd(x):
+    """Round to odd to 53 bits, as stochastic modes see exact results."""
+    if x == 0 or not isinstance(x, Fraction):
+        return x
+    quantum = Fraction(2) ** (floor_log2(abs(x)) - 52)
+    k = math.floor(abs(x) / quantum)
+    k += k * quantum != abs(x) and k % 2 == 0
+    return k * quantum if x > 0 else -k * quantum
+
+
+def expected(name, operands, rounding, seed=0):
+    """Return the oracle's result for lists of operands."""
+    results = []
+    for index, each in enumerate(zip(*operands, strict=True)):
+        value = exactly(name, each, rounding.mode)
+        if rounding.stochastic:
+            results.append(exact_round(to_odd(value), rounding, word(seed, index)))
+        else:
+            results.append(exact_round(value, rounding))
+    return results
+
+
+def check(name, tensors, rounding, dtypes=None):
+    function, _ = OPERATIONS[name]
+    seed = 5 if rounding.stochastic else None
+    wanted = expected(name, [x.tolist() for x in tensors], rounding, 5)
+    for dtype in dtypes or [tensors[0].dtype]:
+        actual = function(*[x.to(dtype) for x in tensors], rounding, seed=seed)
+        assert_bit_equal(actual, torch.tensor(wanted, dtype=dtype))
+
+
+def values(name):
+    """Every value of a small format, specials included."""
+    target = lp.format(name)
+    return target.decode(torch.arange(2**target.bits)).tolist()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "div"])
+@pytest.mark.parametrize(
+    "target", ["e3m2", pytest.param("e4m3", marks=pytest.mark.slow)]
+)
+def test_all_pairs_of_two_small_formats(name, mode, target):
+    pairs = list(itertools.product(values("e3m2"), values("e2m2")))
+    if name in ("sub", "div"):
+        pairs += [(b, a) for a, b in pairs]
+    tensors = torch.tensor(pairs).unbind(1)
+    check(name, tensors, Rounding(target, mode), CARRIERS)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_all_roots_and_all_triples_of_small_formats(mode):
+    check("sqrt", [torch.tensor(values("e5m4"))], Rounding("e4m3", mode), CARRIERS)
+    triples = itertools.product(values("e2m1"), values("e2m1"), values("e3m1"))
+    tensors = torch.tensor(list(triples)).unbind(1)
+    check("fma", tensors, Rounding("e2m2", mode), CARRIERS)
+
+
+def anything(count, dtype):
+    """Return random bits, about half of them with exponents close together."""
+    integer = torch.int32 if dtype == torch.float32 else torch.int64
+    limits = torch.iinfo(integer)
+    bits = torch.randint(limits.min, limits.max, (count,), dtype=integer)
+    x = bits.view(dtype)
+    near = torch.randn(count, dtype=dtype) * torch.randint(1, 9, (count,))
+    # Few significant bits make results exact, and ties.
+    short = near.view(integer) & (-1 << (20 if dtype == torch.float32 else 48))
+    extremes = torch.tensor(
+        [0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, -1.0]
+        + [s * v for s in (1, -1) for v in _extreme(dtype)],
+        dtype=dtype,
+    )
+    extreme = extremes[torch.randint(len(extremes), (count,))]
+    choice = torch.randint(5, (count,))
+    for number, other in enumerate((near, short.view(dtype), extreme)):
+        x = torch.where(choice == number, other, x)
+    return x
+
+
+def _extreme(dtype):
+    info = torch.finfo(dtype)
+    least = info.smallest_normal * info.eps
+    return [info.max, info.smallest_normal, least, 3 * least, 1 / info.smallest_normal]
+
+
+TARGETS = {
+    torch.float32: [
+        "binary32",
+        "bfloat16",
+        "e4m3fn",
+        "e8m22",
+        Format(precision=3, emax=100, emin=-140),
+        Format(precision=4, emax=7, signed=False, signed_zero=False),
+        Format(precision=3, emax=15, subnormals=False),
+    ],
+    torch.float64: [
+        "bfloat16",
+        "binary32",
+        "e8m50",
+        "e11m50",
+        "e11m5",
+        Format(precision=20, emax=1023, emin=-1000),
+        Format(precision=51, emax=900, emin=-1024),
+        Format(precision=3, emax=-900, emin=-1060),
+        Format(precision=3, emax=1020, emin=990),
+        Format(precision=9, emax=1023, subnormals=False),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", list(TARGETS))
+def test_any_operands(name, mode, dtype):
+    _, arity = OPERATIONS[name]
+    for number, target in enumerate(TARGETS[dtype]):
+        saturation = ("none", "finite", "propagate")[number % 3]
+        tensors = [anything(80, dtype) for _ in range(arity)]
+        check(name, tensors, Rounding(target, mode, saturation))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(OPERATIONS))
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", list(TARGETS))
+def test_any_operands_at_length(name, mode, dtype):
+    _, arity = OPERATIONS[name]
+    for target, saturation in itertools.product(TARGETS[dtype], lp.Saturation):
+        tensors = [anything(500, dtype) for _ in range(arity)]
+        check(name, tensors, Rounding(target, mode, saturation))
+
+
+MPFR_MODES = {
+    RoundingMode.NEAREST_EVEN: gmpy2.RoundToNearest,
+    RoundingMode.TOWARD_ZERO: gmpy2.RoundToZero,
+    RoundingMode.TOWARD_POSITIVE: gmpy2.RoundUp,
+    RoundingMode.TOWARD_NEGATIVE: gmpy2.RoundDown,
+}
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+@pytest.mark.parametrize("mode", list(MPFR_MODES))
+@pytest.mark.parametrize("target", ["bfloat16", "binary16", "e8m50", "e11m50", "e11m5"])
+def test_mpfr_agrees(name, mode, target):
+    function, arity = OPERATIONS[name]
+    fmt = lp.format(target)
+    tensors = [anything(400, torch.float64) for _ in range(arity)]
+    wide = gmpy2.context(precision=53)
+    narrow = gmpy2.context(
+        precision=fmt.precision,
+        emax=fmt.emax + 1,
+        emin=fmt.emin - fmt.precision + 2,
+        subnormalize=True,
+        round=MPFR_MODES[mode],
+    )
+    method = getattr(narrow, name)
+    rows = zip(*[x.tolist() for x in tensors], strict=True)
+    results = []
+    for row in rows:
+        with gmpy2.context(wide):
+            operands = [gmpy2.mpfr(x) for x in row]
+        results.append(float(method(*operands)))
+    actual = function(*tensors, target, mode)
+    assert_bit_equal(actual, torch.tensor(results, dtype=torch.float64))
+
+
+PROCESSOR = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "sqrt": np.sqrt,
+}
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|divide|invalid|underflow)")
+@pytest.mark.parametrize("name", list(PROCESSOR))
+def test_binary32_is_what_the_processor_computes(name):
+    # Not torch, whose vectorised square roots are wrong in the last bit.
+    function, arity = OPERATIONS[name]
+    tensors = [anything(20000, torch.float32) for _ in range(arity)]
+    wanted = PROCESSOR[name](*[x.numpy() for x in tensors])
+    assert_bit_equal(function(*tensors, "binary32"), torch.tensor(wanted))
+    halves = [x.numpy().astype(np.float16) for x in tensors]
+    wanted = torch.tensor(PROCESSOR[name](*halves)).float()
+    halves = [torch.tensor(x).float() for x in halves]
+    assert_bit_equal(function(*halves, "binary16"), wanted)
+
+
+def test_small_terms_decide_in_directed_modes():
+    one = torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
+    tiny = torch.tensor([1e-300, -1e-300, 5e-324], dtype=torch.float64)
+    up = lp.add(one, tiny, "bfloat16", "toward_positive")
+    assert up.tolist() == [1 + 2**-7, 1.0, -1 + 2**-8]
+    assert lp.fma(tiny, tiny, one, "bfloat16", "toward_positive")[0] == 1 + 2**-7
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_long_tensors_are_their_parts(name):
+    function, arity = OPERATIONS[name]
+    tensors = [anything(200_000, torch.float32) for _ in range(arity)]
+    for rounding in (Rounding("bfloat16"), Rounding("bfloat16", "stochastic")):
+        seed = 3 if rounding.stochastic else None
+        whole = function(*tensors, rounding, seed=seed)
+        for start in (0, 65_530, 150_000):
+            part = [x[start : start + 50] for x in tensors]
+            result = function(*part, rounding, seed=seed, offset=start)
+            assert_bit_equal(result, whole[start : start + 50])
+
+
+def test_broadcasting_numbers_and_layouts():
+    a, b = torch.randn(3, 1), torch.randn(4)
+    assert lp.mul(a, b, "bfloat16").shape == (3, 4)
+    # 0.1 is a float64 number; binary32(0.1) would give another result here.
+    x = torch.tensor([1 + 2.0**-23], dtype=torch.float32)
+    exact = exact_round(Fraction(x.item()) * Fraction(0.1), Rounding("e8m22"))
+    assert lp.mul(0.1, x, "e8m22").item() == exact
+    assert lp.mul(x, 0.1, "e8m22").dtype == torch.float32
+    assert lp.sub(2, torch.ones(2), "e5m2").tolist() == [1, 1]
+    assert lp.fma(torch.ones(2), 3, torch.ones(3, 1), "e5m2").tolist() == [[4, 4]] * 3
+    strided = torch.randn(6, 4)[::2].mT
+    seeded = {"mode": "stochastic", "seed": 4}
+    assert_bit_equal(
+        lp.add(strided, 1.0, "e5m2", **seeded),
+        lp.add(strided.contiguous(), 1.0, "e5m2", **seeded),
+    )
+    assert lp.add(torch.empty(0, 3), torch.ones(3), "e5m2").shape == (0, 3)
+
+
+TORCH = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "sqrt": torch.sqrt,
+    "fma": lambda a, b, c: a * b + c,
+}
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_gradients_are_those_of_torch(name):
+    function, arity = OPERATIONS[name]
+    leaves = [torch.rand(4, 3).requires_grad_() for _ in range(arity - 1)]
+    leaves.append(torch.rand(3).requires_grad_())
+    g = torch.randn(torch.broadcast_shapes(*[x.shape for x in leaves]))
+    y = function(*leaves, "bfloat16")
+    assert_bit_equal(y.detach(), function(*[x.detach() for x in leaves], "bfloat16"))
+    theirs = torch.autograd.grad(TORCH[name](*leaves), leaves, g)
+    for ours, wanted in zip(torch.autograd.grad(y, leaves, g), theirs, strict=True):
+        assert_bit_equal(ours, wanted)
+    y.detach_().add_(1)  # a result of its own, not a view of anything
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+@pytest.mark.parametrize("mode", ["nearest_even", "stochastic"])
+def test_torch_func(name, mode):
+    function, arity = OPERATIONS[name]
+    shared, *mapped = [torch.rand(5, 3) for _ in range(arity)]
+    seed = None if mode == "nearest_even" else 3
+
+    def value(*operands):
+        return function(*operands, "bfloat16", mode, seed=seed)
+
+    def loss(*operands):
+        return (value(*operands) ** 2).sum()
+
+    in_dims = (0, *(None for _ in mapped))
+    mapped = [x[0] for x in mapped]
+    values = torch.func.vmap(value, in_dims)(shared, *mapped)
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims)(shared, *mapped)
+    for row, result, gradient in zip(shared, values, gradients, strict=True):
+        assert_bit_equal(result, value(row, *mapped))
+        assert_bit_equal(gradient, torch.func.grad(loss)(row, *mapped))
+
+
+@ignore_dynamo
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiles_without_graph_breaks(backend):
+    a, b, c = leaf(4, 3), leaf(3), leaf(4, 1)
+
+    def run(a, b, c):
+        y = lp.sub(lp.add(lp.mul(a, b, "bfloat16"), 0.1, "e5m2"), c, "e5m2")
+        return lp.fma(lp.div(a, b, "bfloat16"), lp.sqrt(b.abs(), "e8m3"), y, "e8m3")
+
+    torch._dynamo.reset()
+    y = torch.compile(run, fullgraph=True, backend=backend)(a, b, c)
+    assert_bit_equal(y, run(a, b, c))
+    ours = torch.autograd.grad(y.sum(), (a, b, c))
+    theirs = torch.autograd.grad(run(a, b, c).sum(), (a, b, c))
+    for left, right in zip(ours, theirs, strict=True):
+        assert_bit_equal(left, right)
+
+
+def test_seeds_and_generators_reproduce():
+    x = torch.randn(50)
+
+    def run(**randomness):
+        return lp.mul(x, 0.7, "e4m3fn", "stochastic", **randomness)
+
+    assert_bit_equal(run(seed=1), run(seed=torch.tensor(1)))
+    assert not torch.equal(run(seed=1), run(seed=2))
+    first = run(generator=torch.Generator().manual_seed(3))
+    assert_bit_equal(first, run(generator=torch.Generator().manual_seed(3)))
+    torch.manual_seed(4)
+    first = run()
+    torch.manual_seed(4)
+    assert_bit_equal(first, run())
+    state = torch.get_rng_state()
+    lp.mul(x, 0.7, "e4m3fn")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+ONES = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: lp.add(1.0, 2.0, "e5m2"), TypeError, "needs at least one tensor"),
+        (lambda: lp.add(ONES, "1", "e5m2"), TypeError, "b must be a tensor or a num"),
+        (lambda: lp.sqrt(2.0, "e5m2"), TypeError, "needs at least one tensor"),
+        (lambda: lp.add(ONES.half(), 1, "e5m2"), TypeError, "half carrier"),
+        (lambda: lp.add(ONES, ONES.double(), "e5m2"), TypeError, "a and b must have"),
+        (lambda: lp.fma(1, ONES, ONES.double(), "e5m2"), TypeError, "b and c must ha"),
+        (lambda: lp.add(ONES, ONES.to("meta"), "e5m2"), ValueError, "same device"),
+        (lambda: lp.add(ONES, 1, "e8m24"), ValueError, "use float64 operands"),
+        (lambda: lp.add(ONES.double(), 1, "e8m51"), NotImplementedError, "51 signif"),
+        (lambda: lp.add(ONES, ONES[:, :2], "e5m2"), RuntimeError, "size|shape"),
+        (
+            lambda: lp.add(ONES, 1, "e5m2", seed=1, generator=torch.Generator()),
+            ValueError,
+            "not both",
+        ),
+    ],
+)
+def test_refusals(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
