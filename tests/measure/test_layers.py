@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 import lowprec as lp
-from lowprec.measure import LayerMonitor, TensorStatistics
+from lowprec.measure import LayerMonitor, RoundoffMonitor, TensorStatistics
 
 PRECISION = lp.Precision(
     input="e4m3fn",
@@ -311,3 +311,61 @@ def test_arguments_are_checked():
         layers.observe(),
     ):
         pass
+
+
+def stepped(layers, steps=3):
+    """Train with a RoundoffMonitor, with or without its layers."""
+    model = make(Residual)
+    optimizer = lp.optim.SGD(model.parameters(), lr=0.1, param_format="bfloat16")
+    monitor = RoundoffMonitor(model, optimizer, layers=layers)
+    data = torch.Generator().manual_seed(6)
+    for _ in range(steps):
+        x = INPUTS[Residual](data)
+        optimizer.zero_grad()
+        y = torch.randint(3, (5,), generator=data)
+        monitor.backward(
+            lambda m, cast, x=x, y=y: functional.cross_entropy(m(cast(x)), y)
+        )
+        optimizer.step()
+    return model, monitor
+
+
+def test_a_roundoff_monitor_measures_layers_and_their_updates():
+    bare, without = stepped(False)
+    watched, monitor = stepped(True)
+    assert without.layers is None
+    for a, b in zip(bare.parameters(), watched.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert list(without.ledger) == list(monitor.ledger)
+
+    layers = monitor.layers
+    assert sorted(set(layers.ledger["step"])) == [0, 1, 2]
+    updates = [r for r in layers.ledger if r["role"] == "update"]
+    assert {r["module"] for r in updates} == {"stem", "norm", "body.0", "head"}
+    count = sum(p.numel() for p in watched.parameters())
+    for step, record in enumerate(monitor.ledger):
+        lost = sum(r["underflow"] for r in updates if r["step"] == step)
+        # A weight whose exact move is zero stands still, too, and loses nothing.
+        assert lost <= record["stagnation"] * count
+    noise = sum(layers.statistics(n, "update").noise for n, r in layers.measured
+                if r == "update")  # fmt: skip
+    signal = sum(layers.statistics(n, "update").signal for n, r in layers.measured
+                 if r == "update")  # fmt: skip
+    assert noise == pytest.approx((monitor.ledger["s_norm"] ** 2).sum())
+    assert signal == pytest.approx((monitor.ledger["update_norm"] ** 2).sum())
+
+
+def test_layers_of_a_roundoff_monitor_may_be_chosen():
+    model = make(Residual)
+    layers = LayerMonitor(model, modules="head", sums=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = RoundoffMonitor(model, optimizer, layers=layers, every=2)
+    assert monitor.layers is layers
+    for _ in range(3):
+        x = torch.randn(2, 2, 4, 4)
+        monitor.backward(lambda m, cast, x=x: m(cast(x)).sum())
+        optimizer.step()
+    assert set(layers.ledger["step"]) == {0, 2}
+    products = {r["module"] for r in layers.ledger if r["role"] != "update"}
+    assert products == {"head"}
+    assert layers.ledger["additions"].sum() == 0
