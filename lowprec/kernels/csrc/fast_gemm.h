@@ -17,7 +17,7 @@ struct Method {
   AddTerms<C> add;         // a whole tile of kTileRows rows
   AddTerms<C> add_narrow;  // kNarrowRows rows
   CombineTile<C> combine;
-  AddRandomTerms add_random, add_random_narrow;  // instead, if stochastic
+  AddRandomTerms add_random;  // instead, if stochastic
 };
 
 constexpr int64_t kFastRows = 256;  // rows of a block, at most
@@ -33,7 +33,6 @@ struct Workspace {
   alignas(64) W partial[kFastRows / kTileRows * kFastPanels * kTileOutputs<C>];
   alignas(64) W a[kFastRows * kFastTerms<C>];
   alignas(64) W b[kTileWidth<C> * kFastTerms<C>];
-  alignas(64) uint32_t words[kTileRows * kGroups * kWordStride];
 };
 
 inline Cutting cut_fast(const Matmul& task, int64_t width) {
@@ -85,7 +84,11 @@ class FastBlock {
 
   FastBlock(const Matmul& task, const Method<C>& method, const Block& block,
             Workspace<C>& space)
-      : task_(task), method_(method), block_(block), space_(space) {
+      : task_(task),
+        method_(method),
+        block_(block),
+        space_(space),
+        words_(task.seed, task.offset) {
     panels_ = (block.columns + kTileWidth<C> - 1) / kTileWidth<C>;
     tiles_ = (block.rows + kTileRows - 1) / kTileRows;
     blocked_ = task.order == kBlocked;
@@ -105,6 +108,7 @@ class FastBlock {
         count =
             size <= kFastTerms<C> ? smaller(count, kFastTerms<C> / size * size) : until;
       pack_rows(k, count);
+      if (method_.add_random != nullptr) words_.set_terms(uint32_t(k), count);
       for (int64_t panel = 0; panel < panels_; ++panel) {
         const int64_t column = panel * kTileWidth<C>;
         pack_panel<kTileWidth<C>>(
@@ -140,7 +144,7 @@ class FastBlock {
     const AddTerms<C> add = height == kTileRows ? method_.add : method_.add_narrow;
     const W* a = space_.a + tile * kTileRows * kFastTerms<C>;
     if (method_.add_random != nullptr) {
-      add_random(tile, panel, k, count);
+      add_random(tile, panel, count);
       return;
     }
     if (!blocked_) {
@@ -158,30 +162,17 @@ class FastBlock {
     }
   }
 
-  void add_random(int64_t tile, int64_t panel, int64_t k, int64_t count) {
+  void add_random(int64_t tile, int64_t panel, int64_t count) {
     if constexpr (sizeof(W) == 4) {
       const int64_t row = tile * kTileRows, height = tile_rows(block_, row);
-      const AddRandomTerms add =
-          height == kTileRows ? method_.add_random : method_.add_random_narrow;
-      const int64_t rows = smaller(height, block_.rows - row);
-      const W* a = space_.a + row * kFastTerms<C>;
       W* sums = space_.total + (tile * panels_ + panel) * kTileOutputs<C>;
-      alignas(RowWords) unsigned char memory[kTileRows * sizeof(RowWords)];
-      RowWords* const sources = (RowWords*)memory;
-      for (int64_t r = 0; r < rows; ++r)
-        sources[r] = RowWords(first_word(row + r, panel), task_.seed);
-      for (int64_t done = 0; done < count; done += kGroups) {
-        const uint32_t* words[kTileRows];
-        for (int64_t r = 0; r < height; ++r) {
-          uint32_t* buffer = space_.words + r * kGroups * kWordStride;
-          words[r] = buffer;  // of padding: whatever lies there
-          if (r < rows) words[r] = sources[r].draw(uint32_t(k + done), buffer);
-        }
-        add(method_.within,
-            {a + done * height, space_.b + done * kTileWidth<C>, sums,
-             smaller<int64_t>(kGroups, count - done), false},
-            words);
-      }
+      const W* a = space_.a + row * kFastTerms<C>;
+      method_.add_random(method_.within, {{a, space_.b, sums, count, false},
+                                          height,
+                                          smaller(height, block_.rows - row),
+                                          first_word(row, panel),
+                                          uint64_t(task_.columns),
+                                          &words_});
     }
   }
 
@@ -221,6 +212,7 @@ class FastBlock {
   const Method<C>& method_;
   const Block& block_;
   Workspace<C>& space_;
+  TermWords words_;
   int64_t panels_, tiles_;
   bool blocked_;
 };

@@ -249,8 +249,18 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
 
 template <class Step>
 void choose_random(Method<Binary32>* method) {
-  method->add_random = add_random_terms<Step, kTileRows>;
-  method->add_random_narrow = add_random_terms<Step, kNarrowRows>;
+  method->add_random = add_random_terms<Step>;
+}
+
+// The bits of a sum from which kRowTerms additions cannot lead beyond `largest`: each
+// adds a term and at most a quantum, which is 2^quantum or 2^(1 - p) times the sum.
+inline uint32_t safe_sum(const Range& terms, int p, int quantum, float largest) {
+  if (!terms.finite) return 0;
+  double safe = largest;
+  for (int t = 0; t < kRowTerms; ++t)
+    safe = (safe - __builtin_ldexp(1.0, quantum)) / (1 + __builtin_ldexp(1.0, 1 - p)) -
+           terms.largest;
+  return safe > 0 ? bit_cast<uint32_t>(float(safe * (1 - 0x1p-20))) : 0;
 }
 
 // Stochastic sums of float32 numbers in their given order, whatever their range.
@@ -286,7 +296,8 @@ inline bool prove_stochastic(const Matmul& task, const Facts& a, const Facts& b,
   random.kept = ~uint32_t(0) << dropped;
   const int spare = larger(0, int(dropped) - int(code.random_bits));
   random.significant = ~random.kept & (~uint32_t(0) << spare);
-  random.twice_largest = 2 * (plan.largest | ~random.kept);
+  random.largest = plan.largest | ~random.kept;
+  random.safe = safe_sum(terms, p, quantum, bit_cast<float>(plan.largest));
   random.lowest = float(__builtin_ldexp(1.0, int(code.emin)));
   random.exact = rounding;
   const bool is_free = terms.lowest >= quantum || plan.emin == 1;

@@ -219,7 +219,8 @@ struct StochasticRounding {
   uint32_t unused;         // right shift of a random word to the bits that are dropped
   uint32_t significant;    // those of them that are random
   uint32_t kept;           // mask of the bits that are not dropped
-  uint32_t twice_largest;  // bits of the largest number, and those dropped, times two
+  uint32_t largest;        // bits of the largest number, and those dropped
+  uint32_t safe;           // sums up to here stay in range for kRowTerms terms
   float lowest;            // 2^emin
   const RowRounding* exact;
 };
