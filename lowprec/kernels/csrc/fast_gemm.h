@@ -17,7 +17,9 @@ struct Method {
   AddTerms<C> add;         // a whole tile of kTileRows rows
   AddTerms<C> add_narrow;  // kNarrowRows rows
   CombineTile<C> combine;
-  AddRandomTerms add_random;  // instead, if stochastic
+  StochasticRounding stochastic;
+  AddRandomTerms add_random;     // instead of `add`, if stochastic
+  RoundProducts round_products;  // before it; null: products stay exact
 };
 
 constexpr int64_t kFastRows = 256;  // rows of a block, at most
@@ -33,6 +35,7 @@ struct Workspace {
   alignas(64) W partial[kFastRows / kTileRows * kFastPanels * kTileOutputs<C>];
   alignas(64) W a[kFastRows * kFastTerms<C>];
   alignas(64) W b[kTileWidth<C> * kFastTerms<C>];
+  alignas(64) W products[kTileWidth<C> * kFastTerms<C>];
 };
 
 inline Cutting cut_fast(const Matmul& task, int64_t width) {
@@ -164,15 +167,23 @@ class FastBlock {
 
   void add_random(int64_t tile, int64_t panel, int64_t count) {
     if constexpr (sizeof(W) == 4) {
-      const int64_t row = tile * kTileRows, height = tile_rows(block_, row);
+      const int64_t height = tile_rows(block_, tile * kTileRows);
       W* sums = space_.total + (tile * panels_ + panel) * kTileOutputs<C>;
-      const W* a = space_.a + row * kFastTerms<C>;
-      method_.add_random(method_.within, {{a, space_.b, sums, count, false},
-                                          height,
-                                          smaller(height, block_.rows - row),
-                                          first_word(row, panel),
-                                          uint64_t(task_.columns),
-                                          &words_});
+      const W* a = space_.a + tile * kTileRows * kFastTerms<C>;
+      const W one = 1;
+      for (int64_t r = 0; r < smaller(height, block_.rows - tile * kTileRows); ++r) {
+        TileRow row = {a + r, height, space_.b, sums + r * kTileWidth<C>,
+                       count, &words_};
+        if (method_.round_products != nullptr) {
+          method_.round_products(method_.within.product, row, space_.products);
+          row.a = &one;
+          row.stride = 0;
+          row.b = space_.products;
+        }
+        const DefaultEnvironment inward(kInward);
+        method_.add_random(method_.stochastic, row,
+                           first_word(tile * kTileRows + r, panel));
+      }
     }
   }
 

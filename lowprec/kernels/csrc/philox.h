@@ -94,7 +94,8 @@ constexpr int counter_of_lane(int lane) { return lane / 2 + lane % 2 * (kLanes /
 
 LOWPREC_INLINE Lanes counter_ramp() {
   Lanes ramp;
-  for (int lane = 0; lane < kLanes; ++lane) ramp[lane] = uint64_t(counter_of_lane(lane));
+  for (int lane = 0; lane < kLanes; ++lane)
+    ramp[lane] = uint64_t(counter_of_lane(lane));
   return ramp;
 }
 

@@ -247,11 +247,6 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
   return true;
 }
 
-template <class Step>
-void choose_random(Method<Binary32>* method) {
-  method->add_random = add_random_terms<Step>;
-}
-
 // The bits of a sum from which kRowTerms additions cannot lead beyond `largest`: each
 // adds a term and at most a quantum, which is 2^quantum or 2^(1 - p) times the sum.
 inline uint32_t safe_sum(const Range& terms, int p, int quantum, float largest) {
@@ -277,20 +272,21 @@ inline bool prove_stochastic(const Matmul& task, const Facts& a, const Facts& b,
   const uint64_t outputs = uint64_t(task.batch * task.rows * task.columns);
   // All counters must have the same high half; see RowWords.
   if ((task.offset >> 34) != (task.offset + outputs + 4096) >> 34) return false;
-  if (task.order != kSequential || code.mode != kStochastic || code.variant != kA ||
-      code.random_bits + p > 52 || make_plan<C>(code, &plan) != kOk || plan.gap ||
-      plan.deep || plan.drop < 1 || plan.unsigned_format || !plan.keep_sign ||
+  if (!kDirections || task.order != kSequential || code.mode != kStochastic ||
+      code.variant != kA || code.random_bits + p > 52 ||
+      make_plan<C>(code, &plan) != kOk || plan.gap || plan.deep || plan.drop < 1 ||
+      plan.unsigned_format || !plan.keep_sign ||
       !product_range<C>(a, b, &terms, &exact)) {
     return false;
   }
   const bool rounded = rounds_products<C>(task, terms);
-  if (!exact && !(rounded ? kFused : kDirected)) return false;
+  if (!exact && !kFused) return false;
   if (rounded && (!prove_product<C>(task.product, exact, &terms, &guarded,
                                     &method->within.product) ||
                   guarded || !terms.finite))
     return false;
 
-  StochasticRounding& random = method->within.stochastic;
+  StochasticRounding& random = method->stochastic;
   const uint32_t dropped = uint32_t(plan.drop);
   random.unused = 32 - dropped;
   random.kept = ~uint32_t(0) << dropped;
@@ -299,24 +295,19 @@ inline bool prove_stochastic(const Matmul& task, const Facts& a, const Facts& b,
   random.largest = plan.largest | ~random.kept;
   random.safe = safe_sum(terms, p, quantum, bit_cast<float>(plan.largest));
   random.lowest = float(__builtin_ldexp(1.0, int(code.emin)));
+  random.add = select_rows(code, rounding->plan, kSmall).add;
   random.exact = rounding;
-  const bool is_free = terms.lowest >= quantum || plan.emin == 1;
-  if (!rounded) {
-    if (is_free)
-      choose_random<StochasticStep<kFree>>(method);
-    else
-      choose_random<StochasticStep<kClamped>>(method);
-  } else if (exact) {
-    if (is_free)
-      choose_random<RoundedStochasticStep<kPlain, kFree>>(method);
-    else
-      choose_random<RoundedStochasticStep<kPlain, kClamped>>(method);
-  } else {
-    if (is_free)
-      choose_random<RoundedStochasticStep<kOdd, kFree>>(method);
-    else
-      choose_random<RoundedStochasticStep<kOdd, kClamped>>(method);
-  }
+  // Sums of multiples of the quantum are never -0: then terms of zero have any sign.
+  const bool multiples = terms.lowest >= quantum;
+  method->add_random = multiples || plan.emin == 1 ? add_random_terms<kFree>
+                                                   : add_random_terms<kClamped>;
+  if (!rounded) return true;
+  if (exact)
+    method->round_products = multiples ? round_products<kPlain, kUnsigned>
+                                       : round_products<kPlain, kClamped>;
+  else
+    method->round_products =
+        multiples ? round_products<kOdd, kUnsigned> : round_products<kOdd, kClamped>;
   return true;
 }
 

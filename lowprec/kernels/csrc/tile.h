@@ -162,32 +162,25 @@ struct RegisterRounding {
 template <class C>
 struct Directed;
 
-#define LOWPREC_DIRECTED(carrier, vector, suffix, integers, mask)                     \
-  template <>                                                                         \
-  struct Directed<carrier> {                                                          \
-    using V = VFloat<carrier>;                                                        \
-    static constexpr int down = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;            \
-    static constexpr int up = _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC;              \
-    static LOWPREC_INLINE V odd(vector low, vector high) {                            \
-      const mask is_odd =                                                             \
-          _mm512_test_##integers##_mask((__m512i)low, _mm512_set1_##integers(1));     \
-      return (V)_mm512_mask_blend_##suffix(is_odd, high, low);                        \
-    }                                                                                 \
-    static LOWPREC_INLINE V sum(V a, V b) {                                           \
-      return odd(_mm512_add_round_##suffix((vector)a, (vector)b, down),               \
-                 _mm512_add_round_##suffix((vector)a, (vector)b, up));                \
-    }                                                                                 \
-    static constexpr int inward = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;             \
-    static LOWPREC_INLINE V sum_toward_zero(V a, V b) {                               \
-      return (V)_mm512_add_round_##suffix((vector)a, (vector)b, inward);              \
-    }                                                                                 \
-    static LOWPREC_INLINE V fused_toward_zero(V a, V b, V c) {                        \
-      return (V)_mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, inward); \
-    }                                                                                 \
-    static LOWPREC_INLINE V fused(V a, V b, V c) {                                    \
-      return odd(_mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, down),  \
-                 _mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, up));   \
-    }                                                                                 \
+#define LOWPREC_DIRECTED(carrier, vector, suffix, integers, mask)                    \
+  template <>                                                                        \
+  struct Directed<carrier> {                                                         \
+    using V = VFloat<carrier>;                                                       \
+    static constexpr int down = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;           \
+    static constexpr int up = _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC;             \
+    static LOWPREC_INLINE V odd(vector low, vector high) {                           \
+      const mask is_odd =                                                            \
+          _mm512_test_##integers##_mask((__m512i)low, _mm512_set1_##integers(1));    \
+      return (V)_mm512_mask_blend_##suffix(is_odd, high, low);                       \
+    }                                                                                \
+    static LOWPREC_INLINE V sum(V a, V b) {                                          \
+      return odd(_mm512_add_round_##suffix((vector)a, (vector)b, down),              \
+                 _mm512_add_round_##suffix((vector)a, (vector)b, up));               \
+    }                                                                                \
+    static LOWPREC_INLINE V fused(V a, V b, V c) {                                   \
+      return odd(_mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, down), \
+                 _mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, up));  \
+    }                                                                                \
   };
 LOWPREC_DIRECTED(Binary32, __m512, ps, epi32, __mmask16)
 LOWPREC_DIRECTED(Binary64, __m512d, pd, epi64, __mmask8)
@@ -214,21 +207,9 @@ LOWPREC_INLINE VFloat<C> odd_fused(VFloat<C> a, VFloat<C> b, VFloat<C> c) {
 #endif
 }
 
-// Stochastic rounding of float32 lanes, variant A; see stochastic_tile.h.
-struct StochasticRounding {
-  uint32_t unused;         // right shift of a random word to the bits that are dropped
-  uint32_t significant;    // those of them that are random
-  uint32_t kept;           // mask of the bits that are not dropped
-  uint32_t largest;        // bits of the largest number, and those dropped
-  uint32_t safe;           // sums up to here stay in range for kRowTerms terms
-  float lowest;            // 2^emin
-  const RowRounding* exact;
-};
-
 template <class C>
 struct Kernel {
   RegisterRounding<C> sum, product;
-  StochasticRounding stochastic;
 };
 
 // A step: total <- fl(total + term). Exact products are fused with the addition.

@@ -16,15 +16,13 @@ constexpr int kWordStride = kRowWords + 16;  // from the words of a term to the 
 
 // A row that does not begin at a whole counter needs one counter more.
 struct RowWords {
-  Lanes c0, c1, c2;          // after two rounds
-  uint64_t last[3];          // the same of the counter behind them
-  int64_t skip;              // words of the first counter that belong to outputs before
+  Lanes c0, c1, c2;  // after two rounds
+  uint64_t last[3];  // the same of the counter behind them
+  int64_t skip;      // words of the first counter that belong to outputs before
   alignas(64) uint32_t buffer[kRowTerms * kWordStride];
 
   // Where the words of the row begin, for one of the terms drawn last.
-  const uint32_t* of_term(int term) const {
-    return buffer + skip + term * kWordStride;
-  }
+  const uint32_t* of_term(int term) const { return buffer + skip + term * kWordStride; }
 };
 
 // For terms with consecutive numbers; all counters have the same high half.
@@ -32,7 +30,8 @@ class TermWords {
  public:
   static constexpr int64_t kCapacity = 128;
 
-  TermWords(uint64_t seed, uint64_t first_output) : high_(uint32_t(first_output >> 34)) {
+  TermWords(uint64_t seed, uint64_t first_output)
+      : high_(uint32_t(first_output >> 34)) {
     for (int round = 0; round < kRounds; ++round) {
       const RoundKey key(seed, round);
       low_keys_[round] = Lanes{} + key.low;
@@ -55,7 +54,8 @@ class TermWords {
     const uint64_t block = first_output >> 2;
     row->skip = int64_t(first_output & 3);
     const Lanes p0 = multiply(counter_ramp() + block, kFactor0);
-    const Lanes p1 = multiply((p0 >> 32) ^ uint64_t(kPurposeAdd) ^ high_keys_[0], kFactor1);
+    const Lanes p1 =
+        multiply((p0 >> 32) ^ uint64_t(kPurposeAdd) ^ high_keys_[0], kFactor1);
     row->c0 = p1 >> 32;
     row->c1 = p1;
     row->c2 = p0;
