@@ -135,8 +135,8 @@ struct RegisterRounding {
   LOWPREC_INLINE VFloat<C> round_product(VFloat<C> a, VFloat<C> b) const {
     using L = Layout<C>;
     const VFloat<C> near = a * b;
-    const VBits<C> binade =
-        vector_max<VBits<C>>((VBits<C>)near & L::infinity, splat<VBits<C>>(lowest));
+    VBits<C> binade = (VBits<C>)near & L::infinity;
+    if (level != kFree) binade = vector_max<VBits<C>>(binade, splat<VBits<C>>(lowest));
     const VFloat<C> c = (VFloat<C>)(binade + raise);
     return finish<level>(near, fused(a, b, c) - c);
   }
@@ -224,13 +224,11 @@ struct FusedStep {
 };
 
 // `product`: kOdd if products are not numbers of the lanes.
-template <Exactness product, Exactness add, Level level>
+template <Exactness product, Level product_level, Exactness add, Level level>
 struct RoundedStep {
   template <class C, Form form>
   static LOWPREC_INLINE VFloat<C> apply(const Kernel<C>& kernel, VFloat<C> total,
                                         VFloat<C> a, VFloat<C> b) {
-    // Where sums are free, zero terms may have either sign.
-    constexpr Level product_level = level == kFree ? kUnsigned : kGuarded;
     constexpr Form other = form == kAdding ? kFusing : kAdding;
     const VFloat<C> term =
         product == kOdd ? kernel.product.template round_product<product_level>(a, b)
