@@ -26,6 +26,8 @@ constexpr int64_t kFastRows = 256;  // rows of a block, at most
 constexpr int64_t kFastPanels = 4;  // panels of columns in a block, at most
 template <class C>
 constexpr int64_t kFastTerms = 512 / sizeof(typename C::Float);  // packed at a time
+static_assert(TermWords::kCapacity >= kFastTerms<Binary32>,
+              "words of all packed terms");
 
 // The memory of one thread. On the stack, where pages are touched once per thread.
 template <class C>

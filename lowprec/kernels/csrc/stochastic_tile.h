@@ -17,6 +17,8 @@
 
 LOWPREC_BEGIN
 
+static_assert(kRowWords == kTileWidth<Binary32>, "one vector of counters for a row");
+
 // Stochastic rounding of float32 lanes, variant A.
 struct StochasticRounding {
   uint32_t unused;       // right shift of a random word to the bits that are dropped
