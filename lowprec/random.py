@@ -215,7 +215,30 @@ _LIBRARY = torch.library.Library("lowprec", "FRAGMENT")
 _LIBRARY.define("split_seed(Tensor seed, int count) -> Tensor")
 
 
+# Up to so many seeds, integers are faster than some hundred tensor operations.
+_FEW_SEEDS = 64
+
+
+def _philox_block(index: int, seed: int, purpose: int) -> list[int]:
+    """Return the four words of one counter, by Python's integers."""
+    c0, c1, c2, c3 = index & _MASK, index >> 32, 0, purpose
+    k0, k1 = seed & _MASK, (seed >> 32) & _MASK
+    for _ in range(_ROUNDS):
+        p0, p1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
+        c0, c1 = p1 >> 32 ^ c1 ^ k0, p1 & _MASK
+        c2, c3 = p0 >> 32 ^ c3 ^ k1, p0 & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return [c0, c1, c2, c3]
+
+
 def _split_seed(seed: Tensor, count: int) -> Tensor:
+    if seed.is_cpu and count <= _FEW_SEEDS:
+        key, parts = int(seed), []
+        for block in range((count + 1) // 2):
+            c0, c1, c2, c3 = _philox_block(block, key, _PURPOSE_SPLIT)
+            parts += [c0 << 32 | c1, c2 << 32 | c3]
+        signed = [part - (part >> 63 << 64) for part in parts[:count]]
+        return torch.tensor(signed, dtype=torch.int64)
     index = torch.arange(2 * count, device=seed.device)
     words = philox_words(index, seed, purpose=_PURPOSE_SPLIT)
     return (words[0::2] << 32) | words[1::2]

@@ -192,6 +192,43 @@ def test_stochastic_sums_at_both_ends(scale, all_isas):
         check(a * scale, b, accumulator, all_isas)
 
 
+def test_stochastic_sums_that_reach_the_largest_number(all_isas):
+    # From small sums to overflow and back, inside terms that are looked at together.
+    source = torch.Generator().manual_seed(3)
+    for name in ("e4m3", "e5m2", "binary16"):
+        for saturation in ("finite", "none"):
+            rounding = lp.Rounding(name, "stochastic", saturation=saturation)
+            step = float(lp.format(name).max) * 0.45
+            a = torch.randint(-2, 3, (9, 43), generator=source) * step
+            for rounded in ("exact", "accumulator"):
+                check(
+                    a, torch.ones(43, 33), lp.Accumulator(rounding, rounded), all_isas
+                )
+
+
+@pytest.mark.parametrize("special", [math.inf, -math.inf, math.nan, 0.0, -0.0])
+def test_stochastic_sums_of_special_values(special, all_isas):
+    for name in ("bfloat16", "binary16", "e4m3"):
+        a, b = operands(5, 21, 33, "e4m3fn")
+        a[1, 3] = a[2, 20] = b[7, 5] = b[15, 32] = special
+        a[3] = special  # a whole row
+        for rounded in ("exact", "bfloat16", name):
+            accumulator = lp.Accumulator(lp.Rounding(name, "stochastic"), rounded)
+            check(a, b, accumulator, all_isas)
+
+
+def test_products_at_the_quantum(all_isas):
+    # Multiples of the product's quantum or not quite, subnormal ones and zeros.
+    source = torch.Generator().manual_seed(4)
+    for name in ("e5m10", "e4m3", "e5m2", "e8m7"):
+        q = lp.format(name).smallest_subnormal
+        for scale in (q, q / 2, q * 2.0**-4):
+            a = torch.randint(-9, 10, (5, 19), generator=source) * scale
+            b = torch.randint(-3, 4, (19, 33), generator=source) * 1.0
+            for sums in (name, lp.Rounding(name, "stochastic"), "e8m10"):
+                check(a, b, lp.Accumulator(sums, name), all_isas)
+
+
 def test_carries_from_below_the_truncation(all_isas):
     # 1 + 2^-7 less 2^-30: all bits below the quantum are ones, so a random word of
     # ones carries and one of zeros does not. About half of 2^9 sums must go up.

@@ -107,7 +107,7 @@ def test_compiled_stochastic_gradients_equal_eager_ones():
     assert_bit_equal(x.grad, y.grad)
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [1, 3, 65])
 def test_split_seeds(count):
     # Written by hand from the documented layout of random words.
     def expected(seed):

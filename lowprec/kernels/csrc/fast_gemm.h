@@ -17,13 +17,17 @@ struct Method {
   AddTerms<C> add;         // a whole tile of kTileRows rows
   AddTerms<C> add_narrow;  // kNarrowRows rows
   CombineTile<C> combine;
-  AddRandomTerms add_random, add_random_narrow;  // instead, if stochastic
+  StochasticRounding stochastic;
+  AddRandomTerms add_random;     // instead of `add`, if stochastic
+  RoundProducts round_products;  // before it; null: products stay exact
 };
 
 constexpr int64_t kFastRows = 256;  // rows of a block, at most
 constexpr int64_t kFastPanels = 4;  // panels of columns in a block, at most
 template <class C>
 constexpr int64_t kFastTerms = 512 / sizeof(typename C::Float);  // packed at a time
+static_assert(TermWords::kCapacity >= kFastTerms<Binary32>,
+              "words of all packed terms");
 
 // The memory of one thread. On the stack, where pages are touched once per thread.
 template <class C>
@@ -33,7 +37,7 @@ struct Workspace {
   alignas(64) W partial[kFastRows / kTileRows * kFastPanels * kTileOutputs<C>];
   alignas(64) W a[kFastRows * kFastTerms<C>];
   alignas(64) W b[kTileWidth<C> * kFastTerms<C>];
-  alignas(64) uint32_t words[kTileRows * kGroups * kWordStride];
+  alignas(64) W products[kTileWidth<C> * kFastTerms<C>];
 };
 
 inline Cutting cut_fast(const Matmul& task, int64_t width) {
@@ -85,7 +89,11 @@ class FastBlock {
 
   FastBlock(const Matmul& task, const Method<C>& method, const Block& block,
             Workspace<C>& space)
-      : task_(task), method_(method), block_(block), space_(space) {
+      : task_(task),
+        method_(method),
+        block_(block),
+        space_(space),
+        words_(task.seed, task.offset) {
     panels_ = (block.columns + kTileWidth<C> - 1) / kTileWidth<C>;
     tiles_ = (block.rows + kTileRows - 1) / kTileRows;
     blocked_ = task.order == kBlocked;
@@ -105,6 +113,7 @@ class FastBlock {
         count =
             size <= kFastTerms<C> ? smaller(count, kFastTerms<C> / size * size) : until;
       pack_rows(k, count);
+      if (method_.add_random != nullptr) words_.set_terms(uint32_t(k), count);
       for (int64_t panel = 0; panel < panels_; ++panel) {
         const int64_t column = panel * kTileWidth<C>;
         pack_panel<kTileWidth<C>>(
@@ -140,7 +149,7 @@ class FastBlock {
     const AddTerms<C> add = height == kTileRows ? method_.add : method_.add_narrow;
     const W* a = space_.a + tile * kTileRows * kFastTerms<C>;
     if (method_.add_random != nullptr) {
-      add_random(tile, panel, k, count);
+      add_random(tile, panel, count);
       return;
     }
     if (!blocked_) {
@@ -158,29 +167,24 @@ class FastBlock {
     }
   }
 
-  void add_random(int64_t tile, int64_t panel, int64_t k, int64_t count) {
+  void add_random(int64_t tile, int64_t panel, int64_t count) {
     if constexpr (sizeof(W) == 4) {
-      const int64_t row = tile * kTileRows, height = tile_rows(block_, row);
-      const AddRandomTerms add =
-          height == kTileRows ? method_.add_random : method_.add_random_narrow;
-      const int64_t rows = smaller(height, block_.rows - row);
-      const W* a = space_.a + row * kFastTerms<C>;
+      const int64_t height = tile_rows(block_, tile * kTileRows);
       W* sums = space_.total + (tile * panels_ + panel) * kTileOutputs<C>;
-      alignas(RowWords) unsigned char memory[kTileRows * sizeof(RowWords)];
-      RowWords* const sources = (RowWords*)memory;
-      for (int64_t r = 0; r < rows; ++r)
-        sources[r] = RowWords(first_word(row + r, panel), task_.seed);
-      for (int64_t done = 0; done < count; done += kGroups) {
-        const uint32_t* words[kTileRows];
-        for (int64_t r = 0; r < height; ++r) {
-          uint32_t* buffer = space_.words + r * kGroups * kWordStride;
-          words[r] = buffer;  // of padding: whatever lies there
-          if (r < rows) words[r] = sources[r].draw(uint32_t(k + done), buffer);
+      const W* a = space_.a + tile * kTileRows * kFastTerms<C>;
+      const W one = 1;
+      for (int64_t r = 0; r < smaller(height, block_.rows - tile * kTileRows); ++r) {
+        TileRow row = {a + r, height, space_.b, sums + r * kTileWidth<C>,
+                       count, &words_};
+        if (method_.round_products != nullptr) {
+          method_.round_products(method_.within.product, row, space_.products);
+          row.a = &one;
+          row.stride = 0;
+          row.b = space_.products;
         }
-        add(method_.within,
-            {a + done * height, space_.b + done * kTileWidth<C>, sums,
-             smaller<int64_t>(kGroups, count - done), false},
-            words);
+        const DefaultEnvironment inward(kInward);
+        method_.add_random(method_.stochastic, row,
+                           first_word(tile * kTileRows + r, panel));
       }
     }
   }
@@ -221,6 +225,7 @@ class FastBlock {
   const Method<C>& method_;
   const Block& block_;
   Workspace<C>& space_;
+  TermWords words_;
   int64_t panels_, tiles_;
   bool blocked_;
 };

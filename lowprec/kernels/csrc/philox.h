@@ -43,6 +43,19 @@ LOWPREC_INLINE Lanes high_halves(Lanes a) {
 #endif
 }
 
+// The low halves of the lanes in the high ones, and the other way round.
+LOWPREC_INLINE Lanes swap_halves(Lanes a) {
+#if defined(__AVX512F__)
+  return (Lanes)_mm512_shuffle_epi32((__m512i)a, _MM_PERM_CDAB);
+#elif defined(__AVX2__)
+  return (Lanes)_mm256_shuffle_epi32((__m256i)a, 0xB1);
+#elif defined(__SSE2__)
+  return (Lanes)_mm_shuffle_epi32((__m128i)a, 0xB1);
+#else
+  return a >> 32 | a << 32;
+#endif
+}
+
 LOWPREC_INLINE Lanes exclusive_or(Lanes a, Lanes b, Lanes c) {
 #if defined(__AVX512F__)
   return (Lanes)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
@@ -51,28 +64,78 @@ LOWPREC_INLINE Lanes exclusive_or(Lanes a, Lanes b, Lanes c) {
 #endif
 }
 
-// Low halves of `low` in the low halves, of `high` in the high ones.
-LOWPREC_INLINE Lanes combine(Lanes low, Lanes high) {
+// The same for the low halves; the high ones are those of `a`.
+LOWPREC_INLINE Lanes exclusive_or_low(Lanes a, Lanes b, Lanes c) {
 #if defined(__AVX512F__)
-  return (Lanes)_mm512_mask_shuffle_epi32((__m512i)low, 0xAAAA, (__m512i)high,
-                                          _MM_PERM_CCAA);
+  return (Lanes)_mm512_mask_ternarylogic_epi32((__m512i)a, 0x5555, (__m512i)b,
+                                               (__m512i)c, 0x96);
 #else
-  return (low & 0xFFFFFFFFu) | (high << 32);
+  return a ^ ((b ^ c) & 0xFFFFFFFFu);
 #endif
 }
 
-LOWPREC_INLINE Lanes interleave(Lanes a, Lanes b, int high) {
+// Even lanes of `a` and `b` in turn, or the odd ones.
+LOWPREC_INLINE Lanes interleave(Lanes a, Lanes b, bool odd) {
 #if defined(__AVX512F__)
-  return high ? __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
-              : __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  return odd ? __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15)
+             : __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14);
 #elif defined(__AVX2__)
-  return high ? __builtin_shufflevector(a, b, 2, 6, 3, 7)
-              : __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  return odd ? __builtin_shufflevector(a, b, 1, 5, 3, 7)
+             : __builtin_shufflevector(a, b, 0, 4, 2, 6);
 #else
-  return high ? __builtin_shufflevector(a, b, 1, 3)
-              : __builtin_shufflevector(a, b, 0, 2);
+  return odd ? __builtin_shufflevector(a, b, 1, 3)
+             : __builtin_shufflevector(a, b, 0, 2);
 #endif
 }
+
+// The counter whose words CounterLanes::finish writes from a lane, less the first one:
+// so ordered, it takes the cheapest shuffles.
+constexpr int counter_of_lane(int lane) { return lane / 2 + lane % 2 * (kLanes / 2); }
+
+LOWPREC_INLINE Lanes counter_ramp() {
+  Lanes ramp;
+  for (int lane = 0; lane < kLanes; ++lane)
+    ramp[lane] = uint64_t(counter_of_lane(lane));
+  return ramp;
+}
+
+constexpr int kRounds = 10;
+constexpr uint32_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u;
+constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
+
+// Both halves of the key in one round.
+struct RoundKey {
+  uint32_t low, high;
+
+  RoundKey() = default;
+  RoundKey(uint64_t seed, int round)
+      : low(uint32_t(seed) + uint32_t(round) * kWeyl0),
+        high(uint32_t(seed >> 32) + uint32_t(round) * kWeyl1) {}
+};
+
+// kLanes counters between two rounds. Only low halves matter, so what the rounds leave
+// in the high ones is harmless.
+struct CounterLanes {
+  Lanes c0, c1, c2, c3;
+
+  LOWPREC_INLINE void round(Lanes k0, Lanes k1) {
+    const Lanes p0 = multiply(c0, kFactor0), p1 = multiply(c2, kFactor1);
+    c0 = exclusive_or(high_halves(p1), c1, k0);
+    c2 = exclusive_or(high_halves(p0), c3, k1);
+    c1 = p1;
+    c3 = p0;
+  }
+
+  // The last round. Writes the words of all counters in their order.
+  LOWPREC_INLINE void finish(Lanes k0, Lanes k1, uint32_t* out) const {
+    const Lanes p0 = multiply(c0, kFactor0), p1 = multiply(c2, kFactor1);
+    // Little-endian lanes: words 0 and 1, words 2 and 3.
+    const Lanes first = exclusive_or_low(swap_halves(p1), c1, k0);
+    const Lanes second = exclusive_or_low(swap_halves(p0), c3, k1);
+    store(out, interleave(first, second, false));
+    store(out + 2 * kLanes, interleave(first, second, true));
+  }
+};
 
 // Several independent groups hide the latency of the multiplier. Each further group has
 // the next blocks of the same step or, if `stride` is not 0, the same blocks of the
@@ -81,38 +144,24 @@ LOWPREC_INLINE Lanes interleave(Lanes a, Lanes b, int high) {
 template <int groups, bool low = false>
 LOWPREC_INLINE void philox_groups(uint64_t block, uint64_t seed, uint32_t step,
                                   uint32_t purpose, uint32_t* out, int64_t stride = 0) {
-  Lanes c0[groups], c1[groups], c2[groups], c3[groups];
-  Lanes ramp;
-  for (int i = 0; i < kLanes; ++i) ramp[i] = i;
+  CounterLanes counters[groups];
 #pragma GCC unroll 8
   for (int g = 0; g < groups; ++g) {
-    const Lanes counter = ramp + (stride ? block : block + g * kLanes);
-    c0[g] = counter;
-    c1[g] = low ? Lanes{} : counter >> 32;
-    c2[g] = ramp * 0 + (stride ? step + uint32_t(g) : step);
-    c3[g] = ramp * 0 + purpose;
+    const Lanes counter = counter_ramp() + (stride ? block : block + g * kLanes);
+    counters[g] = {counter, low ? Lanes{} : counter >> 32,
+                   Lanes{} + (stride ? step + uint32_t(g) : step), Lanes{} + purpose};
   }
-  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
 #pragma GCC unroll 10
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
+    const RoundKey key(seed, round);
+    const Lanes k0 = Lanes{} + key.low, k1 = Lanes{} + key.high;
 #pragma GCC unroll 8
     for (int g = 0; g < groups; ++g) {
-      // Only low halves matter, so what the xors leave in the high ones is harmless.
-      const Lanes p0 = multiply(c0[g], 0xD2511F53u), p1 = multiply(c2[g], 0xCD9E8D57u);
-      c0[g] = exclusive_or(high_halves(p1), c1[g], Lanes{} + k0);
-      c2[g] = exclusive_or(high_halves(p0), c3[g], Lanes{} + k1);
-      c1[g] = p1;
-      c3[g] = p0;
+      if (round < kRounds - 1)
+        counters[g].round(k0, k1);
+      else
+        counters[g].finish(k0, k1, out + g * (stride ? stride : 4 * kLanes));
     }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-#pragma GCC unroll 8
-  for (int g = 0; g < groups; ++g) {
-    const Lanes first = combine(c0[g], c1[g]), second = combine(c2[g], c3[g]);
-    const Lanes words[2] = {interleave(first, second, 0), interleave(first, second, 1)};
-    // Little-endian lanes: the words lie in memory in counter order.
-    memcpy(out + g * (stride ? stride : 4 * kLanes), words, sizeof(words));
   }
 }
 

@@ -135,16 +135,27 @@ void choose_fused(const Addition& proof, Method<C>* method) {
   return choose<C, FusedStep<kPlain, kFree>>(method);
 }
 
-template <class C, Exactness product>
-void choose_rounded(const Addition& proof, Method<C>* method) {
-  if (proof.exactness == kOdd) {
-    if (proof.level == kFree)
-      return choose<C, RoundedStep<product, kOdd, kFree>>(method);
-    return choose<C, RoundedStep<product, kOdd, kGuarded>>(method);
-  }
-  if (proof.level != kFree)
-    return choose<C, RoundedStep<product, kPlain, kGuarded>>(method);
-  return choose<C, RoundedStep<product, kPlain, kFree>>(method);
+template <class C, Exactness product, Exactness add>
+void choose_rounded(Level product_level, Level level, Method<C>* method) {
+  if (level != kFree)
+    choose<C, RoundedStep<product, kGuarded, add, kGuarded>>(method);
+  else if (product_level == kFree)
+    choose<C, RoundedStep<product, kFree, add, kFree>>(method);
+  else  // where sums are free, zero terms may have either sign
+    choose<C, RoundedStep<product, kUnsigned, add, kFree>>(method);
+}
+
+template <class C>
+void choose_rounded(Exactness product, Level product_level, const Addition& proof,
+                    Method<C>* method) {
+  if (product == kPlain && proof.exactness == kPlain)
+    choose_rounded<C, kPlain, kPlain>(product_level, proof.level, method);
+  else if (product == kPlain)
+    choose_rounded<C, kPlain, kOdd>(product_level, proof.level, method);
+  else if (proof.exactness == kPlain)
+    choose_rounded<C, kOdd, kPlain>(product_level, proof.level, method);
+  else
+    choose_rounded<C, kOdd, kOdd>(product_level, proof.level, method);
 }
 
 // Products of the operands; `exact` says whether they are numbers of C.
@@ -159,9 +170,10 @@ bool product_range(const Facts& a, const Facts& b, Range* range, bool* exact) {
   return range->largest < __builtin_ldexp(1.0, C::bias);
 }
 
-// The rounding of products to a format of their own; `terms` becomes their range.
+// The rounding of products to a format of their own; `terms` becomes their range. The
+// level is kFree, kClamped, or kGuarded.
 template <class C>
-bool prove_product(const Code& code, bool exact, Range* terms, bool* guarded,
+bool prove_product(const Code& code, bool exact, Range* terms, Level* level,
                    RegisterRounding<C>* rounding) {
   const int p = int(code.precision), quantum = int(code.emin) - p + 1;
   Plan<C> plan;
@@ -171,10 +183,11 @@ bool prove_product(const Code& code, bool exact, Range* terms, bool* guarded,
   if (above + int(plan.drop) + 2 > C::bias) return false;
   if (!exact && p + 2 > C::precision) return false;
   // Infinite products come from infinite operands or from rounding.
-  *guarded = above > code.emax;
-  const bool finite = terms->finite && (!*guarded || finite_overflow(plan));
+  const bool guarded = above > code.emax;
+  *level = guarded ? kGuarded : terms->lowest >= quantum ? kFree : kClamped;
+  const bool finite = terms->finite && (!guarded || finite_overflow(plan));
   *terms = {p, larger(terms->lowest, quantum), __builtin_ldexp(1.0, above), finite};
-  if (*guarded) terms->lowest = smaller(terms->lowest, int(code.emax) - p + 1);
+  if (guarded) terms->lowest = smaller(terms->lowest, int(code.emax) - p + 1);
   *rounding = RegisterRounding<C>(plan);
   return true;
 }
@@ -198,10 +211,10 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
   if (!product_range<C>(a, b, &terms, &exact)) return false;
   if (!exact && !kFused) return false;
 
-  bool guarded = false;  // products may overflow
+  Level product_level = kFree;
   const bool rounded = rounds_products<C>(task, terms);
-  if (rounded &&
-      !prove_product<C>(task.product, exact, &terms, &guarded, &method->within.product))
+  if (rounded && !prove_product<C>(task.product, exact, &terms, &product_level,
+                                   &method->within.product))
     return false;
   const int64_t size =
       task.order == kBlocked ? smaller(task.block_size, task.terms) : task.terms;
@@ -223,11 +236,8 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
     if (!rounded) {
       choose_fused<C>(proof, method);
     } else {
-      if (guarded) proof.level = kGuarded;
-      if (exact)
-        choose_rounded<C, kPlain>(proof, method);
-      else
-        choose_rounded<C, kOdd>(proof, method);
+      if (product_level == kGuarded) proof.level = kGuarded;
+      choose_rounded<C>(exact ? kPlain : kOdd, product_level, proof, method);
     }
   }
   if (task.order != kBlocked) return true;
@@ -247,13 +257,19 @@ bool prove(const Matmul& task, const Facts& a, const Facts& b, Method<C>* method
   return true;
 }
 
-template <class Step>
-void choose_random(Method<Binary32>* method) {
-  method->add_random = add_random_terms<Step, kTileRows>;
-  method->add_random_narrow = add_random_terms<Step, kNarrowRows>;
+// The bits of a sum from which kRowTerms additions cannot lead beyond `largest`: each
+// adds a term and at most a quantum, which is 2^quantum or 2^(1 - p) times the sum.
+inline uint32_t safe_sum(const Range& terms, int p, int quantum, float largest) {
+  if (!terms.finite) return 0;
+  double safe = largest;
+  for (int t = 0; t < kRowTerms; ++t)
+    safe = (safe - __builtin_ldexp(1.0, quantum)) / (1 + __builtin_ldexp(1.0, 1 - p)) -
+           terms.largest;
+  return safe > 0 ? bit_cast<uint32_t>(float(safe * (1 - 0x1p-20))) : 0;
 }
 
-// Stochastic sums of float32 numbers in their given order, whatever their range.
+// Stochastic sums of float32 numbers in their given order, whatever their range. With
+// few dropped bits they often are all ones, and the general path is as fast.
 // The double path rounds the sum to odd first: with p + random_bits at most 52, that
 // changes no bit that takes part.
 inline bool prove_stochastic(const Matmul& task, const Facts& a, const Facts& b,
@@ -263,49 +279,47 @@ inline bool prove_stochastic(const Matmul& task, const Facts& a, const Facts& b,
   const int p = int(code.precision), quantum = int(code.emin) - p + 1;
   Plan<C> plan;
   Range terms;
-  bool exact, guarded = false;
+  bool exact;
+  Level product_level = kFree;
   const uint64_t outputs = uint64_t(task.batch * task.rows * task.columns);
   // All counters must have the same high half; see RowWords.
   if ((task.offset >> 34) != (task.offset + outputs + 4096) >> 34) return false;
-  if (task.order != kSequential || code.mode != kStochastic || code.variant != kA ||
-      code.random_bits + p > 52 || make_plan<C>(code, &plan) != kOk || plan.gap ||
-      plan.deep || plan.drop < 1 || plan.unsigned_format || !plan.keep_sign ||
+  if (!kDirections || task.order != kSequential || code.mode != kStochastic ||
+      code.variant != kA || code.random_bits + p > 52 ||
+      make_plan<C>(code, &plan) != kOk || plan.gap || plan.deep || plan.drop < 5 ||
+      plan.unsigned_format || !plan.keep_sign ||
       !product_range<C>(a, b, &terms, &exact)) {
     return false;
   }
   const bool rounded = rounds_products<C>(task, terms);
-  if (!exact && !(rounded ? kFused : kDirected)) return false;
-  if (rounded && (!prove_product<C>(task.product, exact, &terms, &guarded,
+  if (!exact && !kFused) return false;
+  if (rounded && (!prove_product<C>(task.product, exact, &terms, &product_level,
                                     &method->within.product) ||
-                  guarded || !terms.finite))
+                  product_level == kGuarded || !terms.finite))
     return false;
 
-  StochasticRounding& random = method->within.stochastic;
+  StochasticRounding& random = method->stochastic;
   const uint32_t dropped = uint32_t(plan.drop);
   random.unused = 32 - dropped;
   random.kept = ~uint32_t(0) << dropped;
   const int spare = larger(0, int(dropped) - int(code.random_bits));
   random.significant = ~random.kept & (~uint32_t(0) << spare);
-  random.twice_largest = 2 * (plan.largest | ~random.kept);
+  random.largest = plan.largest | ~random.kept;
+  random.safe = safe_sum(terms, p, quantum, bit_cast<float>(plan.largest));
   random.lowest = float(__builtin_ldexp(1.0, int(code.emin)));
+  random.add = select_rows(code, rounding->plan, kSmall).add;
   random.exact = rounding;
-  const bool is_free = terms.lowest >= quantum || plan.emin == 1;
-  if (!rounded) {
-    if (is_free)
-      choose_random<StochasticStep<kFree>>(method);
-    else
-      choose_random<StochasticStep<kClamped>>(method);
-  } else if (exact) {
-    if (is_free)
-      choose_random<RoundedStochasticStep<kPlain, kFree>>(method);
-    else
-      choose_random<RoundedStochasticStep<kPlain, kClamped>>(method);
-  } else {
-    if (is_free)
-      choose_random<RoundedStochasticStep<kOdd, kFree>>(method);
-    else
-      choose_random<RoundedStochasticStep<kOdd, kClamped>>(method);
-  }
+  const bool multiples = terms.lowest >= quantum;
+  method->add_random = multiples || plan.emin == 1 ? add_random_terms<kFree>
+                                                   : add_random_terms<kClamped>;
+  if (!rounded) return true;
+  // Sums of multiples of the quantum are never -0: zero terms may have either sign.
+  if (multiples && product_level == kFree)
+    method->round_products =
+        exact ? round_products<kPlain, kFree> : round_products<kOdd, kFree>;
+  else
+    method->round_products =
+        exact ? round_products<kPlain, kClamped> : round_products<kOdd, kClamped>;
   return true;
 }
 

@@ -135,8 +135,8 @@ struct RegisterRounding {
   LOWPREC_INLINE VFloat<C> round_product(VFloat<C> a, VFloat<C> b) const {
     using L = Layout<C>;
     const VFloat<C> near = a * b;
-    const VBits<C> binade =
-        vector_max<VBits<C>>((VBits<C>)near & L::infinity, splat<VBits<C>>(lowest));
+    VBits<C> binade = (VBits<C>)near & L::infinity;
+    if (level != kFree) binade = vector_max<VBits<C>>(binade, splat<VBits<C>>(lowest));
     const VFloat<C> c = (VFloat<C>)(binade + raise);
     return finish<level>(near, fused(a, b, c) - c);
   }
@@ -162,32 +162,25 @@ struct RegisterRounding {
 template <class C>
 struct Directed;
 
-#define LOWPREC_DIRECTED(carrier, vector, suffix, integers, mask)                     \
-  template <>                                                                         \
-  struct Directed<carrier> {                                                          \
-    using V = VFloat<carrier>;                                                        \
-    static constexpr int down = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;            \
-    static constexpr int up = _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC;              \
-    static LOWPREC_INLINE V odd(vector low, vector high) {                            \
-      const mask is_odd =                                                             \
-          _mm512_test_##integers##_mask((__m512i)low, _mm512_set1_##integers(1));     \
-      return (V)_mm512_mask_blend_##suffix(is_odd, high, low);                        \
-    }                                                                                 \
-    static LOWPREC_INLINE V sum(V a, V b) {                                           \
-      return odd(_mm512_add_round_##suffix((vector)a, (vector)b, down),               \
-                 _mm512_add_round_##suffix((vector)a, (vector)b, up));                \
-    }                                                                                 \
-    static constexpr int inward = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;             \
-    static LOWPREC_INLINE V sum_toward_zero(V a, V b) {                               \
-      return (V)_mm512_add_round_##suffix((vector)a, (vector)b, inward);              \
-    }                                                                                 \
-    static LOWPREC_INLINE V fused_toward_zero(V a, V b, V c) {                        \
-      return (V)_mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, inward); \
-    }                                                                                 \
-    static LOWPREC_INLINE V fused(V a, V b, V c) {                                    \
-      return odd(_mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, down),  \
-                 _mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, up));   \
-    }                                                                                 \
+#define LOWPREC_DIRECTED(carrier, vector, suffix, integers, mask)                    \
+  template <>                                                                        \
+  struct Directed<carrier> {                                                         \
+    using V = VFloat<carrier>;                                                       \
+    static constexpr int down = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;           \
+    static constexpr int up = _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC;             \
+    static LOWPREC_INLINE V odd(vector low, vector high) {                           \
+      const mask is_odd =                                                            \
+          _mm512_test_##integers##_mask((__m512i)low, _mm512_set1_##integers(1));    \
+      return (V)_mm512_mask_blend_##suffix(is_odd, high, low);                       \
+    }                                                                                \
+    static LOWPREC_INLINE V sum(V a, V b) {                                          \
+      return odd(_mm512_add_round_##suffix((vector)a, (vector)b, down),              \
+                 _mm512_add_round_##suffix((vector)a, (vector)b, up));               \
+    }                                                                                \
+    static LOWPREC_INLINE V fused(V a, V b, V c) {                                   \
+      return odd(_mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, down), \
+                 _mm512_fmadd_round_##suffix((vector)a, (vector)b, (vector)c, up));  \
+    }                                                                                \
   };
 LOWPREC_DIRECTED(Binary32, __m512, ps, epi32, __mmask16)
 LOWPREC_DIRECTED(Binary64, __m512d, pd, epi64, __mmask8)
@@ -214,20 +207,9 @@ LOWPREC_INLINE VFloat<C> odd_fused(VFloat<C> a, VFloat<C> b, VFloat<C> c) {
 #endif
 }
 
-// Stochastic rounding of float32 lanes, variant A; see stochastic_tile.h.
-struct StochasticRounding {
-  uint32_t unused;         // right shift of a random word to the bits that are dropped
-  uint32_t significant;    // those of them that are random
-  uint32_t kept;           // mask of the bits that are not dropped
-  uint32_t twice_largest;  // bits of the largest number, and those dropped, times two
-  float lowest;            // 2^emin
-  const RowRounding* exact;
-};
-
 template <class C>
 struct Kernel {
   RegisterRounding<C> sum, product;
-  StochasticRounding stochastic;
 };
 
 // A step: total <- fl(total + term). Exact products are fused with the addition.
@@ -242,13 +224,11 @@ struct FusedStep {
 };
 
 // `product`: kOdd if products are not numbers of the lanes.
-template <Exactness product, Exactness add, Level level>
+template <Exactness product, Level product_level, Exactness add, Level level>
 struct RoundedStep {
   template <class C, Form form>
   static LOWPREC_INLINE VFloat<C> apply(const Kernel<C>& kernel, VFloat<C> total,
                                         VFloat<C> a, VFloat<C> b) {
-    // Where sums are free, zero terms may have either sign.
-    constexpr Level product_level = level == kFree ? kUnsigned : kGuarded;
     constexpr Form other = form == kAdding ? kFusing : kAdding;
     const VFloat<C> term =
         product == kOdd ? kernel.product.template round_product<product_level>(a, b)
