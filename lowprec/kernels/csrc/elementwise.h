@@ -7,21 +7,27 @@ LOWPREC_BEGIN
 
 template <class C, int64_t mode>
 void round_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                const Code&, const Plan<C>& shared, bool stream) {
-  const Plan<C> plan = shared;  // a local copy cannot alias the output
-  const auto round = [plan](VBits<C> bits)
-                         LOWPREC_LAMBDA { return round_bits<C, mode>(bits, plan); };
-  for_vectors<C>(x, out, count, round, stream);
+                const Code&, const Plan<C>& shared, bool) {
+  struct Rounding {
+    Plan<C> plan;
+    LOWPREC_INLINE VBits<C> exact(VBits<C> bits) const {
+      return round_bits<C, mode>(bits, plan);
+    }
+  };
+  exact_vectors<C>(x, out, count, Rounding{shared});
 }
 
 template <class C, int64_t mode, int64_t variant>
 void round_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
                  const Code&, const Plan<C>& shared, uint64_t seed, uint64_t first) {
-  const Plan<C> plan = shared;
-  const auto round = [plan](VBits<C> bits, const uint32_t* words) LOWPREC_LAMBDA {
-    return round_bits<C, mode, variant>(bits, plan, load_words<C>(words));
+  struct Rounding : AlwaysExact<C> {
+    Plan<C> plan;
+    explicit Rounding(const Plan<C>& given) : plan(given) {}
+    LOWPREC_INLINE VBits<C> exact(VBits<C> bits, VBits<C> word) const {
+      return round_bits<C, mode, variant>(bits, plan, word);
+    }
   };
-  for_random_vectors<C>(x, out, count, seed, first, round);
+  for_random_vectors<C>(x, out, count, seed, first, Rounding(shared));
 }
 
 template <class C>
