@@ -32,7 +32,7 @@ from torch import Tensor
 
 from . import codes, portable, sums
 
-_INTERFACE = 3
+_INTERFACE = 4
 _SERIAL = 65536  # elements that one thread rounds alone (kGrain in environment.h)
 _NAMES = {2: "baseline", 3: "x86-64-v3", 4: "x86-64-v4"}
 _WIDTHS = {torch.float32: 32, torch.float64: 64}
@@ -89,7 +89,7 @@ def load(path: str | Path | None = None) -> bool:
         *(_ulong, _ulong, _int),
     ]
     for coding in (library.lowprec_encode, library.lowprec_decode):
-        coding.argtypes = [_int, _int, _pointer, _pointer, _long, _pointer]
+        coding.argtypes = [_int, _int, _pointer, _pointer, _long, _pointer, _int]
     library.lowprec_matmul.argtypes = [
         *(_int, _pointer, _pointer, _pointer, _pointer),
         *(_pointer, _pointer, _pointer),

@@ -58,11 +58,6 @@ WordsPart<C> general_stochastic(const Code& code) {
   return round_words<C, kStochastic, kA>;
 }
 
-// Where part t of `team` begins, at a multiple of a cache line of `count` elements.
-inline int64_t part_begin(int64_t count, int t, int team) {
-  return t == team ? count : count / team * t & ~int64_t(63);
-}
-
 template <class C>
 Status round_array(const Elementwise& task) {
   using Bits = typename C::Bits;
@@ -75,19 +70,9 @@ Status round_array(const Elementwise& task) {
   const Bits* x = (const Bits*)task.x;
   Bits* out = (Bits*)task.out;
   const bool stream = x != out && task.count > task.cache / int64_t(sizeof(Bits));
-  const int team = useful_threads(task.count, task.threads);
-  if (team == 1) {
-    const DefaultEnvironment environment(loop.direction);
-    loop.part(x, out, task.count, task.code, plan, stream);
-    return kOk;
-  }
-#pragma omp parallel for num_threads(team) schedule(static, 1)
-  for (int t = 0; t < team; ++t) {
-    const DefaultEnvironment environment(loop.direction);
-    const int64_t begin = part_begin(task.count, t, team);
-    const int64_t end = part_begin(task.count, t + 1, team);
-    loop.part(x + begin, out + begin, end - begin, task.code, plan, stream);
-  }
+  for_parts(task.count, task.threads, loop.direction, [&](int64_t i, int64_t count) {
+    loop.part(x + i, out + i, count, task.code, plan, stream);
+  });
   return kOk;
 }
 
@@ -100,15 +85,12 @@ Status stochastic_array(const Elementwise& task) {
   if (!stochastic(task.code)) return kBadArgument;
   WordsLoop<C> loop = fast_stochastic<C>(task.code, plan);
   if (loop.part == nullptr) loop = {general_stochastic<C>(task.code), kNearest};
-  const int team = useful_threads(task.count, task.threads);
-#pragma omp parallel for num_threads(team) schedule(static, 1) if (team > 1)
-  for (int t = 0; t < team; ++t) {
-    const DefaultEnvironment environment(loop.direction);
-    const int64_t begin = part_begin(task.count, t, team);
-    const int64_t end = part_begin(task.count, t + 1, team);
-    loop.part((const Bits*)task.x + begin, (Bits*)task.out + begin, end - begin,
-              task.code, plan, task.seed, task.offset + uint64_t(begin));
-  }
+  const Bits* x = (const Bits*)task.x;
+  Bits* out = (Bits*)task.out;
+  for_parts(task.count, task.threads, loop.direction, [&](int64_t i, int64_t count) {
+    loop.part(x + i, out + i, count, task.code, plan, task.seed,
+              task.offset + uint64_t(i));
+  });
   return kOk;
 }
 

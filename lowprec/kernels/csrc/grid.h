@@ -165,6 +165,9 @@ struct Grid {
   template <Core core, int64_t mode, Zeros zeros, Small small>
   LOWPREC_INLINE VBits<C> fast(VBits<C> bits) const {
     const VBits<C> magnitude = bits & Bits(L::sign - 1);
+    // The difference of equal numbers is +0 in these directions, whatever their sign.
+    if (core == kSum && zeros == kOneZero)
+      return rounded<kSignedSum, mode, small>(bits, magnitude);
     return finished<zeros>(rounded<core, mode, small>(bits, magnitude), bits);
   }
 

@@ -1,40 +1,41 @@
 // Loops over arrays, a vector at a time.
 #pragma once
 #include "code.h"
+#include "environment.h"
 #include "philox.h"
 #include "simd.h"
 
 LOWPREC_BEGIN
 
-// Rounds every element by the function that is always right; `exact` gets the vector
-// and the index of its first element. Out of line, for size: every loop calls it at its
-// ends.
-template <class C, class F>
-LOWPREC_INLINE void each_vector(const typename C::Bits* x, typename C::Bits* out,
-                                int64_t count, F exact) {
-  for (int64_t i = 0; i < count; i += C::lanes) {
-    typename C::Bits rest[C::lanes] = {0};
-    const int64_t length = smaller<int64_t>(C::lanes, count - i);
-    const bool whole = length == C::lanes;
-    if (!whole) memcpy(rest, x + i, size_t(length) * sizeof(rest[0]));
-    const VBits<C> result = exact(load<VBits<C>>(whole ? x + i : rest), i);
-    if (whole) {
-      store(out + i, result);
-    } else {
-      store(rest, result);
-      memcpy(out + i, rest, size_t(length) * sizeof(rest[0]));
+// Applies `function` to the vectors of an array of any length and the indices of their
+// first elements.
+template <class In, class Out, class From, class To, class F>
+LOWPREC_INLINE void each_vector(const From* x, To* out, int64_t count, F function) {
+  constexpr int64_t lanes = sizeof(In) / sizeof(From);
+  static_assert(lanes == sizeof(Out) / sizeof(To), "one output per input");
+  for (int64_t i = 0; i < count; i += lanes) {
+    if (i + lanes <= count) {
+      store(out + i, Out(function(load<In>(x + i), i)));
+      continue;
     }
+    From rest[lanes] = {0};
+    To results[lanes];
+    memcpy(rest, x + i, size_t(count - i) * sizeof(From));
+    store(results, Out(function(load<In>(rest), i)));
+    memcpy(out + i, results, size_t(count - i) * sizeof(To));
   }
 }
 
+// Rounds every element by the function that is always right. Out of line, for size:
+// every loop calls it at its ends.
 template <class C, class R>
 __attribute__((noinline)) void exact_vectors(const typename C::Bits* x,
                                              typename C::Bits* out, int64_t count,
                                              const R& shared) {
   const R rounding = shared;  // a local copy cannot alias the output
-  each_vector<C>(x, out, count, [&](VBits<C> bits, int64_t) LOWPREC_LAMBDA {
-    return rounding.exact(bits);
-  });
+  each_vector<VBits<C>, VBits<C>>(x, out, count,
+                                  [&](VBits<C> bits, int64_t)
+                                      LOWPREC_LAMBDA { return rounding.exact(bits); });
 }
 
 // The same with one random word per element, of which whole vectors may be read.
@@ -43,9 +44,27 @@ __attribute__((noinline)) void exact_words(const typename C::Bits* x,
                                            typename C::Bits* out, int64_t count,
                                            const uint32_t* words, const R& shared) {
   const R rounding = shared;
-  each_vector<C>(x, out, count, [&](VBits<C> bits, int64_t i) LOWPREC_LAMBDA {
-    return rounding.exact(bits, load_words<C>(words + i));
-  });
+  each_vector<VBits<C>, VBits<C>>(
+      x, out, count, [&](VBits<C> bits, int64_t i) LOWPREC_LAMBDA {
+        return rounding.exact(bits, load_words<C>(words + i));
+      });
+}
+
+// Where part t of `team` begins, at a multiple of a cache line of `count` elements.
+inline int64_t part_begin(int64_t count, int t, int team) {
+  return t == team ? count : count / team * t & ~int64_t(63);
+}
+
+// Calls `part` with the beginning and the number of the elements of each thread.
+template <class F>
+LOWPREC_INLINE void for_parts(int64_t count, int threads, Direction direction, F part) {
+  const int team = useful_threads(count, threads);
+#pragma omp parallel for num_threads(team) schedule(static, 1) if (team > 1)
+  for (int t = 0; t < team; ++t) {
+    const DefaultEnvironment environment(direction);
+    const int64_t begin = part_begin(count, t, team);
+    part(begin, part_begin(count, t + 1, team) - begin);
+  }
 }
 
 // Vectors that one test for hard lanes serves.
