@@ -88,6 +88,27 @@ struct CodeVector {
   typedef T Type __attribute__((vector_size(sizeof(T) * C::lanes)));
 };
 
+template <class T>
+struct Doubled {
+  using Type = uint16_t;
+};
+template <>
+struct Doubled<uint16_t> {
+  using Type = uint32_t;
+};
+
+// The codes in the lanes of a carrier; compilers know how to double their size.
+template <class C, class T>
+LOWPREC_INLINE VBits<C> in_lanes(typename CodeVector<C, T>::Type codes) {
+  if constexpr (2 * sizeof(T) < sizeof(typename C::Bits)) {
+    using Twice = typename Doubled<T>::Type;
+    using Wider = typename CodeVector<C, Twice>::Type;
+    return in_lanes<C, Twice>(__builtin_convertvector(codes, Wider));
+  } else {
+    return __builtin_convertvector(codes, VBits<C>);
+  }
+}
+
 template <class C, class T>
 void encode_part(const typename C::Bits* x, T* out, int64_t count,
                  const Encoding& shared) {
@@ -104,10 +125,10 @@ void decode_part(const T* codes, typename C::Bits* out, int64_t count,
                  const Encoding& shared) {
   using Codes = typename CodeVector<C, T>::Type;
   const Encoding code = shared;
-  each_vector<Codes, VBits<C>>(
-      codes, out, count, [&](Codes some, int64_t) LOWPREC_LAMBDA {
-        return decode_bits<C>(__builtin_convertvector(some, VBits<C>), code);
-      });
+  each_vector<Codes, VBits<C>>(codes, out, count,
+                               [&](Codes some, int64_t) LOWPREC_LAMBDA {
+                                 return decode_bits<C>(in_lanes<C, T>(some), code);
+                               });
 }
 
 // Unsigned integers of each size; codes are never negative, or fill 64 bits.
