@@ -18,6 +18,8 @@ import torch
 from harness import compare, require_equal, row, save, show
 
 import lowprec as lp
+from lowprec import kernels
+from lowprec.arithmetic._codec import _encoding, decode, encode
 from lowprec.kernels import native, portable
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -79,6 +81,24 @@ def _one(size: int, rounding: lp.Rounding) -> list[dict[str, Any]]:
         }
         rows += row(compare(new, seconds=4), "clone", **what)
     return rows
+
+
+def codes(size: int, name: str) -> list[dict[str, Any]]:
+    """Time bit patterns of a common format: written and read, the kernels alone too."""
+    target = lp.format(name)
+    dtype = torch.uint8 if target.bits == 8 else torch.int32
+    x = lp.round(torch.randn(size), target)
+    out, code = torch.empty_like(x), encode(x, target, dtype=dtype)
+    require_equal(f"codes of {name}", decode(code, target), x)
+    integers = list(_encoding(target))
+    calls: dict[str, Callable[[], object]] = {
+        "copy_": lambda: out.copy_(x),
+        "encode": lambda: encode(x, target, dtype=dtype),
+        "decode": lambda: decode(code, target),
+        "encode, unchecked": lambda: kernels.encode(x, integers, dtype),
+        "decode, unchecked": lambda: kernels.decode(code, integers, torch.float32),
+    }
+    return row(compare(calls, seconds=4), "copy_", size=size, codes=name)
 
 
 def every_format(size: int, carrier: torch.dtype, isa: int) -> list[dict[str, Any]]:
@@ -156,11 +176,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows = common(tuple(size for size in SIZES if size <= arguments.largest))
+    rows += [record for name in COMMON for record in codes(1_000_000, name)]
     for isa in reversed(native.instruction_sets()):
         rows += every_format(arguments.size, torch.float32, isa)
     rows += every_format(arguments.size, torch.float64, native.instruction_sets()[-1])
     rows += peers(1_000_000)
-    show(rows, "size", "format", "carrier", "isa", "mode")
+    show(rows, "size", "format", "codes", "carrier", "isa", "mode")
     print(save("elementwise", rows))
 
 

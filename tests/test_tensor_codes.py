@@ -163,3 +163,24 @@ def test_the_operations_are_known_to_torch():
     assert torch.equal(each(x), codes.to(torch.int64).T)
     back = torch.vmap(lambda row: kernels.decode(row, encoding, torch.float32))
     assert_bit_equal(back(codes), x)
+
+
+@needs_library
+def test_threads_do_not_matter():
+    target = lp.format("e4m3fn")
+    x = lp.round(torch.randn(200_003), target)
+    codes = _codec.encode(x, target, dtype=torch.uint8)
+    torch.set_num_threads(2)
+    assert torch.equal(_codec.encode(x, target, dtype=torch.uint8), codes)
+    assert_bit_equal(target.decode(codes), x)
+
+
+@pytest.mark.parametrize("name", ["e4m3fn", "e2m1fn"])
+def test_nan_is_a_value_only_where_it_has_a_code(name):
+    target = next(one for one in FORMATS if one.name == name)
+    x = torch.tensor([1.0, math.nan])
+    if target.nans:
+        assert target.decode(target.encode(x)).isnan().tolist() == [False, True]
+    else:
+        with pytest.raises(ValueError, match="1 of 2 elements are not values"):
+            target.encode(x)

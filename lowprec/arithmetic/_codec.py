@@ -111,6 +111,10 @@ def _wrapped(code: int) -> int:
 
 def _check_members(x: Tensor, target: Format) -> None:
     rounded = apply(x.detach(), Rounding(target), None, 0)
+    integer = CARRIERS[x.dtype].integer
+    kept = torch.equal(rounded.view(integer), x.detach().contiguous().view(integer))
+    if kept and (target.nans or not bool(x.isnan().any())):
+        return
     same = (rounded == x) & ((x != 0) | (rounded.signbit() == x.signbit()))
     if target.nans:
         same = same | x.isnan()
@@ -197,11 +201,12 @@ def decode(
 
 def _check_range(codes: Tensor, target: Format) -> None:
     """Refuse integers that are no codes at all."""
-    if target.bits == 64 or codes.numel() == 0:
+    limit = 2**target.bits - 1
+    held = torch.iinfo(codes.dtype)
+    if target.bits == 64 or codes.numel() == 0 or 0 <= held.min < held.max <= limit:
         return
     # Not every operation knows the unsigned types.
     low, high = (int(bound) for bound in codes.to(torch.int64).aminmax())
-    limit = 2**target.bits - 1
     if low < 0 or high > limit:
         raise ValueError(
             f"codes of {target.name or target!r} are from 0 to {limit}, got values "

@@ -367,9 +367,8 @@ def round(
     forward: Bound
     if axis is None and isinstance(given, Rounding):
         forward = given
-        plain = backward is None and out is None and not forward.stochastic
-        if plain and kernels.unobserved(x):
-            result = _round_unobserved(x, forward)
+        if backward is None and kernels.unobserved(x):
+            result = _round_unobserved(x, forward, seed, generator, offset, out)
             if result is not None:
                 return result
         else:
@@ -393,15 +392,43 @@ def round(
     return dispatch(x, forward, forward_seed, offset, gradient, backward_seed)
 
 
-def _round_unobserved(x: Tensor, rounding: Rounding) -> Tensor | None:
-    """Round where `dispatch` would do the same after more questions, or return None."""
-    if _is_dual(x):
+def _round_unobserved(
+    x: Tensor,
+    rounding: Rounding,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+    offset: int,
+    out: Tensor | None,
+) -> Tensor | None:
+    """Round where `round` would do the same after more questions, or return None."""
+    needs_gradient = x.requires_grad and torch.is_grad_enabled()
+    if _is_dual(x) or (out is not None and (needs_gradient or not _fits(x, out))):
         return None
-    if not x.requires_grad or not torch.is_grad_enabled():
-        return kernels.round_unobserved(x, rounding.code)
+    if rounding.stochastic:
+        if needs_gradient or (isinstance(seed, Tensor) and not kernels.is_plain(seed)):
+            return None
+        # An int is a key as it is: only operations need a tensor.
+        if type(seed) is int and -(2**63) <= seed < 2**64:
+            key: int | Tensor = seed
+        else:
+            key = as_seed(seed, generator)
+        return kernels.round_stochastic_unobserved(x, rounding.code, key, offset, out)
+    if not needs_gradient:
+        return kernels.round_unobserved(x, rounding.code, out)
     if x.numel() > _SMALL:
         return None
     return kernels.round_straight_through(x, rounding.code)
+
+
+def _fits(x: Tensor, out: Any) -> bool:
+    """Whether `_round_into` would accept ``out`` beside an unobserved ``x``."""
+    return out is x or (
+        kernels.is_plain(out)
+        and out.dtype == x.dtype
+        and out.shape == x.shape
+        and not (out.requires_grad and torch.is_grad_enabled())
+        and not _is_dual(out)
+    )
 
 
 def _check_offset(offset: Any) -> None:

@@ -7,9 +7,11 @@ kernel must equal bit for bit.
 
 from ._library import eager_round as eager_round
 from ._library import eager_round_stochastic as eager_round_stochastic
+from ._library import is_plain as is_plain
 from ._library import matmul as matmul
 from ._library import round as round
 from ._library import round_stochastic as round_stochastic
+from ._library import round_stochastic_unobserved as round_stochastic_unobserved
 from ._library import round_straight_through as round_straight_through
 from ._library import round_unobserved as round_unobserved
 from ._library import status as status

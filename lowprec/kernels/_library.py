@@ -264,26 +264,63 @@ def _nobody_observes() -> bool:
         return False
 
 
-def _is_plain(x: Tensor) -> bool:
+def is_plain(x: Tensor) -> bool:
     """Whether a tensor beside an `unobserved` one is as easy to reach."""
     strided = x.__class__ in _PLAIN and x.is_cpu and x.layout == torch.strided
     return strided and not x.is_neg()
 
 
-def round_unobserved(x: Tensor, code: tuple[int, ...]) -> Tensor:
+def round_unobserved(
+    x: Tensor, code: tuple[int, ...], out: Tensor | None = None
+) -> Tensor:
     """Round a tensor that is `unobserved`; gradients are the caller's.
 
     Args:
         x: the tensor.
         code: the nine integers of a `RoundingCode`.
+        out: where to write, a tensor of the same shape and dtype that `is_plain`; None
+            for a new one.
 
     Returns:
-        A new contiguous tensor.
+        ``out``, or a new contiguous tensor.
     """
     source = x if x.is_contiguous() else x.contiguous()
-    target = torch.empty_like(source)
+    target = native.target_for(source, out)
     native.round_into(source, code, target)
-    return target
+    return target if out is None else _written(out, target)
+
+
+def round_stochastic_unobserved(
+    x: Tensor,
+    code: tuple[int, ...],
+    seed: int | Tensor,
+    offset: int,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Round a tensor that is `unobserved` stochastically; else as `round_unobserved`.
+
+    Args:
+        x: the tensor.
+        code: the nine integers of a `RoundingCode` with a stochastic mode.
+        seed: key of the random words, an int or a 0-d int64 tensor.
+        offset: linear index of the first element.
+        out: as in `round_unobserved`.
+
+    Returns:
+        ``out``, or a new contiguous tensor.
+    """
+    source = x if x.is_contiguous() else x.contiguous()
+    target = native.target_for(source, out)
+    native.round_stochastic_into(source, code, seed, offset, target)
+    return target if out is None else _written(out, target)
+
+
+def _written(out: Tensor, target: Tensor) -> Tensor:
+    """Return ``out`` with what was written to ``target``, and let autograd know."""
+    if target is not out:
+        return out.copy_(target)
+    _mark_written(out)
+    return out
 
 
 def round_straight_through(x: Tensor, code: tuple[int, ...]) -> Tensor:
@@ -311,7 +348,7 @@ def eager_round(x: Tensor, code: tuple[int, ...], out: Tensor | None = None) -> 
     Args:
         x: float32 or float64 tensor; gradients are the caller's.
         code: the nine integers of a `RoundingCode`.
-        out: where to write; None for a new tensor.
+        out: where to write, a tensor of the same shape and dtype; None for a new one.
 
     Returns:
         ``out``, or a new contiguous tensor.
@@ -320,10 +357,8 @@ def eager_round(x: Tensor, code: tuple[int, ...], out: Tensor | None = None) -> 
         if unobserved(x):
             return round_unobserved(x, code)
         return cast(Tensor, round(x, list(code)))
-    if unobserved(x) and _is_plain(out):
-        native.round(x, code, out)
-        _mark_written(out)
-        return out
+    if unobserved(x) and is_plain(out):
+        return round_unobserved(x, code, out)
     round_out(x, list(code), out)
     return out
 
@@ -342,16 +377,13 @@ def eager_round_stochastic(
         code: the nine integers of a `RoundingCode` with a stochastic mode.
         seed: key of the random words, 0-d int64.
         offset: linear index of the first element.
-        out: where to write; None for a new tensor.
+        out: where to write, a tensor of the same shape and dtype; None for a new one.
 
     Returns:
         ``out``, or a new contiguous tensor.
     """
-    if unobserved(x) and _is_plain(seed) and (out is None or _is_plain(out)):
-        result = native.round_stochastic(x, code, seed, offset, out)
-        if out is not None:
-            _mark_written(out)
-        return result
+    if unobserved(x) and is_plain(seed) and (out is None or is_plain(out)):
+        return round_stochastic_unobserved(x, code, seed, offset, out)
     if out is None:
         return cast(Tensor, round_stochastic(x, list(code), seed, offset))
     round_stochastic_out(x, list(code), seed, offset, out)

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from . import codes, portable, sums
 
-_INTERFACE = 3
+_INTERFACE = 4
 _SERIAL = 65536  # elements that one thread rounds alone (kGrain in environment.h)
 _NAMES = {2: "baseline", 3: "x86-64-v3", 4: "x86-64-v4"}
 _WIDTHS = {torch.float32: 32, torch.float64: 64}
@@ -89,7 +89,7 @@ def load(path: str | Path | None = None) -> bool:
         *(_ulong, _ulong, _int),
     ]
     for coding in (library.lowprec_encode, library.lowprec_decode):
-        coding.argtypes = [_int, _int, _pointer, _pointer, _long, _pointer]
+        coding.argtypes = [_int, _int, _pointer, _pointer, _long, _pointer, _int]
     library.lowprec_matmul.argtypes = [
         *(_int, _pointer, _pointer, _pointer, _pointer),
         *(_pointer, _pointer, _pointer),
@@ -200,15 +200,30 @@ def _check_size(*sizes: int) -> None:
         )
 
 
-def _target(x: Tensor, out: Tensor) -> Tensor:
-    """Where to write the contiguous result of rounding the contiguous ``x``."""
-    if out is x:
-        return x
-    if out.dtype != x.dtype or out.shape != x.shape or out.device != x.device:
+def _check_target(x: Tensor, out: Tensor) -> None:
+    if out is not x and (
+        out.dtype != x.dtype or out.shape != x.shape or out.device != x.device
+    ):
         raise ValueError(
             f"out must be a {x.dtype} CPU tensor of shape {tuple(x.shape)}, "
             f"got {out.dtype} {tuple(out.shape)} on {out.device}"
         )
+
+
+def target_for(x: Tensor, out: Tensor | None) -> Tensor:
+    """Return where to write the contiguous result of rounding the contiguous ``x``.
+
+    Args:
+        x: what will be rounded.
+        out: where the result shall be at last, a tensor like ``x``; None for a new one.
+
+    Returns:
+        ``out`` if the kernels can write there, else a new tensor.
+    """
+    if out is None:
+        return torch.empty_like(x)
+    if out is x:
+        return x
     distance = abs(out.data_ptr() - x.data_ptr())
     # The kernels read a vector before they write it, so `out` may be the input, but not
     # a shifted view of it.
@@ -239,10 +254,19 @@ def round(x: Tensor, code: Sequence[int], out: Tensor | None = None) -> Tensor:
     loaded()
     width_of(x)
     source = x if x.is_contiguous() else x.contiguous()
-    target = torch.empty_like(source) if out is None else _target(source, out)
-    memory_of(target)
+    if out is not None:
+        _check_target(source, out)
+    target = target_for(source, out)
     round_into(source, tuple(code), target)
     return target if out is None or target is out else out.copy_(target)
+
+
+def _addresses(x: Tensor, target: Tensor, width: int) -> tuple[int, int]:
+    source, destination = x.data_ptr(), target.data_ptr()
+    if (source | destination) & _UNALIGNED[width] or not source or not destination:
+        memory_of(x)
+        memory_of(target)
+    return source, destination
 
 
 def round_into(x: Tensor, code: tuple[int, ...], target: Tensor) -> None:
@@ -251,20 +275,16 @@ def round_into(x: Tensor, code: tuple[int, ...], target: Tensor) -> None:
     Args:
         x: contiguous tensor that `width_of` accepts, while the library is loaded.
         code: the nine integers of a `RoundingCode`.
-        target: ``x`` itself, or a tensor of torch's own allocation like ``x``.
+        target: what `target_for` returned.
 
     Raises:
-        ValueError: if the carrier cannot hold the format, or ``x`` is misaligned.
+        ValueError: if the carrier cannot hold the format, or a tensor is misaligned.
     """
-    width = _WIDTHS[x.dtype]
-    pointer, count = x.data_ptr(), x.numel()
-    if not pointer or pointer & _UNALIGNED[width]:
-        memory_of(x)
+    width, count = _WIDTHS[x.dtype], x.numel()
     address, _kept = _address(code)
     if _library.lowprec_round(  # type: ignore[union-attr] # the caller has asked
         width,
-        pointer,
-        target.data_ptr(),
+        *_addresses(x, target, width),
         count,
         address,
         1 if count < _SERIAL else torch.get_num_threads(),
@@ -294,24 +314,43 @@ def round_stochastic(
     Raises:
         ValueError: if the carrier cannot hold the format, or ``out`` does not fit.
     """
-    library, width = loaded(), width_of(x)
+    loaded()
+    width_of(x)
     source = x if x.is_contiguous() else x.contiguous()
-    target = torch.empty_like(source) if out is None else _target(source, out)
-    address, _kept = _address(tuple(code))
-    count = source.numel()
-    wrong = library.lowprec_round_stochastic(
+    if out is not None:
+        _check_target(source, out)
+    target = target_for(source, out)
+    round_stochastic_into(source, tuple(code), seed, offset, target)
+    return target if out is None or target is out else out.copy_(target)
+
+
+def round_stochastic_into(
+    x: Tensor, code: tuple[int, ...], seed: int | Tensor, offset: int, target: Tensor
+) -> None:
+    """Round stochastically as `round_into` does.
+
+    Args:
+        x: contiguous tensor that `width_of` accepts, while the library is loaded.
+        code: the nine integers of a `RoundingCode` with a stochastic mode.
+        seed: key of the random words.
+        offset: index of the first element.
+        target: what `target_for` returned.
+
+    Raises:
+        ValueError: if the carrier cannot hold the format, or a tensor is misaligned.
+    """
+    width, count = _WIDTHS[x.dtype], x.numel()
+    address, _kept = _address(code)
+    if _library.lowprec_round_stochastic(  # type: ignore[union-attr] # as above
         width,
-        memory_of(source),
-        memory_of(target),
+        *_addresses(x, target, width),
         count,
         address,
         _key(seed),
         _checked_offset(offset, count),
         1 if count < _SERIAL else torch.get_num_threads(),
-    )
-    if wrong:
+    ):
         _refuse(code, x.dtype)
-    return target if out is None or target is out else out.copy_(target)
 
 
 def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,7 @@ def encode(x: Tensor, encoding: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         native.memory_of(result),
         source.numel(),
         _Encoding(*encoding),
+        torch.get_num_threads(),
     )
     if wrong:
         raise ValueError(f"{x.dtype} is too narrow for the encoding {encoding}")
@@ -71,6 +72,7 @@ def decode(codes: Tensor, encoding: tuple[int, ...], dtype: torch.dtype) -> Tens
         native.memory_of(result),
         source.numel(),
         _Encoding(*encoding),
+        torch.get_num_threads(),
     )
     if wrong:
         raise ValueError(f"{dtype} is too narrow for the encoding {encoding}")

@@ -20,9 +20,9 @@ int lowprec_round_stochastic(int width, const void* x, void* out, int64_t count,
                              const int64_t* code, uint64_t seed, uint64_t offset,
                              int threads);
 int lowprec_encode(int width, int code_bytes, const void* x, void* codes, int64_t count,
-                   const int64_t* encoding);
+                   const int64_t* encoding, int threads);
 int lowprec_decode(int width, int code_bytes, const void* codes, void* out,
-                   int64_t count, const int64_t* encoding);
+                   int64_t count, const int64_t* encoding, int threads);
 int lowprec_matmul(int width, const void* a, const void* b, void* out,
                    const int64_t* geometry, const int64_t* accumulate,
                    const int64_t* product, const int64_t* within, int64_t order,
@@ -161,10 +161,10 @@ void code_everything(int width) {
         const size_t wide = size_t(count) * width / 8, narrow = size_t(count) * bytes;
         Array x(wide, width / 8 * (next() % 3)), codes(narrow, bytes * (next() % 3));
         fill(x, wide);
-        require(lowprec_encode(width, bytes, x.data, codes.data, count, encoding),
+        require(lowprec_encode(width, bytes, x.data, codes.data, count, encoding, 2),
                 "an encoding");
         add(codes, narrow);
-        require(lowprec_decode(width, bytes, codes.data, x.data, count, encoding),
+        require(lowprec_decode(width, bytes, codes.data, x.data, count, encoding, 2),
                 "a decoding");
         add(x, wide);
       }

@@ -3,7 +3,7 @@
 // A code is sign, exponent field and stored significand; as an integer the code of
 // |x| is (max(e, emin) - emin) 2^(p-1) + |x| / q with the quantum q.
 #pragma once
-#include "environment.h"
+#include "loops.h"
 #include "rounding.h"
 #include "table.h"
 
@@ -82,43 +82,66 @@ LOWPREC_INLINE VBits<C> decode_bits(VBits<C> bits, const Encoding& code) {
   return undefined ? splat<VBits<C>>(L::quiet_nan) : result;
 }
 
+// Codes of the elements of a carrier's vector.
+template <class C, class T>
+struct CodeVector {
+  typedef T Type __attribute__((vector_size(sizeof(T) * C::lanes)));
+};
+
+template <class T>
+struct Doubled {
+  using Type = uint16_t;
+};
+template <>
+struct Doubled<uint16_t> {
+  using Type = uint32_t;
+};
+
+// The codes in the lanes of a carrier; compilers know how to double their size.
+template <class C, class T>
+LOWPREC_INLINE VBits<C> in_lanes(typename CodeVector<C, T>::Type codes) {
+  if constexpr (2 * sizeof(T) < sizeof(typename C::Bits)) {
+    using Twice = typename Doubled<T>::Type;
+    using Wider = typename CodeVector<C, Twice>::Type;
+    return in_lanes<C, Twice>(__builtin_convertvector(codes, Wider));
+  } else {
+    return __builtin_convertvector(codes, VBits<C>);
+  }
+}
+
 template <class C, class T>
 void encode_part(const typename C::Bits* x, T* out, int64_t count,
                  const Encoding& shared) {
+  using Codes = typename CodeVector<C, T>::Type;
   const Encoding code = shared;
-  for (int64_t i = 0; i < count; i += C::lanes) {
-    const int64_t length = smaller<int64_t>(C::lanes, count - i);
-    typename C::Bits buffer[C::lanes] = {0};
-    memcpy(buffer, x + i, size_t(length) * sizeof(buffer[0]));
-    store(buffer, encode_bits<C>(load<VBits<C>>(buffer), code));
-    for (int64_t j = 0; j < length; ++j) out[i + j] = T(buffer[j]);
-  }
+  each_vector<VBits<C>, Codes>(
+      x, out, count, [&](VBits<C> bits, int64_t) LOWPREC_LAMBDA {
+        return __builtin_convertvector(encode_bits<C>(bits, code), Codes);
+      });
 }
 
 template <class C, class T>
 void decode_part(const T* codes, typename C::Bits* out, int64_t count,
                  const Encoding& shared) {
+  using Codes = typename CodeVector<C, T>::Type;
   const Encoding code = shared;
-  for (int64_t i = 0; i < count; i += C::lanes) {
-    const int64_t length = smaller<int64_t>(C::lanes, count - i);
-    typename C::Bits buffer[C::lanes] = {0};
-    for (int64_t j = 0; j < length; ++j) buffer[j] = typename C::Bits(codes[i + j]);
-    store(buffer, decode_bits<C>(load<VBits<C>>(buffer), code));
-    memcpy(out + i, buffer, size_t(length) * sizeof(buffer[0]));
-  }
+  each_vector<Codes, VBits<C>>(codes, out, count,
+                               [&](Codes some, int64_t) LOWPREC_LAMBDA {
+                                 return decode_bits<C>(in_lanes<C, T>(some), code);
+                               });
 }
 
 // Unsigned integers of each size; codes are never negative, or fill 64 bits.
 template <class C, class T>
 Status code_array(const Coding& task) {
-  const DefaultEnvironment standard;
-  if (task.decoding) {
-    decode_part<C>((const T*)task.from, (typename C::Bits*)task.to, task.count,
-                   task.encoding);
-  } else {
-    encode_part<C>((const typename C::Bits*)task.from, (T*)task.to, task.count,
-                   task.encoding);
-  }
+  using Bits = typename C::Bits;
+  for_parts(task.count, task.threads, kNearest, [&](int64_t i, int64_t count) {
+    if (task.decoding) {
+      decode_part<C>((const T*)task.from + i, (Bits*)task.to + i, count, task.encoding);
+    } else {
+      encode_part<C>((const Bits*)task.from + i, (T*)task.to + i, count, task.encoding);
+    }
+  });
   return kOk;
 }
 

@@ -7,21 +7,27 @@ LOWPREC_BEGIN
 
 template <class C, int64_t mode>
 void round_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                const Code&, const Plan<C>& shared, bool stream) {
-  const Plan<C> plan = shared;  // a local copy cannot alias the output
-  const auto round = [plan](VBits<C> bits)
-                         LOWPREC_LAMBDA { return round_bits<C, mode>(bits, plan); };
-  for_vectors<C>(x, out, count, round, stream);
+                const Code&, const Plan<C>& shared, bool) {
+  struct Rounding {
+    Plan<C> plan;
+    LOWPREC_INLINE VBits<C> exact(VBits<C> bits) const {
+      return round_bits<C, mode>(bits, plan);
+    }
+  };
+  exact_vectors<C>(x, out, count, Rounding{shared});
 }
 
 template <class C, int64_t mode, int64_t variant>
 void round_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
                  const Code&, const Plan<C>& shared, uint64_t seed, uint64_t first) {
-  const Plan<C> plan = shared;
-  const auto round = [plan](VBits<C> bits, const uint32_t* words) LOWPREC_LAMBDA {
-    return round_bits<C, mode, variant>(bits, plan, load_words<C>(words));
+  struct Rounding : AlwaysExact<C> {
+    Plan<C> plan;
+    explicit Rounding(const Plan<C>& given) : plan(given) {}
+    LOWPREC_INLINE VBits<C> exact(VBits<C> bits, VBits<C> word) const {
+      return round_bits<C, mode, variant>(bits, plan, word);
+    }
   };
-  for_random_vectors<C>(x, out, count, seed, first, round);
+  for_random_vectors<C>(x, out, count, seed, first, Rounding(shared));
 }
 
 template <class C>
@@ -52,11 +58,6 @@ WordsPart<C> general_stochastic(const Code& code) {
   return round_words<C, kStochastic, kA>;
 }
 
-// Where part t of `team` begins, at a multiple of a cache line of `count` elements.
-inline int64_t part_begin(int64_t count, int t, int team) {
-  return t == team ? count : count / team * t & ~int64_t(63);
-}
-
 template <class C>
 Status round_array(const Elementwise& task) {
   using Bits = typename C::Bits;
@@ -69,19 +70,9 @@ Status round_array(const Elementwise& task) {
   const Bits* x = (const Bits*)task.x;
   Bits* out = (Bits*)task.out;
   const bool stream = x != out && task.count > task.cache / int64_t(sizeof(Bits));
-  const int team = useful_threads(task.count, task.threads);
-  if (team == 1) {
-    const DefaultEnvironment environment(loop.direction);
-    loop.part(x, out, task.count, task.code, plan, stream);
-    return kOk;
-  }
-#pragma omp parallel for num_threads(team) schedule(static, 1)
-  for (int t = 0; t < team; ++t) {
-    const DefaultEnvironment environment(loop.direction);
-    const int64_t begin = part_begin(task.count, t, team);
-    const int64_t end = part_begin(task.count, t + 1, team);
-    loop.part(x + begin, out + begin, end - begin, task.code, plan, stream);
-  }
+  for_parts(task.count, task.threads, loop.direction, [&](int64_t i, int64_t count) {
+    loop.part(x + i, out + i, count, task.code, plan, stream);
+  });
   return kOk;
 }
 
@@ -94,15 +85,12 @@ Status stochastic_array(const Elementwise& task) {
   if (!stochastic(task.code)) return kBadArgument;
   WordsLoop<C> loop = fast_stochastic<C>(task.code, plan);
   if (loop.part == nullptr) loop = {general_stochastic<C>(task.code), kNearest};
-  const int team = useful_threads(task.count, task.threads);
-#pragma omp parallel for num_threads(team) schedule(static, 1) if (team > 1)
-  for (int t = 0; t < team; ++t) {
-    const DefaultEnvironment environment(loop.direction);
-    const int64_t begin = part_begin(task.count, t, team);
-    const int64_t end = part_begin(task.count, t + 1, team);
-    loop.part((const Bits*)task.x + begin, (Bits*)task.out + begin, end - begin,
-              task.code, plan, task.seed, task.offset + uint64_t(begin));
-  }
+  const Bits* x = (const Bits*)task.x;
+  Bits* out = (Bits*)task.out;
+  for_parts(task.count, task.threads, loop.direction, [&](int64_t i, int64_t count) {
+    loop.part(x + i, out + i, count, task.code, plan, task.seed,
+              task.offset + uint64_t(i));
+  });
   return kOk;
 }
 

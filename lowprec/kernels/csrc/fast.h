@@ -37,14 +37,34 @@ bool natural_overflow(const Code& code, const Plan<C>& plan) {
          code.emax == C::bias && plan.largest == L::infinity - unit;
 }
 
-template <class C, int64_t mode>
-void natural_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                  const Code&, const Plan<C>& plan, bool stream) {
-  using Bits = typename C::Bits;
+// Whether a lane of some vectors is NaN: then so is a sum of which it is a term.
+// Infinities of both signs may look so too.
+template <class C, int count>
+LOWPREC_INLINE bool any_nan(const VBits<C>* vectors) {
+  VFloat<C> sum = (VFloat<C>)vectors[0];
+#pragma GCC unroll 16
+  for (int v = 1; v < count; ++v) sum += (VFloat<C>)vectors[v];
+  return any_unequal<C>(sum, sum);
+}
+
+template <class C>
+LOWPREC_INLINE VBits<C> keep_nans(VBits<C> bits, VBits<C> result) {
   using L = Layout<C>;
-  const Bits drop = Bits(plan.drop), unit = Bits(1) << drop, half = unit >> 1;
-  const auto round = [=](VBits<C> bits) LOWPREC_LAMBDA {
-    const VBits<C> magnitude = bits & Bits(L::sign - 1);
+  const VInt<C> magnitude = (VInt<C>)(bits & typename C::Bits(L::sign - 1));
+  return magnitude > (VInt<C>)splat<VBits<C>>(L::infinity) ? bits : result;
+}
+
+template <class C, int64_t mode>
+struct Natural {
+  using Bits = typename C::Bits;
+  Bits drop;
+
+  template <int count>
+  LOWPREC_INLINE bool hard(const VBits<C>* vectors) const {
+    return any_nan<C, count>(vectors);
+  }
+  LOWPREC_INLINE VBits<C> fast(VBits<C> bits) const {
+    const Bits unit = Bits(1) << drop, half = unit >> 1;
     const VBits<C> negative = (VBits<C>)((VInt<C>)bits < typename C::Int(0));
     // The sign may stay in the sum: nothing carries into it but NaN, which is kept.
     VBits<C> sum = bits;
@@ -54,35 +74,55 @@ void natural_part(const typename C::Bits* x, typename C::Bits* out, int64_t coun
     if (mode == kTowardPositive) sum += ~negative & Bits(unit - 1);
     if (mode == kTowardNegative) sum += negative & Bits(unit - 1);
     if (mode == kToOdd) sum |= (VBits<C>)((bits & Bits(unit - 1)) != Bits(0)) & unit;
-    const VBits<C> result = sum & Bits(~(unit - 1));
-    return (VInt<C>)magnitude > (VInt<C>)splat<VBits<C>>(L::infinity) ? bits : result;
-  };
-  for_vectors<C>(x, out, count, round, stream);
+    return sum & Bits(~(unit - 1));
+  }
+  LOWPREC_INLINE VBits<C> exact(VBits<C> bits) const {
+    return keep_nans<C>(bits, fast(bits));
+  }
+};
+
+template <class C, int64_t mode>
+void natural_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
+                  const Code&, const Plan<C>& plan, bool stream) {
+  const Natural<C, mode> rounding = {typename C::Bits(plan.drop)};
+  for_vectors<C>(x, out, count, rounding, stream);
 }
 
 // Stochastic: the random bits, aligned with the dropped ones, are added. This is
 // variant A; the others equal it when there are as many random bits as dropped ones.
 // With equal probabilities all of the dropped bits are added, or nothing.
 template <class C, int64_t mode>
-void natural_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                   const Code&, const Plan<C>& plan, uint64_t seed, uint64_t first) {
+struct NaturalWords {
   using Bits = typename C::Bits;
-  using L = Layout<C>;
-  const Bits drop = Bits(plan.drop), random_bits = Bits(plan.random_bits);
-  const Bits used = drop < random_bits ? drop : random_bits;
-  const Bits right = 32 - used, left = drop - used, keep = ~((Bits(1) << drop) - 1);
-  const auto round = [=](VBits<C> bits, const uint32_t* words) LOWPREC_LAMBDA {
-    const VBits<C> word = load_words<C>(words);
+  Bits right, left, keep;
+
+  explicit NaturalWords(const Plan<C>& plan)
+      : right(Bits(32 - smaller(plan.drop, plan.random_bits))),
+        left(Bits(plan.drop - smaller(plan.drop, plan.random_bits))),
+        keep(~((Bits(1) << plan.drop) - 1)) {}
+
+  template <int count>
+  LOWPREC_INLINE bool hard(const VBits<C>* vectors) const {
+    return any_nan<C, count>(vectors);
+  }
+  LOWPREC_INLINE VBits<C> fast(VBits<C> bits, VBits<C> word) const {
     VBits<C> random = (word >> right) << left;
     if (mode == kStochasticEqual) {
       const VInt<C> inexact = (bits & ~keep) != Bits(0);
       random = (VBits<C>)(inexact & (word >> Bits(31) != Bits(0))) & ~keep;
     }
-    const VBits<C> magnitude = bits & Bits(L::sign - 1);
-    const VBits<C> result = (bits + random) & keep;
-    return (VInt<C>)magnitude > (VInt<C>)splat<VBits<C>>(L::infinity) ? bits : result;
-  };
-  for_random_vectors<C>(x, out, count, seed, first, round);
+    return (bits + random) & keep;
+  }
+  LOWPREC_INLINE VBits<C> exact(VBits<C> bits, VBits<C> word) const {
+    return keep_nans<C>(bits, fast(bits, word));
+  }
+};
+
+template <class C, int64_t mode>
+void natural_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
+                   const Code&, const Plan<C>& plan, uint64_t seed, uint64_t first) {
+  const NaturalWords<C, mode> rounding(plan);
+  for_random_vectors<C>(x, out, count, seed, first, rounding);
 }
 
 template <class C>
@@ -108,7 +148,8 @@ RoundPart<C> natural_rounding(int64_t mode) {
 // The same range with another overflow, or without subnormals.
 template <class C>
 RoundPart<C> masked_rounding(int64_t mode, bool gap) {
-  const GridChoice<C> choice = {kRare, kBothZeros, gap};
+  // Below 2^emin there is only zero where there are no subnormals.
+  const GridChoice<C> choice = {kRare, kBothZeros, gap ? kSmallIsHard : kGradual};
   switch (mode) {
     case kNearestAway:
       return grid_loop<C, kMask, kNearestAway>(choice);
@@ -129,11 +170,14 @@ RoundPart<C> masked_rounding(int64_t mode, bool gap) {
 
 template <class C, int64_t mode>
 void floor_part(const typename C::Bits* x, typename C::Bits* out, int64_t count,
-                const Code& code, const Plan<C>& plan, bool stream) {
-  const Floor<C> floor(code, plan);
-  const auto round = [floor](VBits<C> bits)
-                         LOWPREC_LAMBDA { return floor.template round<mode>(bits); };
-  for_vectors<C>(x, out, count, round, stream);
+                const Code& code, const Plan<C>& plan, bool) {
+  struct Rounding {
+    Floor<C> floor;
+    LOWPREC_INLINE VBits<C> exact(VBits<C> bits) const {
+      return floor.template round<mode>(bits);
+    }
+  };
+  exact_vectors<C>(x, out, count, Rounding{Floor<C>(code, plan)});
 }
 
 // Where the direction cannot be set, the remainder decides.
@@ -175,11 +219,14 @@ RoundLoop<C> fast_rounding(const Code& code, const Plan<C>& plan) {
 template <class C, int64_t mode, int64_t variant>
 void floor_words(const typename C::Bits* x, typename C::Bits* out, int64_t count,
                  const Code& code, const Plan<C>& plan, uint64_t seed, uint64_t first) {
-  const Floor<C> floor(code, plan);
-  const auto round = [floor](VBits<C> bits, const uint32_t* words) LOWPREC_LAMBDA {
-    return floor.template round<mode, variant>(bits, load_words<C>(words));
+  struct Rounding : AlwaysExact<C> {
+    Floor<C> floor;
+    explicit Rounding(const Floor<C>& given) : floor(given) {}
+    LOWPREC_INLINE VBits<C> exact(VBits<C> bits, VBits<C> word) const {
+      return floor.template round<mode, variant>(bits, word);
+    }
   };
-  for_random_vectors<C>(x, out, count, seed, first, round);
+  for_random_vectors<C>(x, out, count, seed, first, Rounding(Floor<C>(code, plan)));
 }
 
 template <class C>

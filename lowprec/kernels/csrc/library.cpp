@@ -19,7 +19,7 @@ extern const Kernels kernels;
 
 namespace {
 
-constexpr int kInterface = 3;  // native.py refuses a library with another number
+constexpr int kInterface = 4;  // native.py refuses a library with another number
 
 int best_isa() {
 #if defined(LOWPREC_X86_BUILDS)
@@ -106,20 +106,22 @@ LOWPREC_EXPORT int lowprec_round_stochastic(int width, const void* x, void* out,
 
 // encoding: the integers of an Encoding. Codes are unsigned, of `code_bytes` each.
 static int coding(int width, int code_bytes, const void* from, void* to, int64_t count,
-                  const int64_t* e, bool decoding) {
+                  const int64_t* e, bool decoding, int threads) {
   const lowprec::Encoding encoding = {e[0], e[1], e[2], e[3], e[4],
                                       e[5], e[6], e[7], e[8]};
-  return active().coding({from, to, count, encoding, width, code_bytes, decoding});
+  return active().coding(
+      {from, to, count, encoding, width, code_bytes, decoding, threads});
 }
 
 LOWPREC_EXPORT int lowprec_encode(int width, int code_bytes, const void* x, void* codes,
-                                  int64_t count, const int64_t* encoding) {
-  return coding(width, code_bytes, x, codes, count, encoding, false);
+                                  int64_t count, const int64_t* encoding, int threads) {
+  return coding(width, code_bytes, x, codes, count, encoding, false, threads);
 }
 
 LOWPREC_EXPORT int lowprec_decode(int width, int code_bytes, const void* codes,
-                                  void* out, int64_t count, const int64_t* encoding) {
-  return coding(width, code_bytes, codes, out, count, encoding, true);
+                                  void* out, int64_t count, const int64_t* encoding,
+                                  int threads) {
+  return coding(width, code_bytes, codes, out, count, encoding, true, threads);
 }
 
 // geometry: batch, rows, terms, columns, then strides of a (batch, row, term) and of

@@ -52,19 +52,59 @@ LOWPREC_INLINE bool any_greater(VBits<C> a, VBits<C> b) {
 #endif
 }
 
-// The larger of two lanes that are zero or positive finite or infinite numbers.
+// Whether any lane of `a` differs from that of `b`, or is NaN.
 template <class C>
-LOWPREC_INLINE VBits<C> larger_number(VBits<C> a, VBits<C> b) {
+LOWPREC_INLINE bool any_unequal(VFloat<C> a, VFloat<C> b) {
+#if defined(__AVX512F__)
+  if constexpr (C::width == 32)
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NEQ_UQ) != 0;
+  else
+    return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_NEQ_UQ) != 0;
+#else
+  return any<VInt<C> >(a != b);
+#endif
+}
+
+// The larger of two lanes whose sign bits are clear.
+template <class C>
+LOWPREC_INLINE VBits<C> larger_magnitude(VBits<C> a, VBits<C> b) {
 #if defined(__AVX512F__)
   return a > b ? a : b;
 #elif defined(__AVX2__)
   if (C::width == 32) return (VBits<C>)_mm256_max_epi32((__m256i)a, (__m256i)b);
-  return (VBits<C>)_mm256_max_pd((__m256d)a, (__m256d)b);
 #elif defined(__SSE4_1__)
   if (C::width == 32) return (VBits<C>)_mm_max_epi32((__m128i)a, (__m128i)b);
-  return (VBits<C>)_mm_max_pd((__m128d)a, (__m128d)b);
-#else
+#endif
   return (VInt<C>)a > (VInt<C>)b ? a : b;
+}
+
+// The same of numbers that are not NaN.
+template <class C>
+LOWPREC_INLINE VBits<C> larger_number(VBits<C> a, VBits<C> b) {
+#if defined(__AVX512F__)
+#elif defined(__AVX2__)
+  if (C::width == 64) return (VBits<C>)_mm256_max_pd((__m256d)a, (__m256d)b);
+#elif defined(__SSE2__)
+  if (C::width == 64) return (VBits<C>)_mm_max_pd((__m128d)a, (__m128d)b);
+#endif
+  return larger_magnitude<C>(a, b);
+}
+
+// a * b + c, where the product is exact: rounded once.
+template <class C>
+LOWPREC_INLINE VFloat<C> multiply_add(VFloat<C> a, VFloat<C> b, VFloat<C> c) {
+#if defined(__AVX512F__)
+  if constexpr (C::width == 32)
+    return (VFloat<C>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+  else
+    return (VFloat<C>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__FMA__)
+  if constexpr (C::width == 32)
+    return (VFloat<C>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+  else
+    return (VFloat<C>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+  return a * b + c;
 #endif
 }
 

@@ -49,6 +49,7 @@ struct Coding {
   int width;       // of the carrier
   int code_bytes;  // of one code
   bool decoding;
+  int threads;
 };
 
 struct Kernels {
