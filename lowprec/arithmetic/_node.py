@@ -31,7 +31,8 @@ def _plain(node: type[torch.autograd.Function]) -> Callable[..., Tensor]:
         "backward": staticmethod(node.backward),
     }
     # Made by a call, because autograd names the node by the class when it is made.
-    plain = type(node)(node.__name__, (torch.autograd.Function,), members)
+    metaclass: Any = type(node)
+    plain = metaclass(node.__name__, (torch.autograd.Function,), members)
     # Where no transform is active, Function.apply passes on to its base class.
     result: Callable[..., Tensor] = super(torch.autograd.Function, plain).apply
     return result
