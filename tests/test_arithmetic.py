@@ -420,6 +420,7 @@ ONES = torch.ones(2, 3)
         (lambda: lp.add(ONES, ONES.to("meta"), "e5m2"), ValueError, "same device"),
         (lambda: lp.add(ONES, 1, "e8m24"), ValueError, "use float64 operands"),
         (lambda: lp.add(ONES.double(), 1, "e8m51"), NotImplementedError, "51 signif"),
+        (lambda: lp.add(ONES, 2**53 + 1, "e5m2"), ValueError, r"exact up to 2\^53"),
         (lambda: lp.add(ONES, ONES[:, :2], "e5m2"), RuntimeError, "size|shape"),
         (
             lambda: lp.add(ONES, 1, "e5m2", seed=1, generator=torch.Generator()),

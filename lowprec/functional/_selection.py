@@ -12,6 +12,13 @@ from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
 from ._wide import wide_for
 
+_BROADCASTS = (
+    torch.broadcast_to,
+    Tensor.broadcast_to,
+    Tensor.expand,
+    Tensor.expand_as,
+)
+
 
 def index_map(
     function: Callable[..., Tensor],
@@ -93,7 +100,9 @@ def selection(
     wide = wide_for(precision, x.dtype, generator, seed)
     with torch.no_grad():
         chosen = function(x.detach(), *args, **options)
-        index = index_map(function, x, *args, **options)
+        index = None
+        if function not in _BROADCASTS:
+            index = index_map(function, x, *args, **options)
     return wide.select_across(x, chosen, index)
 
 

@@ -63,6 +63,33 @@ def test_segments_are_summed_by_the_oracle(accumulator):
     assert_bit_equal(actual, wanted)
 
 
+@pytest.mark.parametrize("accumulator", ACCUMULATORS, ids=repr)
+def test_segments_of_one_term_are_rounded_too(accumulator):
+    index = torch.tensor([5, 0, -1, 3, 1])
+    terms = torch.tensor([1.3, -0.0, 2.0, -0.7, 1e-9], dtype=torch.float64)
+    seed = torch.tensor(5) if accumulator.stochastic else None
+    actual = segment_sums(terms, index, 7, accumulator, seed)
+    wanted = expected_sums(index.tolist(), terms.tolist(), 7, accumulator, 5)
+    assert_bit_equal(actual, wanted)
+
+
+@pytest.mark.parametrize("mode", ["nearest_even", "stochastic"])
+@pytest.mark.parametrize(
+    ("shape", "wanted"), [((3,), (4, 3)), ((2, 1, 3), (5, 2, 4, 3)), ((), (2, 2))]
+)
+def test_broadcasts_are_the_selections_they_are(shape, wanted, mode):
+    rounding = Rounding("e5m2", mode)
+    precision = Precision(elementwise=rounding, accumulator=Accumulator(rounding))
+    x, g = leaf(*shape), torch.randn(wanted)
+    seed = 3 if mode == "stochastic" else None
+    results = []
+    for function in (torch.Tensor.expand, torch.broadcast_to, lambda x, s: x.expand(s)):
+        y = functional.selection(function, x, wanted, precision=precision, seed=seed)
+        results.append(torch.autograd.grad(y, x, g)[0])
+    assert_bit_equal(results[0], results[2])
+    assert_bit_equal(results[1], results[2])
+
+
 def test_segments_of_nothing():
     nothing = torch.empty(0, dtype=torch.float64)
     index = torch.empty(0, dtype=torch.int64)
