@@ -292,6 +292,20 @@ def test_compiles_without_graph_breaks(backend):
     assert_bit_equal(ours, torch.autograd.grad(run(x, t), x)[0])
 
 
+@pytest.mark.parametrize("name", ["mse_loss", "binary_cross_entropy"])
+def test_autocast_changes_nothing(name):
+    x, t = inputs(name, torch.float32)
+    loss = getattr(functional, name)
+    expected = loss(x, t, precision=PRECISION)
+    gradients = torch.autograd.grad(expected, (x, t))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = loss(x, t, precision=PRECISION)
+        inside = torch.autograd.grad(actual, (x, t))
+    assert_bit_equal(actual.detach(), expected.detach())
+    for ours, theirs in zip(inside, gradients, strict=True):
+        assert_bit_equal(ours, theirs)
+
+
 def test_refusals():
     x = torch.ones(3)
     with pytest.raises(ValueError, match="reduction must be 'none', 'sum' or 'mean'"):
