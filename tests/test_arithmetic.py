@@ -368,6 +368,24 @@ def test_torch_func(name, mode):
         assert_bit_equal(gradient, torch.func.grad(loss)(row, *mapped))
 
 
+@pytest.mark.parametrize("mode", ["nearest_even", "stochastic"])
+def test_opcheck(mode):
+    rounding = Rounding("bfloat16", mode)
+    seed = torch.tensor(3) if rounding.stochastic else None
+    for dtype in CARRIERS:
+        operands = [torch.rand(3, 2, dtype=dtype).mT for _ in range(3)]
+        for operation in range(5):
+            arguments = (operation, *operands, list(rounding.code), seed, 7)
+            torch.library.opcheck(torch.ops.lowprec.basic.default, arguments)
+
+
+def test_double_backward_is_that_of_torch():
+    a, b = leaf(3), leaf(3)
+    (da,) = torch.autograd.grad(lp.mul(a, b, "e5m2").sum(), a, create_graph=True)
+    (second,) = torch.autograd.grad(da.square().sum(), b)
+    assert_bit_equal(second, 2 * b.detach())
+
+
 @ignore_dynamo
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiles_without_graph_breaks(backend):
