@@ -368,6 +368,24 @@ def test_torch_func(name, mode):
         assert_bit_equal(gradient, torch.func.grad(loss)(row, *mapped))
 
 
+@pytest.mark.parametrize("mode", ["nearest_even", "stochastic"])
+def test_opcheck(mode):
+    rounding = Rounding("bfloat16", mode)
+    seed = torch.tensor(3) if rounding.stochastic else None
+    for dtype in CARRIERS:
+        operands = [torch.rand(3, 2, dtype=dtype).mT for _ in range(3)]
+        for operation in range(5):
+            arguments = (operation, *operands, list(rounding.code), seed, 7)
+            torch.library.opcheck(torch.ops.lowprec.basic.default, arguments)
+
+
+def test_double_backward_is_that_of_torch():
+    a, b = leaf(3), leaf(3)
+    (da,) = torch.autograd.grad(lp.mul(a, b, "e5m2").sum(), a, create_graph=True)
+    (second,) = torch.autograd.grad(da.square().sum(), b)
+    assert_bit_equal(second, 2 * b.detach())
+
+
 @ignore_dynamo
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiles_without_graph_breaks(backend):
@@ -420,6 +438,7 @@ ONES = torch.ones(2, 3)
         (lambda: lp.add(ONES, ONES.to("meta"), "e5m2"), ValueError, "same device"),
         (lambda: lp.add(ONES, 1, "e8m24"), ValueError, "use float64 operands"),
         (lambda: lp.add(ONES.double(), 1, "e8m51"), NotImplementedError, "51 signif"),
+        (lambda: lp.add(ONES, 2**53 + 1, "e5m2"), ValueError, r"exact up to 2\^53"),
         (lambda: lp.add(ONES, ONES[:, :2], "e5m2"), RuntimeError, "size|shape"),
         (
             lambda: lp.add(ONES, 1, "e5m2", seed=1, generator=torch.Generator()),

@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from ..arithmetic import (
     WIDEST,
     Operands,
+    applied,
     fits,
     refuse_compiled_transforms,
     with_gradient_of,
@@ -138,7 +139,7 @@ class _Select(torch.autograd.Function):
     def forward(
         x: Tensor,
         chosen: Tensor,
-        index: Tensor,
+        index: Tensor | None,
         accumulator: Accumulator | None,
         seed: Tensor | None,
         backward: Rounding | None,
@@ -161,13 +162,14 @@ class _Select(torch.autograd.Function):
         index, seed, arriving_seed, leaving_seed = ctx.saved_tensors
         with isolated(gradient):
             terms = rounded(gradient, ctx.rounding, arriving_seed).to(torch.float64)
-            total = segment_sums(
-                terms.reshape(-1),
-                index.reshape(-1),
-                math.prod(ctx.shape),
-                ctx.accumulator,
-                seed,
-            ).reshape(ctx.shape)
+            if index is None:
+                dims = copied_dims(ctx.shape, terms.shape)
+                total = sum_over(terms, dims, ctx.accumulator, seed)
+            else:
+                terms, places = terms.reshape(-1), index.reshape(-1)
+                size = math.prod(ctx.shape)
+                total = segment_sums(terms, places, size, ctx.accumulator, seed)
+            total = total.reshape(ctx.shape)
             result = rounded(total, ctx.rounding, leaving_seed).to(ctx.dtype)
         return result, *(None,) * 7
 
@@ -271,8 +273,7 @@ class Wide:
         summed = tuple(sorted(dim % x.dim() for dim in chosen))
         accumulator = self._precision.accumulator
         seed, _ = self._pair(accumulator)
-        node: Any = _Sum
-        total: Tensor = node.apply(x, summed, accumulator, seed)
+        total = applied(_Sum, x, summed, accumulator, seed)
         if keepdim:
             for dim in summed:
                 total = total.unsqueeze(dim)
@@ -284,8 +285,7 @@ class Wide:
             return x
         accumulator = self._precision.backward_accumulator
         _, seed = self._pair(accumulator)
-        node: Any = _Expand
-        result: Tensor = node.apply(x, tuple(shape), accumulator, seed)
+        result = applied(_Expand, x, tuple(shape), accumulator, seed)
         return result
 
     def running_sum(self, x: Tensor) -> Tensor:
@@ -293,8 +293,7 @@ class Wide:
         accumulator = self._precision.accumulator
         backward = self._precision.backward_accumulator
         seed, backward_seed = self._pair(accumulator, backward)
-        node: Any = _RunningSum
-        result: Tensor = node.apply(x, accumulator, seed, backward, backward_seed)
+        result = applied(_RunningSum, x, accumulator, seed, backward, backward_seed)
         return result
 
     def select(self, x: Tensor, chosen: Tensor, index: Tensor) -> Tensor:
@@ -305,19 +304,21 @@ class Wide:
         """
         return self._select(x, chosen, index, None)
 
-    def select_across(self, x: Tensor, chosen: Tensor, index: Tensor) -> Tensor:
-        """Do the same in the carrier; both gradients are rounded to ``elementwise``."""
+    def select_across(self, x: Tensor, chosen: Tensor, index: Tensor | None) -> Tensor:
+        """Do the same in the carrier; both gradients are rounded to ``elementwise``.
+
+        No index means that x was broadcast, which needs no sorting.
+        """
         return self._select(x, chosen, index, self._precision.elementwise)
 
     def _select(
-        self, x: Tensor, chosen: Tensor, index: Tensor, outside: Rounding | None
+        self, x: Tensor, chosen: Tensor, index: Tensor | None, outside: Rounding | None
     ) -> Tensor:
         accumulator = self._precision.backward_accumulator
         _, seed = self._pair(accumulator)
         arriving, leaving = self._pair(outside)
-        node: Any = _Select
-        result: Tensor = node.apply(
-            x, chosen, index, accumulator, seed, outside, arriving, leaving
+        result = applied(
+            _Select, x, chosen, index, accumulator, seed, outside, arriving, leaving
         )
         return result
 
@@ -352,8 +353,7 @@ class Wide:
         backward: Rounding | None,
     ) -> Tensor:
         seed, backward_seed = self._pair(rounding, backward)
-        node: Any = _Cross
-        result: Tensor = node.apply(x, dtype, rounding, seed, backward, backward_seed)
+        result = applied(_Cross, x, dtype, rounding, seed, backward, backward_seed)
         return result
 
     def _pair(
