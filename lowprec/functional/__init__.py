@@ -87,3 +87,7 @@ from ._softmax import softmin as softmin
 from ._transposed import conv_transpose1d as conv_transpose1d
 from ._transposed import conv_transpose2d as conv_transpose2d
 from ._transposed import conv_transpose3d as conv_transpose3d
+from ._vector_normalization import cosine_similarity as cosine_similarity
+from ._vector_normalization import local_response_norm as local_response_norm
+from ._vector_normalization import normalize as normalize
+from ._vector_normalization import pairwise_distance as pairwise_distance
