@@ -73,7 +73,7 @@ def sum_over(
     kept = [dim for dim in range(x.dim()) if dim not in dims]
     shape = [x.shape[dim] for dim in kept]
     terms = math.prod([x.shape[dim] for dim in dims])
-    rows = x.permute(*kept, *dims).reshape(math.prod(shape), terms)
+    rows = x.permute((*kept, *dims)).reshape(math.prod(shape), terms)
     return row_sums(rows, accumulator, seed).reshape(shape)
 
 
