@@ -134,6 +134,13 @@ def test_refusals(arguments, kind, message):
         embedding(*arguments, precision=LOW)
 
 
+@pytest.mark.parametrize("field", ["elementwise", "grad_weight"])
+def test_formats_wider_than_the_carrier_are_refused(field):
+    precision = Precision(**({"elementwise": "e5m2"} | {field: "e11m50"}))
+    with pytest.raises(ValueError, match=f"hold every value of {field}"):
+        embedding(INDEX, W, precision=precision)
+
+
 @ignore_dynamo
 def test_compiles_without_graph_breaks():
     w = leaf(6, 3)

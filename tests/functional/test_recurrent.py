@@ -414,3 +414,9 @@ def test_refusals_of_cells():
         functional.gru_cell(X[0], STATE[0], *GRU_WEIGHTS, torch.ones(9), precision=LOW)
     with pytest.raises(ValueError, match=r"must be \[N, \*\] or \[\*\]"):
         functional.gru_cell(X, STATE, *GRU_WEIGHTS, precision=LOW)
+
+
+def test_formats_wider_than_the_carrier_are_refused():
+    wide = Precision(elementwise="e11m50")
+    with pytest.raises(ValueError, match="hold every value of elementwise"):
+        functional.gru(X, STATE, GRU_WEIGHTS, *REST, precision=wide)
