@@ -13,6 +13,7 @@ from ..precision import Precision, as_precision
 from ._calls import seed_with_elementwise, seeds_of_parts
 from ._parts import isolated, rounded
 from ._sums import segment_sums
+from ._wide import check_held
 
 
 class _EmbeddingSeeds(NamedTuple):
@@ -58,15 +59,13 @@ class _Embedding(torch.autograd.Function):
         precision, keys = ctx.precision, _EmbeddingSeeds(*seeds)
         with isolated(grad_output):
             grad = rounded(grad_output, precision.elementwise, keys.grad_output)
-            columns = torch.arange(grad.shape[1], device=index.device)
-            elements = index.unsqueeze(1) * grad.shape[1] + columns
             total = segment_sums(
-                grad.double().reshape(-1),
-                elements.reshape(-1),
-                ctx.count * grad.shape[1],
+                grad.double(),
+                index,
+                ctx.count,
                 precision.backward_accumulator,
                 keys.grad_weight_sum,
-            ).reshape(ctx.count, grad.shape[1])
+            )
             if ctx.by_frequency:
                 ones = torch.ones_like(index, dtype=torch.float64)
                 times = ones.new_zeros(ctx.count).index_add(0, index, ones)
@@ -155,6 +154,8 @@ def embedding(
             f"max_norm={max_norm!r} and sparse={sparse!r} are not emulated: scale the "
             "table before the call, and use dense gradients"
         )
+    check_held("elementwise", precision.elementwise, weight.dtype)
+    check_held("grad_weight", precision.grad_weight, weight.dtype)
     count = weight.shape[0]
     if padding_idx is not None:
         if not -count <= padding_idx < count:

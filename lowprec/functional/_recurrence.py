@@ -28,6 +28,7 @@ from ._parts import (
     rounded,
     split,
 )
+from ._wide import check_held
 
 _States = tuple[Tensor, ...]
 
@@ -346,6 +347,7 @@ def recurrence(
     seeds: LayerSeeds,
 ) -> tuple[Tensor, _States]:
     """Return the results [P, R] of all steps and the final states."""
+    check_held("elementwise", precision.elementwise, own.dtype)
     w = rounded(weight, precision.weight, split(seeds.recurrent).weight)
     if projection is not None:
         projection = rounded(
