@@ -17,13 +17,12 @@ from ._products import Bind, Bound, direct
 # Each element of a result depends on one element of each operand.
 POINTWISE = words(
     """acos acosh add addcdiv addcmul asin asinh atan atan2 atanh ceil celu clamp
-    clamp_max clamp_min copysign cos cosh deg2rad digamma div elu erf erfc erfinv
-    exp exp2 expm1 float_power floor floor_divide fmax fmin fmod frac gelu
-    hardshrink hardsigmoid hardswish hypot i0 ldexp leaky_relu lerp lgamma log log10
-    log1p log2 logaddexp logaddexp2 logit log_sigmoid maximum minimum mish mul
-    nan_to_num pow rad2deg reciprocal remainder round rsqrt rsub selu sigmoid silu
-    sin sinc sinh softplus softshrink softsign sqrt square sub tan tanh tanhshrink
-    xlogy"""
+    clamp_max clamp_min copysign cos cosh deg2rad digamma div elu erf erfc erfinv exp
+    exp2 expm1 float_power floor floor_divide fmax fmin fmod frac gelu hardshrink
+    hardsigmoid hardswish hypot i0 ldexp leaky_relu lerp lgamma log log10 log1p log2
+    logaddexp logaddexp2 logit log_sigmoid maximum minimum mish mul nan_to_num pow
+    rad2deg reciprocal remainder round rsqrt rsub selu sigmoid silu sin sinc sinh
+    softplus softshrink softsign sqrt square sub tan tanh tanhshrink xlogy"""
 )
 # Elements of the first operand, each any number of times.
 SELECTIONS = words(
@@ -39,8 +38,7 @@ _OTHERS = words(
 )
 # Only the functions of torch.nn.functional have the functional's arguments.
 _LAYERS = words(
-    """batch_norm embedding embedding_bag group_norm instance_norm layer_norm
-    rms_norm"""
+    """batch_norm embedding embedding_bag group_norm instance_norm layer_norm rms_norm"""
 )
 
 

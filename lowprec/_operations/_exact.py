@@ -23,13 +23,14 @@ _Keywords = Mapping[str, Any]
 
 _VIEWS = words(
     """adjoint alias align_to as_subclass atleast_1d atleast_2d atleast_3d block_diag
-    cat channel_shuffle chunk clone column_stack concat concatenate contiguous cpu cuda
-    detach detach_copy diag diag_embed diagflat diagonal dsplit dstack flatten flip
-    fliplr flipud hsplit hstack movedim moveaxis narrow native_channel_shuffle numpy
-    permute pin_memory pixel_shuffle pixel_unshuffle ravel rename reshape reshape_as
-    resolve_conj resolve_neg roll rot90 row_stack select split split_with_sizes squeeze
-    stack swapaxes swapdims t tensor_split transpose tril triu unbind unflatten
-    unsqueeze view view_as vsplit vstack"""
+    cat channel_shuffle chunk clone column_stack complex concat concatenate
+    contiguous cpu cuda detach detach_copy diag diag_embed diagflat diagonal dsplit
+    dstack flatten flip fliplr flipud hsplit hstack movedim moveaxis narrow
+    native_channel_shuffle numpy permute pin_memory pixel_shuffle pixel_unshuffle
+    ravel rename reshape reshape_as resolve_conj resolve_neg roll rot90 row_stack
+    select split split_with_sizes squeeze stack swapaxes swapdims t tensor_split
+    transpose tril triu unbind unflatten unsqueeze view view_as view_as_complex
+    view_as_real vsplit vstack conj conj_physical"""
 )
 _JOINS = words(
     """block_diag cat column_stack concat concatenate dstack hstack row_stack stack
@@ -42,28 +43,29 @@ _CHOICES = words(
 )
 _COMPARISONS = words(
     """all allclose any array_equal bool bucketize count_nonzero eq equal ge greater
-    greater_equal gt isclose isfinite isin isinf isnan isneginf isposinf isreal le less
-    less_equal logical_and logical_not logical_or logical_xor lt ne nonzero not_equal
-    one_hot searchsorted signbit tril_indices triu_indices unique unique_consecutive
-    bitwise_and bitwise_not bitwise_or bitwise_xor"""
+    greater_equal gt isclose isfinite isin isinf isnan isneginf isposinf isreal le
+    less less_equal logical_and logical_not logical_or logical_xor lt ne nonzero
+    not_equal one_hot searchsorted signbit tril_indices triu_indices unique
+    unique_consecutive bitwise_and bitwise_not bitwise_or bitwise_xor"""
 )
 _DATA = words(
     """as_tensor asarray bernoulli_ cauchy_ empty empty_like empty_permuted
     empty_strided exponential_ eye fill fill_ from_numpy frombuffer full full_like
     geometric_ log_normal_ multinomial new_empty new_empty_strided new_full new_ones
     new_tensor new_zeros normal normal_ ones ones_like rand rand_like randint
-    randint_like randn randn_like random_ randperm scalar_tensor tensor uniform_ zero_
-    zeros zeros_like kaiming_uniform_ kaiming_normal_ trunc_normal_ constant_"""
+    randint_like randn randn_like random_ randperm scalar_tensor tensor uniform_
+    zero_ zeros zeros_like kaiming_uniform_ kaiming_normal_ trunc_normal_ constant_"""
 )
 # Bookkeeping, conversions to Python, and the start of backward: the nodes of emulated
 # operations do their own arithmetic, the others were reported in forward.
 _CONTROL = words(
     """array array_wrap backward contains data_ptr deepcopy dim dir element_size format
-    get_device grad has_names hash item iter len names ndimension nelement numel reduce
-    reduce_ex register_hook
-    register_post_accumulate_grad_hook repr requires_grad_ result_type retain_grad
-    reversed setstate share_memory_ size storage storage_offset storage_type str stride
-    tolist type_as_dtype untyped_storage"""
+    get_device grad has_names hash item iter len names ndimension nelement numel
+    reduce reduce_ex register_hook register_post_accumulate_grad_hook repr
+    requires_grad_ result_type retain_grad reversed setstate share_memory_ size
+    storage storage_offset storage_type str stride tolist type_as_dtype
+    untyped_storage _record_function_enter _record_function_enter_new
+    _record_function_exit"""
 )
 EXACT = _VIEWS | _CHOICES | _COMPARISONS | _DATA | _CONTROL
 # Elements may be used several times, or share a gradient among ties.
@@ -81,10 +83,10 @@ _CHOICES_OF_SEVERAL = words(
 )
 _INTEGERS = words(
     """add addcmul addmm arange baddbmm bincount bmm bitwise_left_shift
-    bitwise_right_shift clamp cross cumprod cumsum cummax cummin diff dot floor_divide
-    fmod gcd index_add index_put lcm lshift matmul max min mm mul multiply mv
-    outer pow prod remainder rshift scatter scatter_add square sub subtract sum trace
-    maximum minimum where"""
+    bitwise_right_shift clamp cross cumprod cumsum cummax cummin diff dot
+    floor_divide fmod gcd index_add index_put lcm lshift matmul max min mm mul
+    multiply mv outer pow prod remainder rshift scatter scatter_add square sub
+    subtract sum trace maximum minimum where"""
 )
 _CONVERSIONS = {
     "float": torch.float32,

@@ -82,6 +82,7 @@ def operation_name(func: Any) -> str:
     if name.startswith("__") and name.endswith("__"):
         name = name[2:-2]
         name = _OPERATORS.get(name, name)
+    name = name.removeprefix("special_")
     in_place = "_" if name.endswith("_") else ""
     base = name.rstrip("_")
     return _ALIASES[base] + in_place if base in _ALIASES else name
