@@ -146,6 +146,15 @@ SPELLINGS = {
         lambda x: F.embedding(CLASSES[:2], x),
         lambda x: functional.embedding(CLASSES[:2], x, precision=LOW),
     ),
+    "embedding_bag": (
+        lambda x: F.embedding_bag(CLASSES[None] % 3, x),
+        lambda x: functional.embedding_bag(CLASSES[None] % 3, x, precision=LOW),
+    ),
+    "normalize": (lambda x: F.normalize(x), own("normalize")),
+    "cosine_similarity": (
+        lambda x: F.cosine_similarity(x, Y),
+        own("cosine_similarity", Y),
+    ),
     "einsum": (
         lambda x: torch.einsum("ij,kj->ik", x, Y),
         lambda x: functional.einsum("ij,kj->ik", x, Y, precision=LOW),

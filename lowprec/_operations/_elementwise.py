@@ -31,14 +31,14 @@ SELECTIONS = words(
 )
 # Operations that may round and have no functional: emulated by none of the tables.
 _OTHERS = words(
-    """cosine_similarity cumprod dist embedding_bag gaussian_nll_loss gumbel_softmax
-    local_response_norm logcumsumexp lp_pool1d lp_pool2d nanmean nansum normalize
-    pairwise_distance poisson_nll_loss rrelu soft_margin_loss std_mean var_mean
-    linalg_norm _weight_norm"""
+    """_weight_norm arange cumprod dist gaussian_nll_loss gumbel_softmax linalg_norm
+    linspace logcumsumexp logspace lp_pool1d lp_pool2d nanmean nansum
+    poisson_nll_loss rrelu soft_margin_loss std_mean var_mean"""
 )
 # Only the functions of torch.nn.functional have the functional's arguments.
 _LAYERS = words(
-    """batch_norm embedding embedding_bag group_norm instance_norm layer_norm rms_norm"""
+    """batch_norm embedding embedding_bag group_norm instance_norm layer_norm
+    rms_norm"""
 )
 
 
@@ -164,19 +164,24 @@ _SAME_ARGUMENTS = (
     functional.avg_pool2d,
     functional.avg_pool3d,
     functional.batch_norm,
+    functional.cosine_similarity,
     functional.dropout,
     functional.dropout1d,
     functional.dropout2d,
     functional.dropout3d,
     functional.embedding,
+    functional.embedding_bag,
     functional.feature_alpha_dropout,
     functional.group_norm,
     functional.instance_norm,
     functional.interpolate,
     functional.layer_norm,
+    functional.local_response_norm,
     functional.max_pool1d,
     functional.max_pool2d,
     functional.max_pool3d,
+    functional.normalize,
+    functional.pairwise_distance,
     functional.prelu,
     functional.rms_norm,
 )
