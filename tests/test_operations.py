@@ -102,6 +102,21 @@ SPELLINGS = {
     "std": (lambda x: torch.std(x, dim=1), own("std", 1)),
     "var of all": (lambda x: torch.var(x, False), own("var", correction=0)),
     "norm": (lambda x: x.norm(), own("norm")),
+    "linalg.norm": (lambda x: torch.linalg.norm(x), own("norm", 2)),
+    "max": (
+        lambda x: x.relu().max(),
+        lambda x: functional.extremum(torch.max, x.relu(), precision=LOW),
+    ),
+    "max of two": (
+        lambda x: torch.max(Y, x[0]),
+        lambda x: functional.pointwise(torch.maximum, Y, x[0], precision=LOW),
+    ),
+    "amin of ties": (
+        lambda x: torch.cat([x, x, x]).amin(0),
+        lambda x: functional.extremum(
+            torch.amin, torch.cat([x, x, x]), 0, precision=LOW
+        ),
+    ),
     "vector_norm": (lambda x: torch.linalg.vector_norm(x, 1, 0), own("norm", 1, 0)),
     "logsumexp": (lambda x: torch.logsumexp(x, 0), own("logsumexp", 0)),
     "cumsum": (lambda x: x.cumsum(0), own("cumsum", 0)),
@@ -269,6 +284,29 @@ def test_no_operation_has_two_meanings():
     assert not elementwise & set(_products.PRODUCTS)
     assert not elementwise & _elementwise.SELECTIONS
     assert not elementwise & _elementwise._OTHERS
+
+
+COMPOSITES = {
+    "gaussian_nll_loss": (
+        lambda x: F.gaussian_nll_loss(x, Y, POSITIVE, full=True),
+        {"log", "sub", "pow", "div", "add", "mul", "mean"},
+    ),
+    "triplet_margin": (
+        lambda x: F.triplet_margin_with_distance_loss(x, Y, POSITIVE),
+        {"pairwise_distance", "sub", "add", "mean"},
+    ),
+    "gumbel_softmax": (lambda x: F.gumbel_softmax(x), {"log", "add", "softmax"}),
+}
+
+
+@pytest.mark.parametrize(("call", "inside"), COMPOSITES.values(), ids=list(COMPOSITES))
+def test_functions_written_in_python_are_emulated_call_by_call(call, inside):
+    with lp.emulate(LOW, strict=True) as context:
+        value, gradient = run(call)
+    assert inside <= set(context.coverage().to_dict()["emulated"])
+    for x in (value, gradient):
+        assert_bit_equal(lp.round(x, "e6m5"), x)
+    assert not torch.equal(value, run(call)[0])
 
 
 UNSUPPORTED = [

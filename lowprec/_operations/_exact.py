@@ -279,7 +279,8 @@ def objection(called: str, args: _Arguments, kwargs: _Keywords) -> str | None:
 def _gradient_objection(
     name: str, args: _Arguments, kwargs: _Keywords, operands: list[Tensor]
 ) -> str | None:
-    if name in _CHOICES_OF_SEVERAL:
+    two = name in ("max", "min") and len(args) > 1 and isinstance(args[1], Tensor)
+    if name in _CHOICES_OF_SEVERAL or two:
         full = torch.broadcast_shapes(*(x.shape for x in operands))
         if _needs_gradient([x for x in operands if x.shape != full]):
             return "the gradient of a broadcast operand adds in the carrier"
