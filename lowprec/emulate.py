@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ._emulation import Coverage, CoverageRow, Emulation, Tally
+from ._emulation import Coverage, CoverageRow, Emulation, Tally, tied_rows
 from .nn import _conversion
 from .precision import Policy, Precision, as_policy, as_precision
 
@@ -148,7 +148,9 @@ class emulate(Emulation):
         Returns:
             The operations, their treatment and the modules where they were met.
         """
-        return self.tally.coverage()
+        if self._model is None:
+            return self.tally.coverage()
+        return self.tally.coverage(tied_rows(self._model, self._policy.precision_for))
 
 
 class _Entrance:
@@ -158,6 +160,8 @@ class _Entrance:
         self._context = None if context is None else weakref.ref(context)
         self._lock = threading.Lock()
         self._threads: list[int] = []
+        self._modules: list[tuple[str, torch.nn.Module]] = []
+        self._wanted: list[tuple[torch.nn.Module, Emulation]] = []
         self._lent: list[_conversion.Undo] = []
 
     # Copies of the model inside share the context; pickles have none.
@@ -171,14 +175,18 @@ class _Entrance:
         context = self.context()
         with self._lock:
             if not self._threads:
-                self._lent = _conversion.lend(
-                    model,
-                    policy,
-                    strict=context.strict,
-                    generator=context.generator,
-                    tally=context.tally,
-                    owner=self,
-                )
+                modules = list(model.named_modules())
+                if modules != self._modules:
+                    self._wanted = _conversion.emulations(
+                        modules,
+                        policy,
+                        strict=context.strict,
+                        generator=context.generator,
+                        tally=context.tally,
+                        owner=self,
+                    )
+                    self._modules = modules
+                self._lent = _conversion.lend(self._wanted)
             self._threads.append(threading.get_ident())
 
     def leave(self) -> None:

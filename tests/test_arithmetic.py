@@ -221,7 +221,7 @@ def test_any_operands(name, mode, dtype):
 def test_any_operands_at_length(name, mode, dtype):
     _, arity = OPERATIONS[name]
     for target, saturation in itertools.product(TARGETS[dtype], lp.Saturation):
-        tensors = [anything(2000, dtype) for _ in range(arity)]
+        tensors = [anything(500, dtype) for _ in range(arity)]
         check(name, tensors, Rounding(target, mode, saturation))
 
 

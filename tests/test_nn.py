@@ -153,6 +153,29 @@ def test_the_root_may_be_a_layer():
     assert precisions(layer) == {"": LOW}
 
 
+def test_converted_modules_show_their_precision_and_take_another():
+    model, x = convert_(mlp(), LOW), torch.randn(3, 4)
+    assert model[0].precision == LOW
+    model[0].precision = RANDOM
+    model[0].generator = torch.Generator().manual_seed(1)
+    first = model(x)
+    model[0].generator.manual_seed(1)
+    assert_bit_equal(model(x).detach(), first.detach())
+    assert precisions(model) == {"": LOW, "0": RANDOM, "1": LOW, "2": LOW}
+    with pytest.raises(TypeError, match="expected a Precision"):
+        model[0].precision = "bfloat16"
+
+
+def test_an_attribute_named_precision_stays_the_modules_own():
+    layer, x = torch.nn.Linear(4, 4), torch.randn(3, 4)
+    layer.precision = "16-mixed"
+    expected = functional.linear(x, layer.weight, layer.bias, precision=LOW)
+    convert_(layer, LOW)
+    assert layer.precision == "16-mixed"
+    assert_bit_equal(layer(x).detach(), expected.detach())
+    assert precisions(layer) == {"": LOW}
+
+
 def test_converting_again_replaces():
     model = convert_(mlp(), LOW)
     other = Precision(weight="bfloat16")
@@ -240,7 +263,7 @@ def test_scripted_modules_are_named():
         warnings.simplefilter("ignore", DeprecationWarning)
         scripted = torch.jit.script(torch.nn.Linear(2, 2))
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), scripted)
-    with pytest.raises(NotImplementedError, match="TorchScript modules.*'1'"):
+    with pytest.raises(NotImplementedError, match=r"TorchScript modules.*'1'"):
         convert_(model, LOW, strict=True)
     assert type(model[0]) is torch.nn.Linear
     with pytest.warns(NumericalWarning, match="stay in carrier arithmetic: '1'"):

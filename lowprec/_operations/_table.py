@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import _elementwise, _names
 from ._exact import CONDITIONAL, GRADIENT_ADDS, always_exact, objection
-from ._products import PRODUCTS, Bind, Bound
+from ._products import PRODUCTS, Bound
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,6 @@ def works_in_place(
         return False
     given = args[operation.inplace] if len(args) > operation.inplace else False
     return bool(kwargs.get("inplace", given))
-
-
-def _without_inplace(
-    operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if operation.inplace is None:
-        return args, kwargs
-    rest = {name: value for name, value in kwargs.items() if name != "inplace"}
-    return args[: operation.inplace], rest
 
 
 _LARGEST = 10_000  # functions that are remembered; torch has about 2,000
@@ -119,7 +110,10 @@ def _described(func: Any) -> Operation | None:
 def _inplace_position(func: Any) -> int | None:
     if not isinstance(func, FunctionType):
         return None
-    names = list(inspect.signature(func).parameters)
+    try:
+        names = list(inspect.signature(func).parameters)
+    except ValueError:  # a wrapped builtin
+        return None
     return names.index("inplace") if "inplace" in names else None
 
 
@@ -137,63 +131,63 @@ def product(
         None if this form of the call is not emulated: integers, complex numbers,
         sparse tensors, ``out=``, a spelling that is not torch's documented one.
     """
-    if not operation.product:
+    if not operation.product or kwargs.get("out") is not None:
         return None
-    found = _bound(operation, PRODUCTS[operation.base], args, kwargs)
-    return found if found is not None and all(_floating(found)) else None
+    args, kwargs = _plain(operation, args, kwargs)
+    try:
+        found = PRODUCTS[operation.base](*args, **kwargs)
+    except TypeError:
+        return None
+    return found if found is not None and _is_dense(found) else None
 
 
 def rounding(
-    operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
+    func: Any, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Bound | None:
     """Return the functional for a call that ``elementwise`` governs.
 
     Args:
-        operation: what is called.
+        func: what is called.
+        operation: what is known about it.
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
 
     Returns:
         None if this form of the call is exact by nature, or not emulated as `product`.
     """
-    if not operation.elementwise:
+    if not operation.elementwise or kwargs.get("out") is not None:
         return None
-    if objection(operation.name, args, kwargs) is None:
+    # The table of an embedding is a weight, which is rounded also where all is exact.
+    if operation.base != "embedding" and not objection(operation.name, args, kwargs):
         return None
-    found = _bound(operation, _elementwise.BINDINGS[operation.base], args, kwargs)
-    return found if found is not None and any(_floating(found)) else None
-
-
-def _bound(
-    operation: Operation, bind: Bind, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Bound | None:
-    if "out" in kwargs:
-        return None
-    args, kwargs = _without_inplace(operation, args, kwargs)
-    if operation.reversed:
-        args = (args[1], args[0])
+    args, kwargs = _plain(operation, args, kwargs)
     try:
-        found = bind(*args, **kwargs)
+        found = _elementwise.bound(operation.base, func, args, kwargs)
     except TypeError:
         return None
-    if found is None:
-        return None
-    dense = all(_is_dense(x) for x in _tensors((*found[1], *found[2].values())))
-    return found if dense else None
+    return found if found is not None and _is_dense(found) else None
 
 
-def _floating(found: Bound) -> list[bool]:
+def _plain(
+    operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of the call that is not in place, operands in order."""
+    if operation.inplace is not None:
+        args = args[: operation.inplace]
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("inplace", "out")}
+    return ((args[1], args[0]) if operation.reversed else args), kwargs
+
+
+def _is_dense(found: Bound) -> bool:
+    """Whether all operands are dense and real, and one is floating."""
     operands = _tensors((*found[1], *found[2].values()))
-    return [x.is_floating_point() for x in operands]
+    dense = [x.layout == torch.strided and not x.is_complex() for x in operands]
+    return all(dense) and any([x.is_floating_point() for x in operands])
 
 
 def is_known(name: str) -> bool:
-    """Whether a policy may name an operation: one that some precision governs."""
-    return name in PRODUCTS or is_governed(name)
-
-
-def _is_dense(x: Tensor) -> bool:
-    return x.layout == torch.strided and not x.is_complex()
+    """Whether the name is that of an operation that the tables have."""
+    return name in PRODUCTS or is_governed(name) or always_exact(name)
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -28,6 +28,11 @@ _ORDERS = {
 _NO_SEED = 0
 
 
+def kernel_order(accumulator: Accumulator) -> int:
+    """Return the integer by which kernels know the accumulator's order."""
+    return _ORDERS[accumulator.order]
+
+
 def gemm(
     a: Tensor,
     b: Tensor,
@@ -57,7 +62,7 @@ def gemm(
         list(accumulator.rounding.code),
         [] if product is None else list(product.code),
         [] if within is None else list(within.code),
-        _ORDERS[accumulator.order],
+        kernel_order(accumulator),
         accumulator.block_size or 0,
         torch.tensor(_NO_SEED) if seed is None else seed,
         offset,

@@ -24,7 +24,7 @@ from ._parts import (
     rounded_once,
     split,
 )
-from ._wide import copied_dims
+from ._sums import copied_dims
 
 
 def _scaled(

@@ -11,45 +11,48 @@ from torch import Tensor
 from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
 from ._calls import leaves_everything, seed_with_elementwise, seeds_of_parts
+from ._dropout import dropout
 from ._matmul import matmul
 from ._parts import check_same
-from ._wide import Wide, wide_for
+from ._pointwise import pointwise
+from ._wide import wide_for
 
 
 class AttentionSeeds(NamedTuple):
     """The seed of each part of an attention, in the order of `split_seed`."""
 
     scores: Tensor | None
-    elementwise: Tensor | None
+    scale: Tensor | None
+    mask: Tensor | None
+    softmax: Tensor | None
+    dropout: Tensor | None
     output: Tensor | None
 
 
-def _safe_softmax(wide: Wide, x: Tensor) -> Tensor:
-    """Return the softmax of float64 rows; a row that is masked entirely gives zeros."""
-    largest = x.detach().amax(-1, keepdim=True)
+def _safe_softmax(x: Tensor, precision: Precision, seed: Tensor | None) -> Tensor:
+    """Return the softmax of rows; a row that is masked entirely gives zeros."""
+    if precision.elementwise is None:
+        plain: Tensor = torch.ops.aten._safe_softmax.default(x, -1)
+        return plain
+    wide = wide_for(precision, x.dtype, None, seed)
+    scores = wide.enter(x)
+    largest = scores.detach().amax(-1, keepdim=True)
     nothing = largest == -math.inf
-    powers = (x - largest.masked_fill(nothing, 0)).exp()
+    powers = (scores - largest.masked_fill(nothing, 0)).exp()
     total = wide.sum(powers, -1, keepdim=True).masked_fill(nothing, 1)
-    return powers / wide.expand(total, powers.shape)
-
-
-def dropped(wide: Wide, x: Tensor, probability: float) -> Tensor:
-    """Drop elements by torch's random numbers; what is kept grows, and is rounded."""
-    kept = torch.dropout(torch.ones_like(x), probability, True) != 0
-    factor = kept.double() / (1 - probability) if probability < 1 else kept.double()
-    return wide.leave(wide.enter(x) * factor)
+    return wide.leave(powers / wide.expand(total, powers.shape))
 
 
 def _masked(
-    wide: Wide | None, scores: Tensor, mask: Tensor | None, causal: bool
+    scores: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    precision: Precision,
+    seed: Tensor | None,
 ) -> Tensor:
     """Add a mask of numbers, and put -inf where a mask of truth values is false."""
     if mask is not None and mask.dtype != torch.bool:
-        if wide is None:
-            scores = scores + mask
-        else:
-            term = wide.expand(wide.enter(mask), scores.shape)
-            scores = wide.leave(wide.enter(scores) + term)
+        scores = pointwise(torch.add, scores, mask, precision=precision, seed=seed)
     elif mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     if causal:
@@ -92,18 +95,11 @@ def attend(
     """Return the result [..., H, L, V] and the weights [..., H, L, S]."""
     multiply = _grouped_product if grouped else _plain_product
     scores = multiply(query, key.mT, precision, seeds.scores)
-    if precision.elementwise is None:
-        scores = _masked(None, scores * scale, mask, causal)
-        weights: Tensor = torch.ops.aten._safe_softmax.default(scores, -1)
-        if dropout_p > 0:
-            weights = torch.dropout(weights, dropout_p, True)
-    else:
-        wide = wide_for(precision, query.dtype, None, seeds.elementwise)
-        scores = wide.leave(wide.enter(scores) * scale)
-        scores = _masked(wide, scores, mask, causal)
-        weights = wide.leave(_safe_softmax(wide, wide.enter(scores)))
-        if dropout_p > 0:
-            weights = dropped(wide, weights, dropout_p)
+    scores = pointwise(torch.mul, scores, scale, precision=precision, seed=seeds.scale)
+    scores = _masked(scores, mask, causal, precision, seeds.mask)
+    weights = _safe_softmax(scores, precision, seeds.softmax)
+    if dropout_p > 0:
+        weights = dropout(weights, dropout_p, precision=precision, seed=seeds.dropout)
     return multiply(weights, value, precision, seeds.output), weights
 
 
@@ -173,15 +169,13 @@ def scaled_dot_product_attention(
     with Q' = fl_input(Q), K' = fl_weight(K), P' = fl_input(P), V' = fl_weight(V).
 
     Contract:
-        Every step is an operation of its own, with its own gradient: products as
-        `matmul`, whose weights are the keys and the values; the others as fused
-        operations, whose gradients are rounded to ``elementwise`` on arrival and when
-        they leave. Without a mask of numbers there is no U; masks of truth values and
-        ``is_causal`` put -inf, which is exact; rows of -inf have weights of zero.
-        Dropout takes its zeros from torch's random numbers, and rounds
-        P / (1 - dropout_p). Groups of queries that share a key or a value are one sum
-        in its gradient. Where ``elementwise`` is None torch computes these steps in
-        the carrier; if nothing is rounded its own attention computes.
+        Every step is an operation of its own, with its own gradient: `matmul`, whose
+        weights are the keys and the values, `pointwise` multiplication and addition,
+        `softmax` and `dropout`. Without a mask of numbers there is no U; masks of
+        truth values and ``is_causal`` put -inf, which is exact; rows of -inf have
+        weights of zero. Groups of queries that share a key or a value are one sum in
+        its gradient. Where ``elementwise`` is None torch computes these steps in the
+        carrier; if nothing is rounded its own attention computes.
 
     Args:
         query: float32 or float64 tensor [..., H, L, E].
@@ -195,8 +189,9 @@ def scaled_dot_product_attention(
         enable_gqa: key and value may have fewer heads, each for neighbouring queries.
         precision: the roundings.
         generator: source of the seed of stochastic roundings; nothing is drawn where
-            nothing is stochastic. It has three parts, those of `split_seed`: the first
-            product's, the elementwise operations', the second product's.
+            nothing is stochastic. It has six parts, by `split_seed`: those of the first
+            product, the scaling, the mask, the softmax, the dropout and the second
+            product.
         seed: the seed itself instead, an int or 0-d int64 tensor.
 
     Returns:
@@ -241,6 +236,6 @@ def scaled_dot_product_attention(
         1 / math.sqrt(query.shape[-1]) if scale is None else scale,
         enable_gqa,
         precision,
-        AttentionSeeds(*seeds_of_parts(base, 3)),
+        AttentionSeeds(*seeds_of_parts(base, len(AttentionSeeds._fields))),
     )
     return result

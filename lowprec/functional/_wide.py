@@ -19,70 +19,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..arithmetic import fits, refuse_compiled_transforms
+from ..arithmetic import (
+    WIDEST,
+    Operands,
+    fits,
+    refuse_compiled_transforms,
+    with_gradient_of,
+)
 from ..precision import Precision
 from ..random import as_seed, split_seed
 from ..rounding import Accumulator, Rounding
-from ._parts import isolated, plain, product, rounded
+from ._parts import isolated, rounded
+from ._sums import copied_dims, running_sums, segment_sums, sum_over
 
-# Terms outside are too large or too small for the kernels' exact products. To a format
-# whose values lie well inside, such a term is only huge or only a sign.
-_SMALLEST_TERM, _LARGEST_TERM = 2.0**-960, 2.0**989
-_SMALLEST_QUANTUM, _LARGEST_EXPONENT = -900, 900
 _FIRST_SEEDS = 16
-
-
-def row_sums(
-    terms: Tensor,  # [M, K], float64
-    accumulator: Accumulator | None,
-    seed: Tensor | None = None,
-) -> Tensor:
-    """Return the sum of every row, its terms in order.
-
-    Args:
-        terms: what to add.
-        accumulator: of the additions; None adds in float64.
-        seed: of a stochastic accumulator.
-
-    Returns:
-        float64 tensor [M].
-
-    Raises:
-        ValueError: from the kernels, for terms beyond [2^-960, 2^990] under
-            accumulators whose values reach there.
-        NotImplementedError: for accumulators of more than 51 significant bits.
-    """
-    if accumulator is None:
-        return terms.sum(1)
-    adder = plain(accumulator)
-    if _is_ordinary(adder.rounding) and _is_ordinary(adder.within):
-        size = terms.abs().clamp(_SMALLEST_TERM, _LARGEST_TERM)
-        extreme = terms.isfinite() & (terms != 0)
-        terms = torch.where(extreme, size.copysign(terms), terms)
-    ones = terms.new_ones(1, terms.shape[1])
-    return product(ones, terms.mT, adder, seed).squeeze(0)
-
-
-def _is_ordinary(rounding: Rounding | None) -> bool:
-    """Whether the format's values lie well inside the range of exact products."""
-    if rounding is None:
-        return True
-    precision, emin, emax = rounding.code[:3]
-    return emin - precision >= _SMALLEST_QUANTUM and emax <= _LARGEST_EXPONENT
-
-
-def sum_over(
-    x: Tensor,
-    dims: tuple[int, ...],
-    accumulator: Accumulator | None,
-    seed: Tensor | None,
-) -> Tensor:
-    """Return the sums over some dimensions, which are dropped, in row-major order."""
-    kept = [dim for dim in range(x.dim()) if dim not in dims]
-    shape = [x.shape[dim] for dim in kept]
-    terms = math.prod([x.shape[dim] for dim in dims])
-    rows = x.permute(*kept, *dims).reshape(math.prod(shape), terms)
-    return row_sums(rows, accumulator, seed).reshape(shape)
 
 
 class _Cross(torch.autograd.Function):
@@ -179,13 +129,77 @@ class _Expand(torch.autograd.Function):
             return total.reshape(ctx.shape), None, None, None
 
 
-def copied_dims(shape: Sequence[int], wanted: Sequence[int]) -> tuple[int, ...]:
-    """Return the dimensions of ``wanted`` along which broadcasting copies."""
-    new = len(wanted) - len(shape)
-    padded = (*(1,) * new, *shape)
-    return tuple(
-        dim for dim, size in enumerate(wanted) if padded[dim] != size or dim < new
-    )
+class _Select(torch.autograd.Function):
+    """A choice of elements; the gradient is summed over the uses of each element."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        chosen: Tensor,
+        index: Tensor,
+        accumulator: Accumulator | None,
+        seed: Tensor | None,
+        backward: Rounding | None,
+        arriving_seed: Tensor | None,
+        leaving_seed: Tensor | None,
+    ) -> Tensor:
+        with isolated(x):
+            return chosen.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, _, index, ctx.accumulator, *seeds = inputs
+        seed, ctx.rounding, arriving_seed, leaving_seed = seeds
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        ctx.save_for_backward(index, seed, arriving_seed, leaving_seed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        index, seed, arriving_seed, leaving_seed = ctx.saved_tensors
+        with isolated(gradient):
+            terms = rounded(gradient, ctx.rounding, arriving_seed).to(torch.float64)
+            total = segment_sums(
+                terms.reshape(-1),
+                index.reshape(-1),
+                math.prod(ctx.shape),
+                ctx.accumulator,
+                seed,
+            ).reshape(ctx.shape)
+            result = rounded(total, ctx.rounding, leaving_seed).to(ctx.dtype)
+        return result, *(None,) * 7
+
+
+class _RunningSum(torch.autograd.Function):
+    """Sums of all beginnings of rows; the gradient is the sum of all endings."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor,  # [M, K]
+        accumulator: Accumulator | None,
+        seed: Tensor | None,
+        backward: Accumulator | None,
+        backward_seed: Tensor | None,
+    ) -> Tensor:
+        with isolated(x):
+            return running_sums(x, accumulator, seed)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, _, _, ctx.accumulator, seed = inputs
+        ctx.save_for_backward(seed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (seed,) = ctx.saved_tensors
+        with isolated(gradient):
+            result = running_sums(gradient, ctx.accumulator, seed, reverse=True)
+        return result, None, None, None, None
 
 
 class Wide:
@@ -273,6 +287,62 @@ class Wide:
         node: Any = _Expand
         result: Tensor = node.apply(x, tuple(shape), accumulator, seed)
         return result
+
+    def running_sum(self, x: Tensor) -> Tensor:
+        """Return the sums of all beginnings of the rows of x [M, K]."""
+        accumulator = self._precision.accumulator
+        backward = self._precision.backward_accumulator
+        seed, backward_seed = self._pair(accumulator, backward)
+        node: Any = _RunningSum
+        result: Tensor = node.apply(x, accumulator, seed, backward, backward_seed)
+        return result
+
+    def select(self, x: Tensor, chosen: Tensor, index: Tensor) -> Tensor:
+        """Return ``chosen``, elements of x; ``grad_accumulator`` sums its gradient.
+
+        Element i of ``chosen`` is element index[i] of x in row-major order, or a
+        constant where the index is negative.
+        """
+        return self._select(x, chosen, index, None)
+
+    def select_across(self, x: Tensor, chosen: Tensor, index: Tensor) -> Tensor:
+        """Do the same in the carrier; both gradients are rounded to ``elementwise``."""
+        return self._select(x, chosen, index, self._precision.elementwise)
+
+    def _select(
+        self, x: Tensor, chosen: Tensor, index: Tensor, outside: Rounding | None
+    ) -> Tensor:
+        accumulator = self._precision.backward_accumulator
+        _, seed = self._pair(accumulator)
+        arriving, leaving = self._pair(outside)
+        node: Any = _Select
+        result: Tensor = node.apply(
+            x, chosen, index, accumulator, seed, outside, arriving, leaving
+        )
+        return result
+
+    def leave_exactly(self, y: Tensor, operation: int, operands: Operands) -> Tensor:
+        """Return a correctly rounded result in the carrier, with the gradient of y.
+
+        Args:
+            y: the value in float64.
+            operation: of `lowprec.kernels.basic`.
+            operands: tensors of y's shape.
+        """
+        elementwise = self._precision.elementwise
+        if elementwise is None or elementwise.format.precision > WIDEST:
+            return self.leave(y)
+        seed, backward_seed = self._pair(elementwise)
+        return with_gradient_of(
+            y,
+            operation,
+            operands,
+            self._dtype,
+            elementwise,
+            seed,
+            elementwise,
+            backward_seed,
+        )
 
     def _cross(
         self,

@@ -25,6 +25,8 @@ from .exact import (
     fused_to_odd,
     multiply_to_odd,
     square_root_to_odd,
+    to_odd,
+    two_sum,
 )
 
 ADD, MUL, DIV, SQRT, FMA = range(5)
@@ -153,7 +155,11 @@ def _piece(
     narrow = all(x.dtype == torch.float32 for x in operands)
     wide = [x.to(torch.float64) for x in operands]
     exponent = None
-    if narrow:
+    if narrow and operation == DIV and not code.stochastic:
+        # A quotient of 24-bit numbers is a 25-bit number, or further than 2^-49 of
+        # itself from all of them: what the rounding needs survives in float64.
+        value = wide[0] / wide[1]
+    elif narrow:
         value = _NARROW[operation](*wide)
     else:
         value, exponent = _WIDE[operation](*wide)
@@ -165,8 +171,13 @@ def _piece(
     return _round_scaled(value, exponent, code, round)
 
 
+def _narrow_sum(a: Tensor, b: Tensor) -> Tensor:
+    total, error = two_sum(a, b)
+    return total if bool((error == 0).all()) else to_odd(total, error)
+
+
 _NARROW: dict[int, Callable[..., Tensor]] = {
-    ADD: add_to_odd,
+    ADD: _narrow_sum,
     MUL: torch.mul,  # 48 bits
     DIV: divide_to_odd,
     SQRT: square_root_to_odd,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -17,7 +17,7 @@ from .._emulation import Emulation, Owner, Tally, under
 from .._operations import is_known
 from ..arithmetic import fits
 from ..errors import NumericalWarning
-from ..precision import Policy, Precision
+from ..precision import Policy, Precision, as_precision
 
 STATE = "_lowprec"
 _PATCH = "_lowprec_forward"
@@ -35,12 +35,14 @@ class Converted:
 
     _lowprec: Emulation
     _lowprec_kind: type[torch.nn.Module]
+    _lowprec_variant: Variant
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle by the original class: this one exists in no module."""
-        function, arguments, *rest = super().__reduce_ex__(protocol)  # type: ignore[misc]
-        kind, patched = type(self)._lowprec_kind, _PATCH in self.__dict__
-        return (_rebuild, (function, kind, patched, arguments[1:]), *rest)
+        reduced: Any = super().__reduce_ex__(protocol)
+        function, arguments, *rest = reduced
+        kind, variant = self._lowprec_kind, self._lowprec_variant
+        return (_rebuild, (function, kind, variant, arguments[1:]), *rest)
 
     def extra_repr(self) -> str:
         """Return what torch prints, and the precision of modules with parameters."""
@@ -49,30 +51,59 @@ class Converted:
         own = any(p is not None for p in self.__dict__["_parameters"].values())
         if precision is None or not own:
             return text
-        return f"{text}, precision={precision!r}" if text else f"precision={precision!r}"
+        return (
+            f"{text}, precision={precision!r}" if text else f"precision={precision!r}"
+        )
+
+
+class Exposing(Converted):
+    """Shows precision and generator as `lowprec.nn` layers do, where names are free."""
+
+    @property
+    def precision(self) -> Precision | None:
+        """The precision of the module; None if it rounds nothing."""
+        return self._lowprec.precision
+
+    @precision.setter
+    def precision(self, value: Precision | None) -> None:
+        checked = None if value is None else as_precision(value)
+        self.__dict__[STATE] = self._lowprec.replace(precision=checked)
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The source of the seeds of stochastic roundings."""
+        return self._lowprec.generator
+
+    @generator.setter
+    def generator(self, value: torch.Generator | None) -> None:
+        self.__dict__[STATE] = self._lowprec.replace(generator=value)
+
+
+class Variant(NamedTuple):
+    """Whether an instance had a ``forward`` of its own; whether it shows precision."""
+
+    patched: bool
+    exposing: bool
 
 
 def _rebuild(
     function: Callable[..., Any],
-    kind: type[torch.nn.Module],
-    patched: bool,
+    kind: Any,
+    variant: Variant,
     arguments: tuple[Any, ...],
 ) -> Any:
-    return function(converted_class(kind, patched), *arguments)
+    return function(converted_class(kind, variant), *arguments)
 
 
 @functools.cache
-def converted_class(kind: type[torch.nn.Module], patched: bool) -> type:
-    """Return the class of converted modules of one kind.
-
-    Args:
-        kind: the original class.
-        patched: whether the instance had a ``forward`` of its own.
-    """
+def converted_class(kind: Any, variant: Variant) -> type:
+    """Return the class of converted modules that were of one class."""
 
     @functools.wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        original = self._lowprec_forward if patched else super(made, self).forward
+        original = (
+            self._lowprec_forward if variant.patched else super(made, self).forward
+        )
         emulation = self._lowprec
         if not torch.compiler.is_dynamo_compiling():
             owner = emulation.owner
@@ -83,12 +114,15 @@ def converted_class(kind: type[torch.nn.Module], patched: bool) -> type:
     names = {
         "forward": forward,
         "_lowprec_kind": kind,
+        "_lowprec_variant": variant,
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
     }
-    made: type = type(kind)(kind.__name__, (Converted, kind), names)
-    return made
+    bases = (Exposing if variant.exposing else Converted, kind)
+    made: Any = type(kind)(kind.__name__, bases, names)
+    result: type = made
+    return result
 
 
 def is_converted(module: torch.nn.Module) -> bool:
@@ -110,39 +144,46 @@ def swap(module: torch.nn.Module, emulation: Emulation | None) -> None:
         patched = "forward" in module.__dict__
         if patched:
             module.__dict__[_PATCH] = module.__dict__.pop("forward")
-        module.__class__ = converted_class(type(module), patched)
+        taken = hasattr(module, "precision") or hasattr(module, "generator")
+        variant = Variant(patched, exposing=not taken)
+        kind: Any = type(module)
+        made = converted_class(kind, variant)
+        object.__setattr__(module, "__class__", made)  # cheaper than the module's own
         module.__dict__[STATE] = emulation
     elif is_converted(module):
-        module.__class__ = type(module)._lowprec_kind  # type: ignore[attr-defined]
+        kind = cast(Any, module)._lowprec_kind
+        object.__setattr__(module, "__class__", kind)
         del module.__dict__[STATE]
         if _PATCH in module.__dict__:
             module.__dict__["forward"] = module.__dict__.pop(_PATCH)
 
 
 def emulations(
-    model: torch.nn.Module,
+    modules: list[tuple[str, torch.nn.Module]],
     policy: Policy,
     *,
     strict: bool,
     generator: torch.Generator | None,
     tally: Tally,
     owner: Owner | None = None,
-) -> Iterator[tuple[torch.nn.Module, Emulation]]:
+) -> list[tuple[torch.nn.Module, Emulation]]:
     """Say under which emulation each module is to compute."""
-    for name, module in model.named_modules():
-        if converts(module):
-            yield (
-                module,
-                Emulation(
-                    policy.precision_for(name),
-                    policy.operations,
-                    name,
-                    strict=strict,
-                    generator=generator,
-                    tally=tally,
-                    owner=owner,
-                ),
-            )
+    return [
+        (
+            module,
+            Emulation(
+                policy.precision_for(name),
+                policy.operations,
+                name,
+                strict=strict,
+                generator=generator,
+                tally=tally,
+                owner=owner,
+            ),
+        )
+        for name, module in modules
+        if converts(module)
+    ]
 
 
 def converts(module: torch.nn.Module) -> bool:
@@ -168,16 +209,8 @@ def has_own_precision(module: torch.nn.Module) -> bool:
     return own and not isinstance(module, Converted)
 
 
-def lend(
-    model: torch.nn.Module,
-    policy: Policy,
-    *,
-    strict: bool,
-    generator: torch.Generator | None,
-    tally: Tally,
-    owner: Owner,
-) -> list[Undo]:
-    """Convert the modules of a model for the duration of a context.
+def lend(wanted: list[tuple[torch.nn.Module, Emulation]]) -> list[Undo]:
+    """Convert modules for the duration of a context.
 
     Modules that `convert_` made keep their precision.
 
@@ -185,19 +218,17 @@ def lend(
         RuntimeError: if another thread's context has the model.
     """
     plan = []
-    wanted = emulations(
-        model, policy, strict=strict, generator=generator, tally=tally, owner=owner
-    )
     for module, emulation in wanted:
         before = emulation_of(module)
-        if before is not None and before.owner is None:
-            continue
-        if before is not None and before.owner is not None and not before.owner.here():
-            raise RuntimeError(
-                "another thread is inside a context lowprec.emulate(policy, model) for "
-                "this model: enter one context in both threads, or convert the model "
-                "by lowprec.nn.convert_"
-            )
+        if before is not None:
+            if before.owner is None:
+                continue
+            if not before.owner.here():
+                raise RuntimeError(
+                    "another thread is inside a context lowprec.emulate(policy, model) "
+                    "for this model: enter one context in both threads, or convert the "
+                    "model by lowprec.nn.convert_"
+                )
         plan.append((Undo(module, before), emulation))
     for undo, emulation in plan:
         swap(undo.module, emulation)

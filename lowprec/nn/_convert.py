@@ -76,11 +76,12 @@ precision=Precision(input='e4m3fn'))
     _check_restorable(model)
     _check_scripted(model, rules, strict)
     _check_not_lent(model)
-    tally = Tally()
-    plan = list(
-        _conversion.emulations(
-            model, rules, strict=strict, generator=generator, tally=tally
-        )
+    plan = _conversion.emulations(
+        list(model.named_modules()),
+        rules,
+        strict=strict,
+        generator=generator,
+        tally=Tally(),
     )
     for module, emulation in plan:
         _conversion.swap(module, emulation)

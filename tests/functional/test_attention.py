@@ -74,48 +74,49 @@ def product(a, b, precision, seed):
 
 def expected(q, k, v, mask, scale, precision, seed=None):
     """Output and gradients of q, k, v and, if it is one of numbers, the mask."""
-    parts = split_seed(seed, 3) if seed is not None else (None,) * 3
-    pairs = split_seed(parts[1], 40) if seed is not None else (None,) * 40
-    number = iter(range(20))
+    parts = split_seed(seed, 6) if seed is not None else (None,) * 6
 
-    def fl(x, which, backward=False):
-        return lp.round(
-            x.double(), precision.elementwise, seed=pairs[2 * which + backward]
-        ).float()
+    def numbered(part):
+        pairs = split_seed(part, 16) if part is not None else (None,) * 16
+        return list(zip(pairs[::2], pairs[1::2], strict=True))
+
+    def fl(x, key):
+        return lp.round(x.double(), precision.elementwise, seed=key).float()
 
     scores, to_qk = product(q, k.mT, precision, parts[0])
-    enter_scores, leave_scores = next(number), next(number)
-    t = fl(scores.double() * scale, leave_scores)
+    multiply, leave_t = numbered(parts[1])[:2]
+    # Some products are so near a tie that float64 does not tell.
+    t = lp.mul(scores, scale, precision.elementwise, seed=leave_t[0])
     u = t
     numbers = mask is not None and mask.dtype != torch.bool
     if numbers:
-        enter_mask, expand_mask, enter_t, leave_u = (next(number) for _ in range(4))
-        u = fl(t.double() + mask.double(), leave_u)
+        enter_t, enter_mask, copy_mask, leave_u = numbered(parts[2])[:4]
+        u = fl(t.double() + mask.double(), leave_u[0])
     elif mask is not None:
         u = t.masked_fill(~mask, -math.inf)
-    enter_u, sum_e, expand_s, leave_p = (next(number) for _ in range(4))
+    enter_u, sum_e, copy_s, leave_p = numbered(parts[3])[:4]
     e = (u.double() - u.double().amax(-1, keepdim=True)).exp()
-    s = sums(e, precision.accumulator, pairs[2 * sum_e])
-    weights = fl(e / s, leave_p)
-    y, to_pv = product(weights, v, precision, parts[2])
+    s = sums(e, precision.accumulator, sum_e[0])
+    weights = fl(e / s, leave_p[0])
+    y, to_pv = product(weights, v, precision, parts[5])
 
     g = torch.randn(y.shape, generator=torch.Generator().manual_seed(5))
     dp, dv = to_pv(g)
-    g = fl(dp, leave_p, True).double()
+    g = fl(dp, leave_p[1]).double()
     backward = precision.backward_accumulator
-    inner = sums(-g * (e / s) / s, backward, pairs[2 * expand_s + 1])
-    du = fl((g / s + inner) * e, enter_u, True)
+    inner = sums(-g * (e / s) / s, backward, copy_s[1])
+    du = fl((g / s + inner) * e, enter_u[1])
     result = [y]
     if numbers:
-        g = fl(du, leave_u, True)
-        dt = fl(g, enter_t, True)
+        g = fl(du, leave_u[1])
+        dt = fl(g, enter_t[1])
         terms = g.double().flatten(0, 1).permute(1, 2, 0)  # [L, S, N H]
-        dmask = sums(terms, backward, pairs[2 * expand_mask + 1])[..., 0]
-        result.append(fl(dmask, enter_mask, True))
+        dmask = sums(terms, backward, copy_mask[1])[..., 0]
+        result.append(fl(dmask, enter_mask[1]))
     else:
         dt = du if mask is None else du.masked_fill(~mask, 0)
-    g = fl(dt, leave_scores, True)
-    dq, dk = to_qk(fl(g.double() * scale, enter_scores, True))
+    g = fl(dt, leave_t[1])
+    dq, dk = to_qk(fl(g.double() * scale, multiply[1]))
     result[1:1] = [dq, dk.mT, dv]
     return result
 

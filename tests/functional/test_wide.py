@@ -8,7 +8,8 @@ from layer_roundings import ignore_dynamo, leaf
 
 import lowprec as lp
 from lowprec import Accumulator, Precision, Rounding
-from lowprec.functional._wide import Wide, copied_dims, row_sums, wide_for
+from lowprec.functional._sums import copied_dims, row_sums
+from lowprec.functional._wide import Wide, wide_for
 from lowprec.random import split_seed
 from lowprec.testing import assert_bit_equal, exact_matmul
 
