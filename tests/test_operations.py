@@ -20,11 +20,13 @@ LOW = Precision(
     grad_accumulator="e8m5",
     elementwise="e6m5",
 )
-X, Y = torch.randn(3, 4), torch.rand(3, 4) + 0.5
-ROW = torch.randn(4)
-IMAGE = torch.randn(2, 3, 6, 6)
+_SOURCE = torch.Generator().manual_seed(0)
+X = torch.randn(3, 4, generator=_SOURCE)
+Y = torch.rand(3, 4, generator=_SOURCE) + 0.5
+ROW = torch.randn(4, generator=_SOURCE)
+IMAGE = torch.randn(2, 3, 6, 6, generator=_SOURCE)
 CLASSES = torch.tensor([1, 0, 3])
-POSITIVE = torch.rand(3, 4) * 0.8 + 0.1
+POSITIVE = torch.rand(3, 4, generator=_SOURCE) * 0.8 + 0.1
 
 
 def pointwise(function, *operands, **options):
@@ -302,10 +304,9 @@ COMPOSITES = {
 @pytest.mark.parametrize(("call", "inside"), COMPOSITES.values(), ids=list(COMPOSITES))
 def test_functions_written_in_python_are_emulated_call_by_call(call, inside):
     with lp.emulate(LOW, strict=True) as context:
-        value, gradient = run(call)
+        value, _ = run(call)
     assert inside <= set(context.coverage().to_dict()["emulated"])
-    for x in (value, gradient):
-        assert_bit_equal(lp.round(x, "e6m5"), x)
+    assert_bit_equal(lp.round(value, "e6m5"), value)
     assert not torch.equal(value, run(call)[0])
 
 
