@@ -1,6 +1,7 @@
 """LayerMonitor: what it measures, and that the run does not notice it."""
 
 import gc
+import math
 import weakref
 
 import pytest
@@ -226,6 +227,52 @@ def test_emulation_by_a_context_is_measured_with_its_policy():
         assert a == b
     assert around.statistics("0", "weight").noise > 0
     assert around.statistics("1", "weight").noise == 0
+
+
+def test_a_context_is_measured_without_being_told_its_policy():
+    """Backward runs outside of the context, where modules have no precision."""
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh())
+    layers = LayerMonitor(model)
+    with layers.observe():
+        with lp.emulate(lp.Policy({"0": PRECISION}), model):
+            loss = model(torch.randn(4, 6)).sum()
+        loss.backward()
+    assert layers.format("0", "grad_output") == "e5m2"
+    assert layers.format("0", "grad_weight") == "e8m7"
+    assert layers.statistics("0", "grad_weight").additions > 0
+
+
+def test_block_formats_are_measured_along_the_sums():
+    torch.manual_seed(0)
+    precision = lp.Precision(
+        input="mxfp8_e4m3",
+        weight="mxfp4",
+        grad_output="mxfp8_e5m2",
+        accumulator="e8m7",
+    )
+    linear = torch.nn.Linear(64, 40, bias=False)
+    conv = torch.nn.Conv2d(8, 4, 3, groups=2)
+    model = lp.nn.convert_(torch.nn.ModuleList([linear, conv]), precision)
+    layers = LayerMonitor(model)
+    x, image = torch.randn(6, 64), torch.randn(2, 8, 5, 5)
+    with layers.observe():
+        (linear(x).square().sum() + conv(image).sum()).backward()
+    w = linear.weight.detach()
+    rounded = image.clone()
+    for part in (slice(0, 4), slice(4, 8)):
+        rounded[:, part] = lp.round(image[:, part], "mxfp8_e4m3", axis=1)
+    for name, role, actual, exact in (
+        ("0", "input", lp.round(x, "mxfp8_e4m3"), x),
+        ("0", "weight", lp.round(w, "mxfp4"), w),
+        ("1", "input", rounded, image),
+    ):
+        wanted, found = by_hand(actual, exact, None), layers.statistics(name, role)
+        assert found.noise == wanted.noise > 0
+        assert found.underflow == wanted.underflow
+        assert math.isnan(found.max_ulps)  # a value has no unit of its own
+    assert layers.format("0", "input") == "mxfp8_e4m3"
+    assert layers.statistics("0", "output").additions > 0
+    assert layers.statistics("1", "output").additions == 0
 
 
 def test_a_layer_without_products_rounds_its_results_to_elementwise():
