@@ -150,8 +150,8 @@ def attribute(
         field of one module or operation. A site is off where its field is None, which
         leaves that rounding out and, for an accumulator, means the carrier's sum. The
         model, its gradients and torch's generators are not changed: copies are used,
-        which hold one model and seven gradients at a time. Modules whose precision changes
-        nothing get a row of zeros.
+        which hold one model and seven gradients at a time. Modules whose precision
+        changes nothing get a row of zeros.
 
     Args:
         model: the model; how it was converted does not matter.
@@ -260,6 +260,7 @@ class _Runs:
                 if isinstance(getattr(module, "precision", None), Precision):
                     # Built as an emulated layer, which `convert_` leaves alone.
                     module.precision = modules.get(name, Precision())
+                if hasattr(module, "precision") and hasattr(module, "generator"):
                     # Its own, so that it draws the same whatever the others do.
                     generator = torch.Generator()
                     module.generator = generator.manual_seed(self._seed + number)
