@@ -7,6 +7,7 @@ import weakref
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 import lowprec as lp
 from lowprec.measure import LayerMonitor, RoundoffMonitor, TensorStatistics
@@ -326,6 +327,47 @@ def test_nothing_of_a_step_is_kept_alive():
     assert not any(module._forward_hooks for module in model.modules())
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert not any(p._backward_hooks for p in model.parameters())
+
+
+def test_what_is_kept_does_not_grow_with_steps():
+    model = make(Residual)
+    layers = LayerMonitor(model)
+    counts = []
+    for _ in range(6):
+        with layers.observe():
+            model(torch.randn(2, 2, 4, 4)).sum().backward()
+        gc.collect()
+        kinds = map(type, gc.get_objects())
+        counts.append(sum(issubclass(kind, torch.Tensor) for kind in kinds))
+    assert counts[1] == counts[-1]
+    histogram = layers.statistics("stem", "grad_output").exponents
+    assert len(histogram) < 60
+    assert histogram.total() <= 6 * 2 * 4 * 16
+
+
+def test_compiled_and_checkpointed_models_are_measured_like_others():
+    x = torch.randn(4, 6, requires_grad=True)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 2))
+    compiled = torch.compile(model, backend="eager")
+    variants = {
+        "plain": model,
+        "compiled": compiled,
+        "checkpointed": lambda x: checkpoint(model, x, use_reentrant=False),
+    }
+    found = {}
+    for name, function in variants.items():
+        layers = LayerMonitor(model)
+        with layers.observe():
+            function(x).square().sum().backward()
+        found[name] = {key: layers.statistics(*key) for key in layers.measured}
+    assert found["compiled"] == found["plain"]
+    assert found["checkpointed"].keys() == found["plain"].keys()
+    for key, plain in found["plain"].items():
+        again = found["checkpointed"][key]
+        # The last layer's second forward is cut short.
+        times = 2 if key[1] in ("input", "weight", "output") and key[0] == "0" else 1
+        assert again.elements == times * plain.elements
+        assert again.relative_error == pytest.approx(plain.relative_error)
 
 
 def test_a_failed_step_leaves_no_record_and_the_next_one_is_right():
