@@ -339,7 +339,7 @@ def test_what_is_kept_does_not_grow_with_steps():
         gc.collect()
         kinds = map(type, gc.get_objects())
         counts.append(sum(issubclass(kind, torch.Tensor) for kind in kinds))
-    assert counts[1] == counts[-1]
+    assert counts[-1] <= counts[1]
     histogram = layers.statistics("stem", "grad_output").exponents
     assert len(histogram) < 60
     assert histogram.total() <= 6 * 2 * 4 * 16
