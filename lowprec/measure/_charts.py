@@ -45,7 +45,7 @@ def _domain(values: list[float], logarithmic: bool) -> tuple[float, float]:
         return low / 1.15, high * 1.15
     if low == high:
         margin = abs(low) / 2 or 1.0
-        return low - margin, high + margin
+        return (low - margin if low else 0.0), high + margin
     margin = 0.06 * (high - low)
     return (0.0 if 0 <= low < margin else low - margin), high + margin
 

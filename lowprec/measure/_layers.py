@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -43,8 +44,11 @@ class LayerMonitor:
         the parameter; uses of a parameter outside of its layers are unknown to the
         shadow. Left out are calls that change their inputs in place, and swamped
         additions (`TensorStatistics`) in layers other than linear ones and
-        convolutions with zero padding. Operands are rounded here with other random
-        numbers than the layer's, of the same distribution.
+        convolutions with zero padding. Models that ``torch.compile`` made run
+        eagerly while they are observed. Activation checkpointing (only with
+        ``use_reentrant=False``) calls layers twice, and they count twice. Operands are
+        rounded here with other random numbers than the layer's, of the same
+        distribution.
 
         Memory: a copy of the parameters in the reference dtype; the inputs of each
         layer until its backward; one layer's computation in the reference dtype at a
@@ -132,7 +136,8 @@ class LayerMonitor:
         handles = self._hooks()
         self._active = True
         try:
-            yield
+            with _eagerly():
+                yield
             self._record(self._step if step is None else step)
         finally:
             self._active = False
@@ -374,6 +379,14 @@ class LayerMonitor:
                 }
             )
         self._step = step + 1
+
+
+def _eagerly() -> AbstractContextManager[Any]:
+    """Let compiled models run as they were: compiled code would trace the hooks."""
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

@@ -249,6 +249,10 @@ def test_findings_name_what_stands_out(run):
     assert "gradient errors" not in text
     assert "75 % of the parameters did not move" in text
     assert findings(Ledger(), None) == []
+    few = Ledger()
+    for _ in range(4):
+        few.append({"r_bias": 0.9})
+    assert findings(few, None) == []
 
 
 CHROMIUM = next(
