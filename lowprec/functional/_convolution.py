@@ -179,7 +179,7 @@ def _check_operands(
             f"or [C, *spatial] and weight [O, C / groups, *kernel] with {dims} spatial "
             "dimensions, all sizes of these at least 1, and groups that divide O"
         )
-    check_bias(bias, input, weight, "output channel")
+    check_bias(bias, input, weight.shape[0], "output channel")
 
 
 def per_dimension(name: str, value: Any, dims: int, least: int) -> tuple[int, ...]:

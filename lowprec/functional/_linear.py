@@ -82,7 +82,7 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             f"cannot apply weight {tuple(weight.shape)} to input {tuple(input.shape)}: "
             "input must be [..., K] and weight [N, K]"
         )
-    check_bias(bias, input, weight, "row of weight")
+    check_bias(bias, input, weight.shape[0], "row of weight")
 
 
 def linear(
