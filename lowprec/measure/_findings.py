@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from ._layers import LayerMonitor
 from ._ledger import Ledger
+from ._roles import UPDATE
 from ._statistics import TensorStatistics
 from ._svg import number, share
 
@@ -75,7 +76,7 @@ def _of_layers(layers: LayerMonitor) -> Iterator[str]:
     lowest = [
         (x.signal_to_noise, name, role)
         for name, role, x in _all(layers)
-        if x.signal_to_noise < _LOWEST_DECIBELS and role != "update"
+        if x.signal_to_noise < _LOWEST_DECIBELS and role != UPDATE
     ]
     if lowest:
         decibels, name, role = min(lowest)
@@ -89,7 +90,7 @@ def _worst(layers: LayerMonitor, of: _Share, above: float, text: str) -> Iterato
     found = [
         (of(x), name, role)
         for name, role, x in _all(layers)
-        if of(x) > above and role != "update"
+        if of(x) > above and role != UPDATE
     ]
     if found:
         value, name, role = max(found)

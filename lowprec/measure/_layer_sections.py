@@ -17,7 +17,7 @@ from ._fields import (
     share_color,
 )
 from ._layers import LayerMonitor
-from ._roles import ROLES
+from ._roles import ROLES, UPDATE
 from ._statistics import TensorStatistics
 from ._svg import number, share
 
@@ -25,7 +25,6 @@ _Share = Callable[[TensorStatistics], float | None]
 
 _MOST_LAYERS = 60
 _MOST_COLUMNS = 36
-_SHOWN = ROLES[:-1]  # the update has no rounding error of its own sort
 
 
 def _compared(count: Callable[[TensorStatistics], int]) -> _Share:
@@ -34,15 +33,15 @@ def _compared(count: Callable[[TensorStatistics], int]) -> _Share:
 
 # By what is lost: its share among the values of a tensor, and in which tensors.
 _LOSSES: dict[str, tuple[_Share, tuple[str, ...]]] = {
-    "overflow": (_compared(lambda x: x.overflow), _SHOWN),
-    "saturation": (_compared(lambda x: x.saturation), _SHOWN),
-    "underflow": (_compared(lambda x: x.underflow), _SHOWN),
-    "subnormal": (_compared(lambda x: x.subnormal), _SHOWN),
+    "overflow": (_compared(lambda x: x.overflow), ROLES),
+    "saturation": (_compared(lambda x: x.saturation), ROLES),
+    "underflow": (_compared(lambda x: x.underflow), ROLES),
+    "subnormal": (_compared(lambda x: x.subnormal), ROLES),
     "swamped additions": (
         lambda x: x.swamped / x.additions if x.additions else None,
         ("output", "grad_input", "grad_weight"),
     ),
-    "stagnation": (_compared(lambda x: x.underflow), ("update",)),
+    "stagnation": (_compared(lambda x: x.underflow), (UPDATE,)),
 }
 
 
@@ -50,7 +49,7 @@ def layer_sections(layers: LayerMonitor) -> Iterator[tuple[str, tuple[str, str]]
     inexact = [name for name in layers.layers if _rounds(layers, name)]
     shown = inexact[:_MOST_LAYERS]
     exact = [name for name in layers.layers if name not in inexact]
-    roles = [r for r in _SHOWN if any((n, r) in layers.measured for n in shown)]
+    roles = [r for r in ROLES if any((n, r) in layers.measured for n in shown)]
     labels = [f"{_name(name)}  {layers.kind(name)}" for name in shown]
     notes = []
     if exact:
@@ -64,6 +63,7 @@ def layer_sections(layers: LayerMonitor) -> Iterator[tuple[str, tuple[str, str]]
     )
     parts = [
         html.wide(
+            "Layers and tensors",
             heat_map(
                 "layers-roles",
                 "Layers and tensors, all measured steps",
@@ -71,10 +71,11 @@ def layer_sections(layers: LayerMonitor) -> Iterator[tuple[str, tuple[str, str]]
                 labels,
                 roles,
                 lambda i, j: _cell(layers, shown[i], roles[j]),
-            )
+            ),
         ),
-        html.wide(decibel_legend("decibels")),
+        html.wide("Colours", decibel_legend("decibels")),
         html.wide(
+            "Losses",
             heat_map(
                 "layers-losses",
                 "Losses: largest share among the tensors of a layer",
@@ -83,14 +84,14 @@ def layer_sections(layers: LayerMonitor) -> Iterator[tuple[str, tuple[str, str]]
                 labels,
                 list(_LOSSES),
                 lambda i, j: _loss(layers, shown[i], list(_LOSSES)[j]),
-            )
+            ),
         ),
         html.folded("Numbers of each tensor", _layer_table(layers)),
         html.bullets(notes) if notes else "",
     ]
     steps = sorted({int(r["step"]) for r in layers.ledger})  # type: ignore[arg-type]
     if len(steps) > 1:
-        parts.append(html.wide(_over_steps(layers, shown, labels, steps)))
+        parts.append(html.wide("Steps", _over_steps(layers, shown, labels, steps)))
     yield "layers", ("Layers", html.section("layers", "Layers", text, parts))
 
     text = (
@@ -112,7 +113,7 @@ def layer_sections(layers: LayerMonitor) -> Iterator[tuple[str, tuple[str, str]]
     )
     folded = html.folded("Numbers of these histograms", _exponent_table(layers, shown))
     content = html.section(
-        "exponents", "Exponents", text, [keys, html.wide(grid), folded]
+        "exponents", "Exponents", text, [keys, html.wide("Histograms", grid), folded]
     )
     yield "exponents", ("Exponents", content)
 
@@ -121,7 +122,7 @@ def _rounds(layers: LayerMonitor, name: str) -> bool:
     return any(
         layers.statistics(name, role).noise > 0
         or layers.statistics(name, role).nonfinite
-        for role in _SHOWN
+        for role in ROLES
         if (name, role) in layers.measured
     )
 
@@ -217,7 +218,7 @@ def _layer_table(layers: LayerMonitor) -> str:
         rows.append(
             [
                 _name(name),
-                "update (underflow: stagnation)" if role == "update" else role,
+                "update (underflow: stagnation)" if role == UPDATE else role,
                 layers.format(name, role),
                 _decibels(x),
                 number(x.relative_error),
@@ -254,7 +255,7 @@ def _exponent_table(layers: LayerMonitor, names: Sequence[str]) -> str:
     rows = []
     for name, role in layers.measured:
         x = layers.statistics(name, role)
-        if name in names and role in _SHOWN and x.exponents:
+        if name in names and role in ROLES and x.exponents:
             text = "  ".join(f"2^{e}: {x.exponents[e]}" for e in sorted(x.exponents))
             rows.append([_name(name), role, str(x.zeros), text])
     return html.table(

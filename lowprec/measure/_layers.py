@@ -11,20 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arithmetic import round
-from ..formats import Format
 from ..precision import Policy, Precision, as_policy
-from ..rounding import Rounding
 from ._additions import count_swamped
 from ._ledger import Ledger
 from ._nested import floating_tensors, mapped
 from ._products import TERMS
 from ._reference import dense, without_emulation
-from ._roles import ROLES, accumulator_of, format_of, rounding_of
+from ._roles import ROLES, UPDATE, Layer, floating_point
 from ._shadow import Call, Shadow
 from ._statistics import TensorStatistics
 
-_SEED = 0  # the run's seeds are not known, and not drawn from
 _Key = tuple[str, str]
 
 
@@ -113,7 +109,7 @@ class LayerMonitor:
     def _start(self) -> None:
         self._now: dict[_Key, TensorStatistics] = {}
         self._stack: list[Call] = []
-        self._owners: dict[int, tuple[str, torch.nn.Module]] = {}
+        self._owners: dict[int, Layer] = {}
         self._weight_gradients: dict[int, Tensor] = {}
 
     @contextmanager
@@ -223,7 +219,8 @@ class LayerMonitor:
         with without_emulation():
             arguments: tuple[Any, Any] = mapped((args, kwargs), view)
             with torch.no_grad():
-                call = self._shadow.note(name, module, arguments)
+                layer = Layer(name, module, self._precision(name, module))
+                call = self._shadow.note(layer, arguments)
         for i, x in enumerate(floating_tensors(arguments)):
             if id(x) in {id(copy) for copy in views.values()}:
                 x.register_hook(partial(self._on_input_gradient, call, i))
@@ -231,10 +228,10 @@ class LayerMonitor:
         return arguments
 
     def _after(self, module: torch.nn.Module, _: Any, output: Any) -> None:
-        if not self._stack or self._stack[-1].module is not module:
+        if not self._stack or self._stack[-1].layer.module is not module:
             return  # an earlier hook has failed
         call, outputs = self._stack.pop(), floating_tensors(output)
-        selected = any(fnmatchcase(call.name, one) for one in self._patterns)
+        selected = any(fnmatchcase(call.layer.name, one) for one in self._patterns)
         if call.calls_others or not selected or not outputs or not call.unchanged:
             return
         with without_emulation(), torch.no_grad():
@@ -242,7 +239,7 @@ class LayerMonitor:
         learning = [y.requires_grad for y in outputs]
         if any(learning):
             for parameter in module.parameters():
-                self._owners.setdefault(id(parameter), (call.name, module))
+                self._owners.setdefault(id(parameter), call.layer)
             torch.autograd.graph.register_multi_grad_hook(
                 [y for y in outputs if y.requires_grad],
                 partial(self._on_output_gradients, call, learning),
@@ -251,12 +248,12 @@ class LayerMonitor:
     def _measure_forward(self, call: Call, outputs: list[Tensor]) -> None:
         for x in call.inputs:
             self._operand(call, "input", x)
-        for name, parameter in call.module.named_parameters():
+        for name, parameter in call.layer.module.named_parameters():
             if "bias" not in name:  # biases are used as they are
                 self._operand(call, "weight", parameter)
         _, exact = self._shadow.repeat(call)
         for y, wanted in zip(outputs, exact, strict=False):
-            self._compare(call.name, call.module, "output", y, wanted)
+            self._compare(call.layer, "output", y, wanted)
         self._watch_sums(call, "output", outputs[0])
 
     def _on_output_gradients(
@@ -288,16 +285,14 @@ class LayerMonitor:
         exact = call.input_gradients.pop(position, None)
         if self._active and exact is not None:
             with without_emulation(), torch.no_grad():
-                self._compare(
-                    call.name, call.module, "grad_input", dense(gradient), exact
-                )
+                self._compare(call.layer, "grad_input", dense(gradient), exact)
 
     def _on_weight_gradient(self, parameter: int, gradient: Tensor) -> None:
         exact = self._weight_gradients.pop(parameter, None)
         if self._active and exact is not None:
             with without_emulation(), torch.no_grad():
-                name, module = self._owners[parameter]
-                self._compare(name, module, "grad_weight", dense(gradient), exact)
+                layer = self._owners[parameter]
+                self._compare(layer, "grad_weight", dense(gradient), exact)
 
     def _precision(self, name: str, module: torch.nn.Module) -> Precision:
         known: Any = getattr(module, "precision", None)
@@ -306,52 +301,43 @@ class LayerMonitor:
         return known if isinstance(known, Precision) else Precision()
 
     def _operand(self, call: Call, role: str, x: Tensor) -> None:
-        precision = self._precision(call.name, call.module)
-        actual = _rounded(x, rounding_of(role, call.module, precision))
-        self._compare(call.name, call.module, role, actual, x)
+        self._compare(call.layer, role, call.layer.rounded(role, x), x)
 
-    def _compare(
-        self,
-        name: str,
-        module: torch.nn.Module,
-        role: str,
-        actual: Tensor,
-        exact: Tensor,
-    ) -> None:
+    def _compare(self, layer: Layer, role: str, actual: Tensor, exact: Tensor) -> None:
         if actual.shape == exact.shape:
-            statistics, known = self._of(name, module, role, actual)
-            statistics.update(actual, exact, known, sample=self._sample)
+            self._of(layer, role, actual).update(
+                actual,
+                exact,
+                floating_point(layer.format(role, actual)),
+                sample=self._sample,
+            )
 
-    def _of(
-        self, name: str, module: torch.nn.Module, role: str, x: Tensor
-    ) -> tuple[TensorStatistics, Format | None]:
-        """Return the statistics of this step and the tensor's format."""
-        rounding = rounding_of(role, module, self._precision(name, module))
-        known = format_of(rounding, x)
-        shown = rounding.format if known is None and rounding is not None else known
-        self._formats[name, role] = shown
-        return self._now.setdefault((name, role), TensorStatistics()), known
+    def _of(self, layer: Layer, role: str, x: Tensor) -> TensorStatistics:
+        """Return the statistics of this step."""
+        self._formats[layer.name, role] = layer.format(role, x)
+        return self._now.setdefault((layer.name, role), TensorStatistics())
 
     def _watch_sums(self, call: Call, role: str, result: Tensor) -> None:
         """Count swamped additions; ``result`` is the output or its gradient."""
-        precision = self._precision(call.name, call.module)
-        accumulator = accumulator_of(role, precision)
+        layer = call.layer
+        accumulator = layer.accumulator(role)
         if accumulator is None or self._sums == 0 or not call.inputs:
             return
         factors, terms_of = TERMS[role]
-        terms = terms_of(call.module, call.inputs[0], result, self._sums)
+        terms = terms_of(layer.module, call.inputs[0], result, self._sums)
         if terms is None:
             return
         left, right = (
-            _rounded(x, getattr(precision, factor))
-            for x, factor in zip(terms, factors, strict=True)
+            layer.factor(factor, x) for factor, x in zip(factors, terms, strict=True)
         )
+        if left is None or right is None:
+            return
         counts = count_swamped(left, right, accumulator)
         if counts is not None:
-            name, module = call.name, call.module
             if role == "grad_weight":
-                name, module = self._owners[id(module.weight)]
-            self._of(name, module, role, result)[0].count_additions(*counts)
+                weight: Any = layer.module.weight
+                layer = self._owners[id(weight)]
+            self._of(layer, role, result).count_additions(*counts)
 
     def record_updates(
         self, moves: Mapping[str, tuple[Tensor, Tensor]], step: int
@@ -365,14 +351,14 @@ class LayerMonitor:
         """
         for name, (made, exact) in moves.items():
             layer = name.rpartition(".")[0]
-            statistics = self._now.setdefault((layer, "update"), TensorStatistics())
+            statistics = self._now.setdefault((layer, UPDATE), TensorStatistics())
             statistics.update(made, exact, None, sample=self._sample)
-            self._formats[layer, "update"] = None
+            self._formats[layer, UPDATE] = None
         self._record(step)
         self._start()
 
     def _record(self, step: int) -> None:
-        order = {role: i for i, role in enumerate(ROLES)}
+        order = {role: i for i, role in enumerate((*ROLES, UPDATE))}
         names = list(dict.fromkeys(name for name, _ in self._now))
         for key in sorted(self._now, key=lambda k: (names.index(k[0]), order[k[1]])):
             name, role = key
@@ -393,12 +379,6 @@ class LayerMonitor:
 def _check_count(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
-
-
-def _rounded(x: Tensor, rounding: Rounding | None) -> Tensor:
-    if rounding is None:
-        return x
-    return round(x, rounding, seed=_SEED if rounding.stochastic else None)
 
 
 def _label(format: Any) -> str:

@@ -110,9 +110,12 @@ def charts(parts: Iterable[str]) -> str:
     return f'<div class="charts">{"".join(f"<div>{x}</div>" for x in parts)}</div>'
 
 
-def wide(content: str) -> str:
-    """Return content that scrolls sideways if it must."""
-    return f'<div class="wide" tabindex="0">{content}</div>'
+def wide(label: str, content: str) -> str:
+    """Return content that scrolls sideways if it must; keys can scroll it, too."""
+    return (
+        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(label)}">'
+        f"{content}</div>"
+    )
 
 
 def bullets(lines: Iterable[str]) -> str:

@@ -326,7 +326,7 @@ def _attribution(table: Attribution) -> str:
         ],
         numbers=range(1, 6),
     )
-    parts = [html.wide(picture), html.folded("Numbers of these bars", numbers)]
+    parts = [html.wide("Bars", picture), html.folded("Numbers of these bars", numbers)]
     return html.section("attribution", "Attribution", text, parts)
 
 
@@ -336,5 +336,8 @@ def _coverage(rows: list[Any]) -> str:
     cells = [["" if x is None else str(x) for x in row] for row in rows]
     codes = [i for i, name in enumerate(header) if name == "precision"]
     return html.section(
-        "coverage", "Coverage", text, [html.wide(html.table(header, cells, code=codes))]
+        "coverage",
+        "Coverage",
+        text,
+        [html.wide("Table", html.table(header, cells, code=codes))],
     )

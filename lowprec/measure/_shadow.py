@@ -16,6 +16,7 @@ from ._reference import (
     random_state_kept,
     set_random_state,
 )
+from ._roles import Layer
 
 
 @dataclass
@@ -26,8 +27,7 @@ class Call:
     graph alive would never be freed.
 
     Args:
-        name: of the module.
-        module: that was called.
+        layer: the module that was called.
         arguments: positional and keyword arguments, detached.
         learning: whether each floating-point argument needs a gradient.
         versions: of these arguments, which change if they are changed in place.
@@ -35,8 +35,7 @@ class Call:
         buffers: in the reference dtype.
     """
 
-    name: str
-    module: torch.nn.Module
+    layer: Layer
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
     learning: list[bool]
     versions: list[int]
@@ -68,9 +67,7 @@ class Shadow:
         """Copy parameters and buffers from the original."""
         self._reference.synchronize()
 
-    def note(
-        self, name: str, module: torch.nn.Module, arguments: tuple[Any, Any]
-    ) -> Call:
+    def note(self, layer: Layer, arguments: tuple[Any, Any]) -> Call:
         """Return a call that is about to be made."""
         copies: dict[int, Tensor] = {}
 
@@ -80,22 +77,23 @@ class Shadow:
 
         inputs = floating_tensors(arguments)
         return Call(
-            name,
-            module,
+            layer,
             mapped(arguments, detached),
             [x.requires_grad for x in inputs],
             [x._version for x in inputs],
             random_state(self._reference.devices),
-            [converted(buffer.clone(), self.dtype) for buffer in module.buffers()],
+            [converted(b.clone(), self.dtype) for b in layer.module.buffers()],
         )
 
     def repeat(self, call: Call) -> tuple[list[Tensor], list[Tensor]]:
         """Return the floating-point inputs and outputs of the call in this dtype."""
-        twin, entered = self._modules[call.name], {}
+        twin, entered = self._modules[call.layer.name], {}
         for x, learns in zip(call.inputs, call.learning, strict=True):
             entered[id(x)] = x.to(self.dtype, copy=True).requires_grad_(learns)
         args, kwargs = mapped(call.arguments, lambda x: entered.get(id(x), x))
-        for copy, original in zip(twin.modules(), call.module.modules(), strict=True):
+        for copy, original in zip(
+            twin.modules(), call.layer.module.modules(), strict=True
+        ):
             copy.training = original.training
         with random_state_kept(self._reference.devices):
             set_random_state(call.state, self._reference.devices)
@@ -128,10 +126,12 @@ class Shadow:
             for y, dy in zip(outputs, incoming, strict=True)
             if dy is not None and y.requires_grad
         ]
-        twins = self._modules[call.name].parameters()
+        twins = self._modules[call.layer.name].parameters()
         trained = [
             (original, copy)
-            for original, copy in zip(call.module.parameters(), twins, strict=True)
+            for original, copy in zip(
+                call.layer.module.parameters(), twins, strict=True
+            )
             if copy.requires_grad
         ]
         wanted = [x for x in inputs if x.requires_grad] + [copy for _, copy in trained]

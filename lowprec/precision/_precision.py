@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .. import _values
+from ..block_rounding import AnyRounding, BlockRounding, OperandLike, as_any_rounding
 from ..rounding import (
     Accumulator,
     AccumulatorLike,
@@ -38,11 +39,23 @@ class Precision:
         ``grad_accumulator="carrier"`` asks for torch's product. Shorthands are
         normalised, so equal precisions compare equal however they were written.
 
+        Element-wise formats round an operand once, for all its products. Block formats
+        round it for each product anew, from its carrier values, in blocks along the
+        dimension this product sums over, as MX training does: input and weight along K
+        for output; grad_output and weight along N for grad_input; grad_output and
+        input along the batch positions for grad_weight. Convolutions have the channels
+        of a group in place of K and N, and the samples in place of the positions. The
+        gradient of a bias sums grad_output as it arrives. A scale of the whole tensor
+        (NVFP4) is left out of the operands and multiplies the finished sum, fl(total
+        fl(t_a t_b)) in the carrier, as the epilogue of a hardware product does. A
+        stochastic rounding for an operand's second product has a seed of its own.
+
     Args:
-        input: rounding of the first operand (activations).
-        weight: rounding of the second operand.
+        input: rounding of the first operand (activations), also to a block format.
+        weight: rounding of the second operand, also to a block format.
         output: rounding of the finished sum, after the bias was added.
-        grad_output: rounding of the incoming gradient, once for both gradient GEMMs.
+        grad_output: rounding of the incoming gradient, once for both gradient GEMMs or
+            to a block format for each.
         grad_input: rounding of the gradient of the first operand.
         grad_weight: rounding of the gradients of the second operand and of the bias.
         accumulator: sums of the output, an `Accumulator` or its shorthand.
@@ -62,10 +75,10 @@ class Precision:
         Micikevicius et al. 2022, FP8 formats for deep learning (the three GEMMs).
     """
 
-    input: Rounding | None
-    weight: Rounding | None
+    input: AnyRounding | None
+    weight: AnyRounding | None
     output: Rounding | None
-    grad_output: Rounding | None
+    grad_output: AnyRounding | None
     grad_input: Rounding | None
     grad_weight: Rounding | None
     accumulator: Accumulator | None
@@ -76,10 +89,10 @@ class Precision:
     def __init__(
         self,
         *,
-        input: RoundingLike | None = None,
-        weight: RoundingLike | None = None,
+        input: OperandLike | None = None,
+        weight: OperandLike | None = None,
         output: RoundingLike | None = None,
-        grad_output: RoundingLike | None = None,
+        grad_output: OperandLike | None = None,
         grad_input: RoundingLike | None = None,
         grad_weight: RoundingLike | None = None,
         accumulator: AccumulatorLike | None = None,
@@ -110,11 +123,28 @@ class Precision:
         return f"Precision({', '.join(parts)})"
 
     @property
+    def blocked(self) -> bool:
+        """Whether an operand has a block format."""
+        operands = (self.input, self.weight, self.grad_output)
+        return any(isinstance(each, BlockRounding) for each in operands)
+
+    @property
+    def parameter(self) -> Rounding | None:
+        """The rounding of parameters that are no factors of products.
+
+        That is ``weight``, or ``elementwise`` where ``weight`` has a block format,
+        whose blocks run along the sums of products.
+        """
+        if isinstance(self.weight, BlockRounding):
+            return self.elementwise
+        return self.weight
+
+    @property
     def is_identity(self) -> bool:
         """Whether nothing is rounded, so that all is left to torch."""
         return all(value is None for _, value in _values.items(self))
 
-    def roundings(self) -> list[tuple[str, Rounding]]:
+    def roundings(self) -> list[tuple[str, AnyRounding]]:
         """Return the names and roundings of the tensors that are rounded."""
         return [
             (name, value)
@@ -205,9 +235,11 @@ def _normal(name: str, value: Any) -> Any:
         return None
     if name == "grad_accumulator" and value == _CARRIER:
         return _CARRIER
-    convert: Callable[[Any], Any] = (
-        as_accumulator if name in _values.ACCUMULATORS else as_rounding
-    )
+    convert: Callable[[Any], Any] = as_rounding
+    if name in _values.ACCUMULATORS:
+        convert = as_accumulator
+    elif name in _values.OPERANDS:
+        convert = as_any_rounding
     try:
         return convert(value)
     except (TypeError, ValueError) as error:

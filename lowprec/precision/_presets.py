@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..block_rounding import BlockRounding
+from ..formats import BlockFormat, block_format
 from ..rounding import Rounding, RoundingMode, Saturation
 from ._policy import Policy
 from ._precision import Precision
@@ -96,9 +98,23 @@ def _fp8(**sums: Any) -> Precision:
     )
 
 
+def _blocks(operand: BlockFormat, gradient: RoundingMode) -> Precision:
+    """Round operands to a block format, results to bfloat16."""
+    return Precision(
+        input=operand,
+        weight=operand,
+        grad_output=BlockRounding(operand, gradient),
+        output="bfloat16",
+        grad_input="bfloat16",
+        grad_weight="bfloat16",
+        elementwise="bfloat16",
+    )
+
+
 @functools.cache
 def _table() -> dict[str, Preset]:
     nearest, stochastic = RoundingMode.NEAREST_EVEN, RoundingMode.STOCHASTIC
+    mxfp8 = block_format("mxfp8_e4m3").replace(rule="rceil")
     rows = [
         Preset(
             "tf32",
@@ -154,6 +170,18 @@ def _table() -> dict[str, Preset]:
             "Wang et al., 2018",
             _everywhere(_fp8(accumulator="e8m10")),
         ),
+        Preset(
+            "mxfp8",
+            "operands and gradients MXFP8 e4m3, scales rounded up, results bfloat16",
+            "Mishra et al., 2025",
+            _everywhere(_blocks(mxfp8, nearest)),
+        ),
+        Preset(
+            "nvfp4",
+            "operands NVFP4, gradients stochastically, results bfloat16",
+            "NVIDIA, 2025; without Hadamard transforms, weights in rows too",
+            _everywhere(_blocks(block_format("nvfp4"), stochastic)),
+        ),
     ]
     return {row.name: row for row in rows}
 
@@ -163,9 +191,10 @@ def presets() -> Presets:
 
     Contract:
         A preset describes the arithmetic of a recipe: formats of tensors and sums. It
-        holds no scales of tensors, no loss scaling, no master weights; those belong to
-        the training loop. Sums called binary32 are those of torch in the carrier, in
-        an order that is not specified, as on the hardware. Losses stay in the carrier.
+        holds no scales of tensors but those of block formats, no loss scaling, no
+        master weights; those belong to the training loop. Sums called binary32 are
+        those of torch in the carrier, in an order that is not specified, as on the
+        hardware. Losses stay in the carrier.
 
     Returns:
         A table that prints itself.
@@ -197,7 +226,8 @@ def preset(name: str) -> Policy:
         Kalamkar et al. 2019, A study of BFLOAT16 for deep learning training.
         Micikevicius et al. 2018, Mixed precision training; 2022, FP8 formats for deep
         learning. Wang et al. 2018, Training deep neural networks with 8-bit floating
-        point numbers.
+        point numbers. Mishra et al. 2025, Recipes for pre-training LLMs with MXFP8.
+        NVIDIA 2025, Pretraining large language models with NVFP4.
     """
     table = _table()
     if name not in table:

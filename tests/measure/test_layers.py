@@ -1,6 +1,7 @@
 """LayerMonitor: what it measures, and that the run does not notice it."""
 
 import gc
+import math
 import weakref
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch.nn import functional
 
 import lowprec as lp
-from lowprec.measure import LayerMonitor, TensorStatistics
+from lowprec.measure import LayerMonitor, RoundoffMonitor, TensorStatistics
 
 PRECISION = lp.Precision(
     input="e4m3fn",
@@ -228,6 +229,52 @@ def test_emulation_by_a_context_is_measured_with_its_policy():
     assert around.statistics("1", "weight").noise == 0
 
 
+def test_a_context_is_measured_without_being_told_its_policy():
+    """Backward runs outside of the context, where modules have no precision."""
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh())
+    layers = LayerMonitor(model)
+    with layers.observe():
+        with lp.emulate(lp.Policy({"0": PRECISION}), model):
+            loss = model(torch.randn(4, 6)).sum()
+        loss.backward()
+    assert layers.format("0", "grad_output") == "e5m2"
+    assert layers.format("0", "grad_weight") == "e8m7"
+    assert layers.statistics("0", "grad_weight").additions > 0
+
+
+def test_block_formats_are_measured_along_the_sums():
+    torch.manual_seed(0)
+    precision = lp.Precision(
+        input="mxfp8_e4m3",
+        weight="mxfp4",
+        grad_output="mxfp8_e5m2",
+        accumulator="e8m7",
+    )
+    linear = torch.nn.Linear(64, 40, bias=False)
+    conv = torch.nn.Conv2d(8, 4, 3, groups=2)
+    model = lp.nn.convert_(torch.nn.ModuleList([linear, conv]), precision)
+    layers = LayerMonitor(model)
+    x, image = torch.randn(6, 64), torch.randn(2, 8, 5, 5)
+    with layers.observe():
+        (linear(x).square().sum() + conv(image).sum()).backward()
+    w = linear.weight.detach()
+    rounded = image.clone()
+    for part in (slice(0, 4), slice(4, 8)):
+        rounded[:, part] = lp.round(image[:, part], "mxfp8_e4m3", axis=1)
+    for name, role, actual, exact in (
+        ("0", "input", lp.round(x, "mxfp8_e4m3"), x),
+        ("0", "weight", lp.round(w, "mxfp4"), w),
+        ("1", "input", rounded, image),
+    ):
+        wanted, found = by_hand(actual, exact, None), layers.statistics(name, role)
+        assert found.noise == wanted.noise > 0
+        assert found.underflow == wanted.underflow
+        assert math.isnan(found.max_ulps)  # a value has no unit of its own
+    assert layers.format("0", "input") == "mxfp8_e4m3"
+    assert layers.statistics("0", "output").additions > 0
+    assert layers.statistics("1", "output").additions == 0
+
+
 def test_a_layer_without_products_rounds_its_results_to_elementwise():
     model = torch.nn.Sequential(torch.nn.LayerNorm(8))
     precision = lp.Precision(elementwise="bfloat16", weight="e4m3fn", input="e5m2")
@@ -311,3 +358,61 @@ def test_arguments_are_checked():
         layers.observe(),
     ):
         pass
+
+
+def stepped(layers, steps=3):
+    """Train with a RoundoffMonitor, with or without its layers."""
+    model = make(Residual)
+    optimizer = lp.optim.SGD(model.parameters(), lr=0.1, param_format="bfloat16")
+    monitor = RoundoffMonitor(model, optimizer, layers=layers)
+    data = torch.Generator().manual_seed(6)
+    for _ in range(steps):
+        x = INPUTS[Residual](data)
+        optimizer.zero_grad()
+        y = torch.randint(3, (5,), generator=data)
+        monitor.backward(
+            lambda m, cast, x=x, y=y: functional.cross_entropy(m(cast(x)), y)
+        )
+        optimizer.step()
+    return model, monitor
+
+
+def test_a_roundoff_monitor_measures_layers_and_their_updates():
+    bare, without = stepped(False)
+    watched, monitor = stepped(True)
+    assert without.layers is None
+    for a, b in zip(bare.parameters(), watched.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert list(without.ledger) == list(monitor.ledger)
+
+    layers = monitor.layers
+    assert sorted(set(layers.ledger["step"])) == [0, 1, 2]
+    updates = [r for r in layers.ledger if r["role"] == "update"]
+    assert {r["module"] for r in updates} == {"stem", "norm", "body.0", "head"}
+    count = sum(p.numel() for p in watched.parameters())
+    for step, record in enumerate(monitor.ledger):
+        lost = sum(r["underflow"] for r in updates if r["step"] == step)
+        # A weight whose exact move is zero stands still, too, and loses nothing.
+        assert lost <= record["stagnation"] * count
+    noise = sum(layers.statistics(n, "update").noise for n, r in layers.measured
+                if r == "update")  # fmt: skip
+    signal = sum(layers.statistics(n, "update").signal for n, r in layers.measured
+                 if r == "update")  # fmt: skip
+    assert noise == pytest.approx((monitor.ledger["s_norm"] ** 2).sum())
+    assert signal == pytest.approx((monitor.ledger["update_norm"] ** 2).sum())
+
+
+def test_layers_of_a_roundoff_monitor_may_be_chosen():
+    model = make(Residual)
+    layers = LayerMonitor(model, modules="head", sums=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = RoundoffMonitor(model, optimizer, layers=layers, every=2)
+    assert monitor.layers is layers
+    for _ in range(3):
+        x = torch.randn(2, 2, 4, 4)
+        monitor.backward(lambda m, cast, x=x: m(cast(x)).sum())
+        optimizer.step()
+    assert set(layers.ledger["step"]) == {0, 2}
+    products = {r["module"] for r in layers.ledger if r["role"] != "update"}
+    assert products == {"head"}
+    assert layers.ledger["additions"].sum() == 0
