@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..arithmetic import check_carrier
+from ..arithmetic import applied, check_carrier
 from ..precision import Precision, as_precision
 from ._convolution_gradients import (
     carrier_gradients,
@@ -254,9 +254,14 @@ def _convolve(
     x = rounded_once(input, precision.input, seeds.input)
     w = rounded_once(weight, precision.weight, seeds.weight)
     batched = input.dim() == dims + 2
-    node: Any = _Convolution
-    result: Tensor = node.apply(
-        x if batched else x.unsqueeze(0), w, bias, geometry, precision, base
+    result = applied(
+        _Convolution,
+        x if batched else x.unsqueeze(0),
+        w,
+        bias,
+        geometry,
+        precision,
+        base,
     )
     return result if batched else result.squeeze(0)
 

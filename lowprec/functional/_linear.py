@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..arithmetic import check_carrier
+from ..arithmetic import applied, check_carrier
 from ..precision import Precision, as_precision
 from ._parts import (
     add_bias,
@@ -171,6 +171,5 @@ def linear(
     x = rounded_once(input, precision.input, seeds.input)
     w = rounded_once(weight, precision.weight, seeds.weight)
     rows = x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
-    node: Any = _Linear
-    result: Tensor = node.apply(rows, w, bias, precision, base)
+    result = applied(_Linear, rows, w, bias, precision, base)
     return result.reshape(*x.shape[:-1], weight.shape[0])
