@@ -567,3 +567,15 @@ def test_presets_keep_tensors_on_the_grid(name):
     for tensor in (y.detach(), x.grad, *(each.grad for each in model.parameters())):
         assert_bit_equal(tensor, lp.round(tensor, "bfloat16"))
         assert tensor.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["mxfp8", "nvfp4"])
+def test_presets_hold_a_transformer_layer(name):
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 48, batch_first=True, dropout=0.0)
+    x = torch.randn(2, 20, 32, requires_grad=True)
+    with lp.emulate(lp.preset(name), model=layer, strict=True):
+        y = layer(x)
+    y.backward(torch.randn_like(y))
+    for tensor in (y.detach(), *(each.grad for each in layer.parameters())):
+        assert_bit_equal(tensor, lp.round(tensor, "bfloat16"))
