@@ -217,10 +217,25 @@ class BlockFormat:
             parts.append(f"name={self.name!r}")
         return f"BlockFormat({', '.join(parts)})"
 
-    @property
-    def fixed(self) -> bool:
-        """Whether the elements are fixed-point numbers."""
-        return self.element.emin == self.element.emax
+    def __str__(self) -> str:
+        """Return the properties as a small text table."""
+        scale = self.scale
+        if isinstance(scale, SharedExponent):
+            text = f"2^k, |k| <= {scale.bias} ({scale.bits} bits)"
+        else:
+            text = f"{_label(scale)} ({scale.bits} bits)"
+        rows = {
+            "": self.name or "(no name)",
+            "element": f"{_label(self.element)} ({self.element.bits} bits)",
+            "largest element": f"{self.element.max:g}",
+            "scale": text,
+            "scale of the tensor": _label(self.tensor_scale),
+            "rule": self.rule.value,
+            "block size": f"{self.block_size}",
+            "bits per value": f"{self.bits_per_value:g}",
+        }
+        width = max(map(len, rows))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
     @property
     def scale_bits(self) -> int:
@@ -265,6 +280,16 @@ def _fixed_point(magnitude_bits: int, signed_zero: bool = True) -> Format:
         signed_zero=signed_zero,
         encoding="finite",
     )
+
+
+def _label(format: Format | None) -> str:
+    if format is None:
+        return "none"
+    if format.name is not None:
+        return format.name
+    if format.emin == format.emax:
+        return f"fixed point, {format.precision} magnitude bits"
+    return repr(format)
 
 
 def _short(value: SharedExponent | Format) -> str:
