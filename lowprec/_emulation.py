@@ -6,7 +6,7 @@ import functools
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import _operations, _optimizing
+from . import _operations, _optimizing, _uses
 from ._operations import Operation
 from .errors import NumericalWarning
 from .precision import Precision
@@ -53,8 +53,8 @@ class Coverage:
     values); ``"not emulated"`` (computed in the carrier although a precision was
     asked for); ``"carrier by policy"`` (the policy says None there, or the precision
     leaves such operations to torch). The operation ``"sum of gradients"`` is that of
-    autograd, which adds the gradients of a parameter that several modules have; it
-    always runs in the carrier, and is not refused.
+    autograd, which adds the gradients of a parameter, or another leaf, that several
+    calls use; it always runs in the carrier, and is not refused.
     """
 
     rows: tuple[CoverageRow, ...]
@@ -108,13 +108,12 @@ class Tally:
             )
         self.calls[key] += 1
 
-    def coverage(self, tied: Iterable[CoverageRow] = ()) -> Coverage:
-        """Return the counts as a table, with rows that nothing counts."""
+    def coverage(self) -> Coverage:
+        """Return the counts as a table."""
         rows = [
             CoverageRow(operation, calls, treatment, module)
             for (operation, treatment, module), calls in self.calls.items()
         ]
-        rows += tied
         rows.sort(
             key=lambda row: (
                 TREATMENTS.index(row.treatment),
@@ -124,23 +123,6 @@ class Tally:
             )
         )
         return Coverage(tuple(rows))
-
-
-def tied_rows(
-    model: torch.nn.Module, precision_of: Callable[[str], Precision | None]
-) -> list[CoverageRow]:
-    """Return the parameters of several modules, whose gradients autograd adds."""
-    uses = Counter(p for _, p in model.named_parameters(remove_duplicate=False))
-    owners = [
-        (name.rpartition(".")[0], uses[p])
-        for name, p in model.named_parameters()
-        if uses[p] > 1
-    ]
-    return [
-        CoverageRow(SUM, count - 1, NOT_EMULATED, owner)
-        for owner, count in owners
-        if precision_of(owner) is not None
-    ]
 
 
 def _depth_of_caller() -> int:
@@ -225,7 +207,7 @@ class Emulation(TorchFunctionMode):
             return alone(func, args, kwargs)
         if operation.exact or operation.own:
             self._count(operation, EXACT if operation.exact else EMULATED)
-            return alone(func, args, kwargs)
+            return self._watched(func, args, kwargs)
         return self._treated(func, types, operation, args, kwargs)
 
     def _treated(
@@ -257,7 +239,7 @@ class Emulation(TorchFunctionMode):
         reason = _operations.objection(operation.name, args, kwargs)
         if reason is None:
             self._count(operation, EXACT)
-            return alone(func, args, kwargs)
+            return self._watched(func, args, kwargs)
         if precision.elementwise is None and operation.governed:
             self._count(operation, BY_POLICY)
             return alone(func, args, kwargs)
@@ -292,6 +274,7 @@ class Emulation(TorchFunctionMode):
                 raise NotImplementedError(
                     f"{operation.name} cannot be emulated: {error}"
                 ) from error
+            self._count_sums(args, kwargs, result)
         target = _operations.written(operation, args, kwargs)
         if target is None:
             return result
@@ -315,7 +298,21 @@ class Emulation(TorchFunctionMode):
                 "the module or the operation None in a Policy"
             )
         self._count(operation, NOT_EMULATED, reason)
-        return alone(func, args, kwargs)
+        return self._watched(func, args, kwargs)
+
+    def _watched(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let a call pass, and count what autograd adds because of it."""
+        result = alone(func, args, kwargs)
+        if self.precision is not None and not torch.compiler.is_dynamo_compiling():
+            self._count_sums(args, kwargs, result)
+        return result
+
+    def _count_sums(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        sums = _uses.repeated(args, kwargs, result)
+        if sums:
+            self.tally.calls[SUM, NOT_EMULATED, self.module] += sums
 
     def _count(self, operation: Operation, treatment: str, reason: str = "") -> None:
         if not torch.compiler.is_dynamo_compiling():

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ._emulation import Coverage, CoverageRow, Emulation, Tally, tied_rows
+from ._emulation import Coverage, CoverageRow, Emulation, Tally
 from .nn import _conversion
 from .precision import Policy, Precision, as_policy, as_precision
 
@@ -148,9 +148,7 @@ class emulate(Emulation):
         Returns:
             The operations, their treatment and the modules where they were met.
         """
-        if self._model is None:
-            return self.tally.coverage()
-        return self.tally.coverage(tied_rows(self._model, self._policy.precision_for))
+        return self.tally.coverage()
 
 
 class _Entrance:
