@@ -278,8 +278,13 @@ class Emulation(TorchFunctionMode):
         target = _operations.written(operation, args, kwargs)
         if target is None:
             return result
-        if target.numel() == 0 and target.shape != result.shape:
-            alone(Tensor.resize_, (target, result.shape), {})  # as torch for out=
+        if not torch.can_cast(result.dtype, target.dtype):
+            raise RuntimeError(
+                f"result type {result.dtype} can't be cast to the desired output type "
+                f"{target.dtype}"
+            )
+        if kwargs.get("out") is not None and target.shape != result.shape:
+            alone(Tensor.resize_, (target, result.shape), {})  # as torch does
         return alone(Tensor.copy_, (target, result), {})
 
     def _left(
