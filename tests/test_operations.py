@@ -330,6 +330,7 @@ UNSUPPORTED = [
     ("index_put", lambda: X.index_put((CLASSES % 3,), LEARNED)),
     ("index_fill", lambda: X.index_fill(0, CLASSES % 3, LEARNED[0])),
     ("setitem", lambda: assigned(slice(2), LEARNED)),
+    ("embedding_bag", lambda: F.embedding_bag(CLASSES[None] % 3, X, mode="max")),
     ("embedding_renorm_", lambda: F.embedding(CLASSES % 3, X.clone(), None, 0.5)),
 ]
 

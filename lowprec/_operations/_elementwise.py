@@ -141,8 +141,11 @@ def _table(function: Callable[..., Any]) -> Bind:
 
     def bind(*args: Any, **kwargs: Any) -> Bound | None:
         given = takes.bind(*args, **kwargs, precision=None).arguments
-        # Norms of rows and sparse gradients are left to torch, and reported.
+        # These are left to torch, and reported.
         if given.get("max_norm") is not None or given.get("sparse"):
+            return None
+        bag = function is functional.embedding_bag
+        if bag and (given.get("scale_grad_by_freq") or given.get("mode") == "max"):
             return None
         return function, args, kwargs
 
