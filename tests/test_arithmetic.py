@@ -8,6 +8,8 @@ import gmpy2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from layer_roundings import ignore_dynamo, leaf
 from tables import CARRIERS, MODES
 
@@ -16,6 +18,7 @@ from lowprec import Format, Rounding
 from lowprec.rounding import RoundingMode
 from lowprec.testing import assert_bit_equal, exact_round
 from lowprec.testing import random_word as word
+from lowprec.testing import strategies as lps
 from lowprec.testing._oracle import floor_log2
 
 OPERATIONS = {
@@ -212,6 +215,21 @@ def test_any_operands(name, mode, dtype):
         saturation = ("none", "finite", "propagate")[number % 3]
         tensors = [anything(80, dtype) for _ in range(arity)]
         check(name, tensors, Rounding(target, mode, saturation))
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+@given(data=st.data())
+def test_any_rounding(name, data):
+    dtype = data.draw(st.sampled_from(CARRIERS))
+    widest = (24, 8) if dtype == torch.float32 else (51, 11)
+    formats = lps.formats(
+        max_precision=widest[0], max_exponent_bits=widest[1], carrier=dtype
+    )
+    rounding = data.draw(lps.roundings(formats))
+    near = rounding.format
+    arity = OPERATIONS[name][1]
+    tensors = [data.draw(lps.tensors((8,), dtype, near=near)) for _ in range(arity)]
+    check(name, tensors, rounding)
 
 
 @pytest.mark.slow
