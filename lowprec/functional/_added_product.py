@@ -17,23 +17,25 @@ from ._parts import (
     Seeds,
     add_bias,
     column_sums,
+    factor,
+    factor_product,
     isolated,
-    product,
     rounded,
+    rounded_once,
     split,
 )
 from ._sums import copied_dims
 
 
 def _scaled(
-    x: Tensor, factor: float, rounding: Rounding | None, seed: Tensor | None
+    x: Tensor, number: float, rounding: Rounding | None, seed: Tensor | None
 ) -> Tensor:
-    """Return fl(factor x); a factor of one is no operation."""
-    if factor == 1:
+    """Return fl(number x); a number of one is no operation."""
+    if number == 1:
         return x
     if rounding is None:
-        return x * factor
-    return mul(x, factor, rounding, seed=seed if rounding.stochastic else None)
+        return x * number
+    return mul(x, number, rounding, seed=seed if rounding.stochastic else None)
 
 
 def _scale_seeds(seed: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -60,7 +62,7 @@ def _summed_to(
 
 
 class _AddedProduct(torch.autograd.Function):
-    """beta C + alpha A B for factors that are rounded already."""
+    """beta C + alpha A B for factors that are rounded already, or in blocks here."""
 
     generate_vmap_rule = True
 
@@ -77,15 +79,14 @@ class _AddedProduct(torch.autograd.Function):
         with isolated(a):
             seeds, accumulator = split(seed), precision.accumulator
             alpha_seed, beta_seed, *_ = _scale_seeds(seed)
-            total = product(a, b, accumulator, seed)
+            left = factor(a, precision.input, -1, seeds.input)
+            right = factor(b, precision.weight, -2, seeds.weight)
+            total = factor_product(left, right, accumulator, seed)
             total = _scaled(total, alpha, precision.elementwise, alpha_seed)
             if added is not None:
                 term = added.expand(total.shape)
                 term = _scaled(term, beta, precision.elementwise, beta_seed)
-                if accumulator is None:
-                    total = total + term
-                else:
-                    total = add_bias(total, term, accumulator, seeds.bias)
+                total = add_bias(total, term, accumulator, seeds.bias)
             return rounded(total, precision.output, seeds.output)
 
     @staticmethod
@@ -105,13 +106,18 @@ class _AddedProduct(torch.autograd.Function):
         with isolated(a):
             seeds = split(seed)
             *_, alpha_seed, beta_seed = _scale_seeds(seed)
-            grad = rounded(grad_output, precision.grad_output, seeds.grad_output)
+            fl_grad = precision.grad_output
+            grad = rounded_once(grad_output, fl_grad, seeds.grad_output)
             inner = _scaled(grad, ctx.alpha, elementwise, alpha_seed)
             if ctx.needs_input_grad[0]:
-                total = product(inner, b.mT, accumulator, seeds.grad_input_sum)
+                g = factor(inner, fl_grad, -1, seeds.grad_output)
+                w = factor(b, precision.weight, -1, seeds.weight, again=True)
+                total = factor_product(g, w.mT, accumulator, seeds.grad_input_sum)
                 grad_a = rounded(total, precision.grad_input, seeds.grad_input)
             if ctx.needs_input_grad[1]:
-                total = product(a.mT, inner, accumulator, seeds.grad_weight_sum)
+                g = factor(inner, fl_grad, -2, seeds.grad_output, again=True)
+                x = factor(a, precision.input, -2, seeds.input, again=True)
+                total = factor_product(x.mT, g, accumulator, seeds.grad_weight_sum)
                 grad_b = rounded(total, precision.grad_weight, seeds.grad_weight)
             if ctx.needs_input_grad[2]:
                 total = _summed_to(grad, ctx.shape, accumulator, seeds.grad_bias_sum)
@@ -134,8 +140,8 @@ def added_product(
     seeds = split(seed)
     node: Any = _AddedProduct
     result: Tensor = node.apply(
-        rounded(a, precision.input, seeds.input),
-        rounded(b, precision.weight, seeds.weight),
+        rounded_once(a, precision.input, seeds.input),
+        rounded_once(b, precision.weight, seeds.weight),
         None if beta == 0 else added,
         beta,
         alpha,

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import check_carrier, overridable
+from ..block_rounding import AnyRounding
 from ..precision import Precision, as_precision
-from ..rounding import Accumulator, Rounding
+from ..rounding import Accumulator
 from ._calls import Steps, leaves_products
 from ._matmul import matmul
 from ._parts import check_same, plain
@@ -85,7 +86,7 @@ def _without_copies(operands: Sequence[Indexed]) -> list[Indexed]:
 def _summed(
     x: Indexed,
     labels: Sequence[str],
-    rounding: Rounding | None,
+    rounding: AnyRounding | None,
     accumulator: Accumulator | None,
     steps: Steps,
 ) -> Indexed:

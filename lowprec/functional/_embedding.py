@@ -42,7 +42,7 @@ class _Embedding(torch.autograd.Function):
     ) -> Tensor:
         with isolated(weight):
             keys = _EmbeddingSeeds(*seeds)
-            table = rounded(weight, precision.weight, keys.weight)
+            table = rounded(weight, precision.parameter, keys.weight)
             rows = table.index_select(0, index)
             return rounded(rows, precision.elementwise, keys.output)
 

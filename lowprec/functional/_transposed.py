@@ -15,59 +15,32 @@ from ..precision import Precision, as_precision
 from ._convolution import per_dimension
 from ._parts import (
     add_bias,
+    channels_factor,
     check_bias,
     check_same,
     column_sums,
+    factor,
     isolated,
+    rescaled,
     rounded,
+    rounded_once,
     seed_for,
     split,
 )
-from ._unrolled import (
-    Geometry,
-    correlate,
-    input_gradient,
-    weight_gradient,
-    zero_padded,
+from ._transposed_gradients import (
+    carrier_gradients,
+    input_sums,
+    output_size,
+    transposed_arguments,
+    weight_sums,
 )
+from ._unrolled import Geometry, input_gradient
 
 _Sizes = int | Sequence[int]
 
 
-def _arguments(geometry: Geometry) -> dict[str, Any]:
-    """Return torch's arguments; its output padding is what the end lacks in padding."""
-    return {
-        "stride": geometry.stride,
-        "padding": [before for before, _ in geometry.padding],
-        "dilation": geometry.dilation,
-        "transposed": True,
-        "output_padding": [before - after for before, after in geometry.padding],
-        "groups": geometry.groups,
-    }
-
-
-def _output_size(
-    spatial: Sequence[int], kernel: Sequence[int], geometry: Geometry
-) -> list[int]:
-    """Return the sizes of the image whose windows are as many as the input's elements.
-
-    The padding goes round the output: it is where the convolution back would pad.
-    """
-    return [
-        (size - 1) * stride + dilation * (taps - 1) + 1 - before - after
-        for size, taps, stride, dilation, (before, after) in zip(
-            spatial,
-            kernel,
-            geometry.stride,
-            geometry.dilation,
-            geometry.padding,
-            strict=True,
-        )
-    ]
-
-
 class _Transposed(torch.autograd.Function):
-    """A transposed convolution of operands that are rounded already.
+    """A transposed convolution of operands rounded already, or in blocks here.
 
     It is the gradient of a convolution's input; its own gradients are that
     convolution and the gradient of its weight, with input and gradient exchanged.
@@ -86,14 +59,24 @@ class _Transposed(torch.autograd.Function):
     ) -> Tensor:
         with isolated(input):
             seeds, accumulator = split(seed), precision.accumulator
+            groups = geometry.groups
+            x = channels_factor(input, precision.input, 1, groups, seeds.input)
+            w = channels_factor(weight, precision.weight, 0, groups, seeds.weight)
             if accumulator is None:
-                total = torch.convolution(input, weight, bias, **_arguments(geometry))
+                added = None if precision.blocked else bias
+                total = torch.convolution(
+                    x.values, w.values, added, **transposed_arguments(geometry)
+                )
             else:
-                size = _output_size(input.shape[2:], weight.shape[2:], geometry)
-                total = input_gradient(input, weight, size, geometry, accumulator, seed)
-                if bias is not None:
-                    column = bias.reshape(-1, *[1] * (input.dim() - 2))
-                    total = add_bias(total, column, accumulator, seeds.bias)
+                added = None
+                size = output_size(input.shape[2:], weight.shape[2:], geometry)
+                total = input_gradient(
+                    x.values, w.values, size, geometry, accumulator, seed
+                )
+            total = rescaled(total, x, w)
+            if bias is not None and added is None:
+                column = bias.reshape(-1, *[1] * (input.dim() - 2))
+                total = add_bias(total, column, accumulator, seeds.bias)
             return rounded(total, precision.output, seeds.output)
 
     @staticmethod
@@ -111,40 +94,44 @@ class _Transposed(torch.autograd.Function):
         grad_input = grad_weight = grad_bias = None
         with isolated(input):
             seeds = split(seed)
-            grad = rounded(grad_output, precision.grad_output, seeds.grad_output)
-            if accumulator is None:
-                gradients = torch.ops.aten.convolution_backward.default(
-                    grad,
-                    input,
-                    weight,
-                    [grad.shape[1]],
-                    **_arguments(geometry),
-                    output_mask=list(needed),
+            fl_grad = precision.grad_output
+            grad = rounded_once(grad_output, fl_grad, seeds.grad_output)
+            if accumulator is None and not precision.blocked:
+                grad_input, grad_weight, grad_bias = carrier_gradients(
+                    grad, input, weight, geometry, needed
                 )
-                grad_input, grad_weight, grad_bias = gradients
-            else:
-                if needed[0]:
-                    groups = geometry.groups
-                    grad_input = correlate(
-                        weight.unflatten(0, (groups, weight.shape[0] // groups)),
-                        zero_padded(grad, geometry.padding),
-                        geometry.stride,
-                        geometry.dilation,
-                        accumulator,
-                        seeds.grad_input_sum,
-                    )
-                if needed[1]:
-                    grad_weight = weight_gradient(
-                        input,
-                        grad,
-                        weight.shape[2:],
-                        geometry,
-                        accumulator,
-                        seeds.grad_weight_sum,
-                    )
-                if needed[2]:
-                    terms = grad.movedim(1, 0).flatten(1).mT  # [N L, O]
-                    grad_bias = column_sums(terms, accumulator, seeds.grad_bias_sum)
+                needed = (False, False, False)
+            if needed[0]:
+                g = channels_factor(
+                    grad, fl_grad, 1, geometry.groups, seeds.grad_output
+                )
+                w = channels_factor(
+                    weight, precision.weight, 1, 1, seeds.weight, again=True
+                )
+                total = input_sums(
+                    g.values,
+                    input,
+                    w.values,
+                    geometry,
+                    accumulator,
+                    seeds.grad_input_sum,
+                )
+                grad_input = rescaled(total, g, w)
+            if needed[1]:
+                g = factor(grad, fl_grad, 0, seeds.grad_output, again=True)
+                x = factor(input, precision.input, 0, seeds.input, again=True)
+                total = weight_sums(
+                    g.values,
+                    x.values,
+                    weight,
+                    geometry,
+                    accumulator,
+                    seeds.grad_weight_sum,
+                )
+                grad_weight = rescaled(total, g, x)
+            if needed[2]:
+                terms = grad.movedim(1, 0).flatten(1).mT  # [N L, O]
+                grad_bias = column_sums(terms, accumulator, seeds.grad_bias_sum)
             if grad_input is not None:
                 grad_input = rounded(grad_input, precision.grad_input, seeds.grad_input)
             if grad_weight is not None:
@@ -205,7 +192,7 @@ def _geometry(
         (amount, amount - extra) for amount, extra in zip(amounts, extras, strict=True)
     ]
     geometry = Geometry(strides, tuple(sides), dilations, groups)
-    size = _output_size(spatial, kernel, geometry)
+    size = output_size(spatial, kernel, geometry)
     if min(size) < 1:
         raise ValueError(
             f"the output would have sizes {tuple(size)}, which must be at least 1: "
@@ -259,8 +246,8 @@ def _convolve_transposed(
     )
     base = seed_for(precision, generator, seed)
     seeds = split(base)
-    x = rounded(input, precision.input, seeds.input)
-    w = rounded(weight, precision.weight, seeds.weight)
+    x = rounded_once(input, precision.input, seeds.input)
+    w = rounded_once(weight, precision.weight, seeds.weight)
     batched = input.dim() == dims + 2
     node: Any = _Transposed
     result: Tensor = node.apply(

@@ -243,10 +243,13 @@ class Wide:
         return self._cross(x, torch.float64, None, self._precision.elementwise)
 
     def enter_weight(self, w: Tensor) -> Tensor:
-        """Return fl_weight(w) in float64; its gradient is fl_grad_weight of it."""
+        """Return fl_weight(w) in float64; its gradient is fl_grad_weight of it.
+
+        Where ``weight`` has a block format, ``elementwise`` takes its place.
+        """
         precision = self._precision
         check_held("grad_weight", precision.grad_weight, self._dtype)
-        return self._cross(w, torch.float64, precision.weight, precision.grad_weight)
+        return self._cross(w, torch.float64, precision.parameter, precision.grad_weight)
 
     def enter_bias(self, b: Tensor) -> Tensor:
         """Return b in float64; its gradient is rounded to ``grad_weight``."""
