@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from .formats import Format
+from .block_rounding import BlockRounding
+from .formats import BlockFormat, Format, SharedExponent, is_block_name
 from .rounding import Accumulator, Rounding, as_rounding
 
 ACCUMULATORS = ("accumulator", "grad_accumulator")
+OPERANDS = ("input", "weight", "grad_output")  # of products: block formats too
 
 
 def items(value: Any) -> list[tuple[str, Any]]:
@@ -24,6 +26,8 @@ def shorthand(value: Any) -> str:
     if isinstance(value, Rounding) and value == Rounding(value.format):
         name = value.format.name
         return repr(name if _is_known(name, value.format) else value.format)
+    if isinstance(value, BlockRounding) and value == BlockRounding(value.format):
+        return repr(value.format.name if value.named else value.format)
     return repr(value)
 
 
@@ -43,9 +47,37 @@ def to_json(value: Any) -> Any:
         return value.name if _is_known(value.name, value) else dict(items(value))
     if isinstance(value, Rounding):
         return _changes(value, Rounding(value.format), "format")
+    if isinstance(value, BlockRounding):
+        return _block_rounding_to_json(value)
     if isinstance(value, Accumulator):
         return _changes(value, Accumulator(value.rounding), "rounding")
     return getattr(value, "value", value)
+
+
+def _block_rounding_to_json(value: BlockRounding) -> Any:
+    """Return the name, or the fields that differ, with the format's as a mapping."""
+    name, format = value.format.name, value.format
+    plain = BlockRounding(format)
+    result: dict[str, Any] = {"format": name if value.named else _block_to_json(format)}
+    for field, item in items(value):
+        if field not in ("format", "element") and item != getattr(plain, field):
+            result[field] = to_json(item)
+    return result if len(result) > 1 or not value.named else name
+
+
+def _block_to_json(format: BlockFormat) -> dict[str, Any]:
+    result = {name: to_json(item) for name, item in items(format) if item is not None}
+    if isinstance(format.scale, SharedExponent):
+        result["scale"] = {"bits": format.scale.bits}
+    return result
+
+
+def _parse_block(data: Any) -> BlockFormat:
+    known = checked_keys(data, BlockFormat, "a BlockFormat")
+    for name in ("element", "scale", "tensor_scale"):
+        if name in known:
+            known[name] = parse(name, known[name])
+    return BlockFormat(**known)
 
 
 def _changes(value: Any, plain: Any, first: str) -> Any:
@@ -78,6 +110,17 @@ def parse(name: str, data: Any) -> Any:
                 for key, item in known.items()
             }
         )
+    if name == "scale" and "bits" in data:
+        return SharedExponent(**checked_keys(data, SharedExponent, "a SharedExponent"))
+    if "element" in data:
+        return _parse_block(data)
+    if name in OPERANDS and "format" in data:
+        known = checked_keys(data, BlockRounding, "a Rounding")
+        given = known["format"] = parse("format", known["format"])
+        if isinstance(given, BlockFormat) or (
+            isinstance(given, str) and is_block_name(given)
+        ):
+            return BlockRounding(**known)
     if "format" in data:
         known = checked_keys(data, Rounding, "a Rounding")
         return Rounding(**(known | {"format": parse("format", known["format"])}))

@@ -1,148 +1,53 @@
-"""`emulate`: forward code whose matrix products are computed in low precision."""
+"""`emulate`: forward code that is computed in low precision."""
 
 from __future__ import annotations
 
-import functools
-import itertools
 import threading
-import warnings
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from . import _operations
-from .errors import NumericalWarning
+from ._emulation import Coverage, CoverageRow, Emulation, Tally, tied_rows
+from .nn import _conversion
 from .precision import Policy, Precision, as_policy, as_precision
 
 __all__ = ["Coverage", "CoverageRow", "emulate"]
 
-EMULATED = "emulated"
-EXACT = "exact by nature"
-NOT_EMULATED = "not emulated"
-BY_POLICY = "carrier by policy"
 
+class emulate(Emulation):
+    """Compute the code inside in low precision.
 
-_NO_COMPILE = (
-    "lowprec.emulate runs eagerly; lowprec.nn.convert_ makes models to compile"
-)
-
-
-class CoverageRow(NamedTuple):
-    """How often an operation was met, and what was done with it."""
-
-    operation: str
-    calls: int
-    treatment: str
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What an `emulate` context met, most frequent first within each treatment.
-
-    Treatments: ``"emulated"``; ``"exact by nature"`` (moves, chooses or compares
-    values); ``"not emulated"`` (computed in the carrier although a precision was
-    asked for); ``"carrier by policy"`` (the policy says None there).
-    """
-
-    rows: tuple[CoverageRow, ...]
-
-    def __iter__(self) -> Iterator[CoverageRow]:
-        """Iterate over the rows."""
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.rows)
-
-    def __str__(self) -> str:
-        """Return a table."""
-        cells = [(row.operation, str(row.calls), row.treatment) for row in self.rows]
-        cells.insert(0, ("operation", "calls", "treatment"))
-        first, second, _ = (
-            max(map(len, column)) for column in zip(*cells, strict=True)
-        )
-        return "\n".join(
-            f"{operation:<{first}}  {calls:>{second}}  {treatment}"
-            for operation, calls, treatment in cells
-        )
-
-    def to_dict(self) -> dict[str, dict[str, int]]:
-        """Return calls by treatment and operation."""
-        result: dict[str, dict[str, int]] = {
-            treatment: {} for treatment in (EMULATED, EXACT, NOT_EMULATED, BY_POLICY)
-        }
-        for row in self.rows:
-            result[row.treatment][row.operation] = row.calls
-        return result
-
-
-class _Local(threading.local):
-    """State of one thread: contexts that are active, innermost last; module names."""
-
-    def __init__(self) -> None:
-        self.active: list[int] = []
-        self.modules: dict[int, list[str]] = {}
-
-
-# A mode must not change for torch.compile to guard it, so what does change lives here,
-# under the number of the context.
-_numbers = itertools.count()
-_calls: dict[int, Counter[tuple[str, str]]] = {}
-_handles: dict[int, list[list[Any]]] = {}
-_local = _Local()
-
-
-def _forget(number: int) -> None:
-    del _calls[number], _handles[number]
-
-
-def _record(number: int, operation: str, treatment: str, reason: str) -> None:
-    """Count a call, and warn the first time that one is not emulated."""
-    calls = _calls[number]
-    first = (operation, treatment) not in calls
-    calls[operation, treatment] += 1
-    if first and treatment == NOT_EMULATED:
-        warnings.warn(
-            f"{operation} is not emulated and runs in the carrier's arithmetic: "
-            f"{reason}; coverage() counts such calls, strict=True refuses them",
-            NumericalWarning,
-            stacklevel=5,
-        )
-
-
-class emulate(TorchFunctionMode):
-    """Compute the matrix products of the code inside in low precision.
-
-    Calls of ``linear``, ``matmul`` (``@``), ``mm``, ``bmm``, ``mv``, ``dot``, plain
-    ``addmm`` and ``conv1d`` to ``conv3d`` become those of `lowprec.functional`, whose
-    gradients are emulated as well, so ``backward`` may run inside or outside of the
-    context.
+    Functions, methods and operators of torch become those of `lowprec.functional`,
+    whose gradients are emulated as well, so ``backward`` may run inside or outside of
+    the context.
 
     Contract:
         Every operation is treated in one of four ways, which `coverage` counts:
         emulated; exact by nature (moving, choosing, comparing, integers, new data);
         not emulated, with a `NumericalWarning` once per operation and context, or an
-        error before anything is computed if ``strict``; or left to the carrier because
-        the policy says None. Optimizer arithmetic inside the context is not emulated
-        and is reported. `lowprec` functions and modules called inside keep their own
-        precision. The innermost of nested contexts decides alone. Like every
-        function mode it belongs to the thread that entered it. Autograd's own
-        additions, where a tensor is used more than once, are those of the carrier.
-        Code inside runs eagerly: torch.compile breaks its graph at every operation
-        (an error with ``fullgraph``), whereas models that `lowprec.nn.convert_` made
-        are compiled. Activation checkpointing must re-enter the context for its second
-        forward (``context_fn``).
+        error before anything is computed if ``strict``; or left to the carrier by
+        policy: the policy says None there, or the precision rounds nothing of that
+        kind (``elementwise=None`` for all that is no product of matrices). What
+        nothing rounds is torch's own function, bit for bit.
+        With ``model``, its modules compute as `lowprec.nn.convert_` would make them,
+        while the context is entered; modules that are converted already, and `lowprec`
+        functions and modules called inside, keep their own precision. The innermost of
+        nested contexts decides alone. A context belongs to the threads that entered
+        it, as all of torch's modes.
+        In-place operations round what they write. The arithmetic of optimizers inside
+        is not emulated and is reported. Under ``torch.autocast`` what a precision is
+        about is refused. Activation checkpointing must re-enter the context for its
+        second forward: `lowprec.checkpoint` does. Compiled code may be called inside
+        or enter the context itself; its calls are not counted. Autograd's own
+        additions, where a tensor is used more than once, are those of the carrier;
+        those of activations are rounded on arrival where ``elementwise`` is given.
 
     Args:
-        precision: a `Precision` for all, or a `Policy` together with ``model``.
+        precision: a `Precision` for all, or a `Policy`; one whose patterns name
+            modules together with ``model``.
         model: whose module names the policy's patterns are about; what runs outside
             of its modules has the empty name.
         strict: refuse operations that are not emulated.
@@ -150,9 +55,13 @@ class emulate(TorchFunctionMode):
             default generator.
 
     Raises:
-        TypeError: if ``precision`` is neither, or a `Policy` comes without ``model``.
+        TypeError: if ``precision`` is neither, a `Policy` with patterns comes without
+            ``model``, or parameters of ``model`` are in half precision.
+        ValueError: if the parameters' dtype cannot hold the values of a format.
         NotImplementedError: inside, for operations that ``strict`` refuses and for
-            products of half precision tensors.
+            tensors in half precision.
+        RuntimeError: inside, under autocast; on entering, if another thread has
+            ``model`` in a context.
 
     Example:
         >>> layer, x = torch.nn.Linear(2, 3), torch.ones(4, 2)
@@ -166,46 +75,46 @@ class emulate(TorchFunctionMode):
 
     def __init__(
         self,
-        precision: Precision | Policy,
+        precision: Precision | Policy | Mapping[str, Precision | None],
         model: torch.nn.Module | None = None,
         *,
         strict: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         """Check the arguments; nothing changes before the context is entered."""
-        super().__init__()
-        _keep_eager()
-        self._precision: Precision | None = None
-        self._policy: Policy | None = None
-        if model is not None:
-            self._policy = as_policy(precision)
-        elif isinstance(precision, Policy):
-            raise TypeError(
-                "a Policy is about module names, so emulate needs the model as well: "
-                "emulate(policy, model)"
-            )
+        if model is not None or isinstance(precision, Policy):
+            policy = as_policy(precision)
         else:
-            self._precision = as_precision(precision)
+            policy = Policy({"*": as_precision(precision)})
+        if model is not None:
+            _conversion.check(model, policy)
+        elif any(pattern != "*" for pattern, _ in policy.rules):
+            raise TypeError(
+                "this Policy is about module names, so emulate needs the model as "
+                "well: emulate(policy, model)"
+            )
+        super().__init__(
+            policy.precision_for(""),
+            policy.operations,
+            "",
+            strict=strict,
+            generator=generator,
+            tally=Tally(),
+        )
+        self._given = precision
+        self._policy = policy
         self._model = model
-        self._strict = strict
-        self._generator = generator
-        self._number = next(_numbers)
-        _calls[self._number] = Counter()
-        _handles[self._number] = []
-        weakref.finalize(self, _forget, self._number)
+        self._entrance = _Entrance(self)
 
     def __repr__(self) -> str:
         """Return what was given."""
-        given = self._precision if self._policy is None else self._policy
-        strict = ", strict=True" if self._strict else ""
-        return f"emulate({given!r}{strict})"
+        strict = ", strict=True" if self.strict else ""
+        return f"emulate({self._given!r}{strict})"
 
     def __enter__(self) -> emulate:
         """Start emulating in this thread."""
-        number = self._number
-        _local.active.append(number)
         if self._model is not None:
-            _handles[number].append(_follow(self._model, number))
+            self._entrance.enter(self._model, self._policy)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -218,25 +127,7 @@ class emulate(TorchFunctionMode):
         """Stop emulating."""
         super().__exit__(exc_type, exc_val, exc_tb)  # type: ignore[no-untyped-call]
         if self._model is not None:
-            for handle in _handles[self._number].pop():
-                handle.remove()
-        _local.active.pop()
-
-    def coverage(self) -> Coverage:
-        """Return what was met so far, over all uses of this context.
-
-        Returns:
-            The operations and their treatment.
-        """
-        order = (EMULATED, EXACT, NOT_EMULATED, BY_POLICY)
-        rows = [
-            CoverageRow(operation, calls, treatment)
-            for (operation, treatment), calls in _calls[self._number].items()
-        ]
-        rows.sort(
-            key=lambda row: (order.index(row.treatment), -row.calls, row.operation)
-        )
-        return Coverage(tuple(rows))
+            self._entrance.leave()
 
     def __torch_function__(
         self,
@@ -246,90 +137,71 @@ class emulate(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Emulate one call, or count it and let it pass."""
-        kwargs = {} if kwargs is None else kwargs
-        if _operations.hidden(func) or not self._is_innermost():
-            return func(*args, **kwargs)
-        if _operations.is_explicit(func):
-            self._count(func, EMULATED)
-            return func(*args, **kwargs)
-        precision = self._precision_here()
-        if precision is not None:
-            bound = _operations.binding(func, args, kwargs)
-            if bound is not None:
-                self._count(func, EMULATED)
-                return self._emulated(func, *bound, precision)
-        reason = _operations.objection(func, args, kwargs)
-        if reason is None:
-            self._count(func, EXACT)
-        elif precision is None:
-            self._count(func, BY_POLICY)
-        else:
-            self._refuse_if_strict(func, reason)
-            self._count(func, NOT_EMULATED, reason)
-        return func(*args, **kwargs)
+        if torch.compiler.is_dynamo_compiling() and self._model is not None:
+            # Dynamo pushes a mode without running its __enter__.
+            _conversion.check_entered(self._model)
+        return super().__torch_function__(func, types, args, kwargs)
 
-    def _emulated(
-        self,
-        func: Any,
-        function: Callable[..., Tensor],
-        operands: tuple[Tensor | None, ...],
-        precision: Precision,
-    ) -> Tensor:
-        try:
-            return function(*operands, precision=precision, generator=self._generator)
-        except TypeError as error:
-            # Python's @ would replace a TypeError by one that does not say the cause.
-            name = _operations.operation_name(func)
-            raise NotImplementedError(f"{name} cannot be emulated: {error}") from error
+    def coverage(self) -> Coverage:
+        """Return what was met so far, over all uses of this context.
 
-    def _is_innermost(self) -> bool:
-        # While the innermost context handles a call, torch offers its inner calls to
-        # the contexts around it.
-        return not _local.active or _local.active[-1] == self._number
-
-    def _precision_here(self) -> Precision | None:
-        if self._policy is None:
-            return self._precision
-        names = _local.modules.get(self._number)
-        return self._policy.precision_for(names[-1] if names else "")
-
-    def _count(self, func: Any, treatment: str, reason: str = "") -> None:
-        _record(self._number, _operations.operation_name(func), treatment, reason)
-
-    def _refuse_if_strict(self, func: Any, reason: str) -> None:
-        if self._strict:
-            raise NotImplementedError(
-                f"{_operations.operation_name(func)} is not emulated: {reason}; "
-                "compute it outside of the context, allow the carrier's arithmetic by "
-                "strict=False, or give the module None in a Policy"
-            )
+        Returns:
+            The operations, their treatment and the modules where they were met.
+        """
+        if self._model is None:
+            return self.tally.coverage()
+        return self.tally.coverage(tied_rows(self._model, self._policy.precision_for))
 
 
-def _follow(model: torch.nn.Module, number: int) -> list[Any]:
-    """Keep the name of the module whose forward runs, by torch's public hooks."""
-    handles: list[Any] = []
-    for name, module in model.named_modules():
-        before = partial(_enter_module, number, name)
-        after = partial(_leave_module, number)
-        handles.append(module.register_forward_pre_hook(before, prepend=True))
-        handles.append(module.register_forward_hook(after, always_call=True))
-    return handles
+class _Entrance:
+    """Which threads entered a context, and the modules that it was lent."""
 
+    def __init__(self, context: emulate | None) -> None:
+        self._context = None if context is None else weakref.ref(context)
+        self._lock = threading.Lock()
+        self._threads: list[int] = []
+        self._modules: list[tuple[str, torch.nn.Module]] = []
+        self._wanted: list[tuple[torch.nn.Module, Emulation]] = []
+        self._lent: list[_conversion.Undo] = []
 
-def _enter_module(number: int, name: str, *_: Any) -> None:
-    _local.modules.setdefault(number, []).append(name)
+    # Copies of the model inside share the context; pickles have none.
+    def __deepcopy__(self, memo: Any) -> _Entrance:
+        return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Entrance, (None,)
 
-def _leave_module(number: int, *_: Any) -> None:
-    _local.modules[number].pop()
+    def enter(self, model: torch.nn.Module, policy: Policy) -> None:
+        context = self.context()
+        with self._lock:
+            if not self._threads:
+                modules = list(model.named_modules())
+                if modules != self._modules:
+                    self._wanted = _conversion.emulations(
+                        modules,
+                        policy,
+                        strict=context.strict,
+                        generator=context.generator,
+                        tally=context.tally,
+                        owner=self,
+                    )
+                    self._modules = modules
+                self._lent = _conversion.lend(self._wanted)
+            self._threads.append(threading.get_ident())
 
+    def leave(self) -> None:
+        with self._lock:
+            self._threads.remove(threading.get_ident())
+            if not self._threads:
+                _conversion.take_back(self._lent)
 
-@functools.cache
-def _keep_eager() -> None:
-    """Keep Dynamo out of the mode, once, when the first context is made.
+    def here(self) -> bool:
+        """Whether this thread entered the context."""
+        return threading.get_ident() in self._threads
 
-    Compiled code would meet the mode a second time, while its graph runs. Disabling
-    imports torch's compiler, which takes seconds: too dear for `import lowprec`.
-    """
-    eager = torch.compiler.disable(emulate.__torch_function__, reason=_NO_COMPILE)
-    emulate.__torch_function__ = eager  # type: ignore[method-assign]
+    def context(self) -> emulate:
+        """Return the context."""
+        context = None if self._context is None else self._context()
+        if context is None:
+            raise RuntimeError("the context lowprec.emulate does not exist any more")
+        return context

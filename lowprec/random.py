@@ -8,6 +8,10 @@ passes its global offset. This layout is part of the numerical contract.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,8 +47,67 @@ def draw_seed(generator: torch.Generator | None = None) -> Tensor:
             "generator must be a torch.Generator, "
             f"got {generator!r} of type {type(generator).__name__}"
         )
-    device = generator.device if generator is not None else torch.device("cpu")
-    return torch.randint(2**63 - 1, (), generator=generator, device=device)
+    if generator is None:
+        return torch.randint(2**63 - 1, (), device="cpu")
+    tapes = _tapes.get()
+    repeated = [tape.next() for tape in tapes if tape.replaying]
+    if repeated:
+        seed = repeated[0]
+    else:
+        seed = torch.randint(
+            2**63 - 1, (), generator=generator, device=generator.device
+        )
+    for tape in tapes:
+        if not tape.replaying:
+            tape.seeds.append(seed)
+    return seed
+
+
+@dataclass
+class _Tape:
+    """The seeds that were drawn from explicit generators, to be drawn again.
+
+    Torch's default generator needs none: checkpoints put it back themselves.
+    """
+
+    seeds: list[Tensor] = field(default_factory=list)
+    replaying: bool = False
+    position: int = 0
+
+    def next(self) -> Tensor:
+        self.position += 1
+        return self.seeds[self.position - 1]
+
+
+_tapes: ContextVar[tuple[_Tape, ...]] = ContextVar("lowprec_tapes", default=())
+
+
+def replayed() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return a context that remembers the seeds drawn inside, one that repeats them.
+
+    Seeds from torch's default generator are left alone.
+
+    Example:
+        >>> generator = torch.Generator()
+        >>> first, second = replayed()
+        >>> with first:
+        ...     seed = draw_seed(generator)
+        >>> with second:
+        ...     bool(draw_seed(generator) == seed)
+        True
+    """
+    tape = _Tape()
+    return _using(tape, replaying=False), _using(tape, replaying=True)
+
+
+@contextmanager
+def _using(tape: _Tape, replaying: bool) -> Iterator[None]:
+    tape.replaying, tape.position = replaying, 0
+    token = _tapes.set((*_tapes.get(), tape))
+    try:
+        yield
+    finally:
+        _tapes.reset(token)
 
 
 def as_seed(

@@ -7,12 +7,13 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from layer_roundings import ignore_dynamo
 
 import lowprec.nn
 from lowprec import Rounding, functional
 from lowprec.errors import NumericalWarning
-from lowprec.nn import convert_, report, unconvert_
+from lowprec.nn import convert_, coverage, report, unconvert_
 from lowprec.precision import Policy, Precision
 from lowprec.testing import assert_bit_equal
 
@@ -30,6 +31,10 @@ def mlp():
     return torch.nn.Sequential(
         torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2)
     )
+
+
+def precisions(model):
+    return {row.name: row.precision for row in report(model)}
 
 
 def gradients(model, x):
@@ -93,7 +98,8 @@ def test_convert_changes_the_class_and_nothing_else():
     parameters = dict(model.named_parameters())
     keys = list(model.state_dict())
     assert convert_(model, LOW) is model
-    assert [type(model[i]) for i in (0, 2)] == [lowprec.nn.Linear] * 2
+    assert all(isinstance(model[i], torch.nn.Linear) for i in (0, 2))
+    assert type(model[0]) is not torch.nn.Linear
     assert list(model.state_dict()) == keys
     assert all(parameters[n] is p for n, p in model.named_parameters())
     assert not list(model.buffers())
@@ -123,23 +129,58 @@ def test_converted_model_is_its_composition():
 
 
 def test_policy_decides_by_name():
-    model = mlp()
+    model, x = mlp(), torch.randn(3, 4)
+    hidden = functional.linear(x, *model[0].parameters(), precision=LOW).relu()
+    expected = model[2](hidden)
     convert_(model, Policy({"*": LOW, "2": None}))
-    assert type(model[0]) is lowprec.nn.Linear
-    assert type(model[2]) is torch.nn.Linear
+    assert_bit_equal(model(x).detach(), expected.detach())
+    assert precisions(model) == {"": LOW, "0": LOW, "1": LOW, "2": None}
+
+
+def test_operations_come_after_modules():
+    model, x = mlp(), torch.randn(3, 4)
+    expected = model(x)
+    convert_(model, Policy({"*": LOW}, operations={"linear": None}))
+    assert_bit_equal(model(x).detach(), expected.detach())
+    convert_(model, Policy({"*": None}, operations={"linear": LOW}))
+    converted = model(x)
+    assert_bit_equal(converted.detach(), convert_(model, LOW)(x).detach())
+    assert not torch.equal(converted, expected)
 
 
 def test_the_root_may_be_a_layer():
     layer = convert_(torch.nn.Linear(2, 2), LOW)
-    assert layer.precision == LOW
+    assert precisions(layer) == {"": LOW}
+
+
+def test_converted_modules_show_their_precision_and_take_another():
+    model, x = convert_(mlp(), LOW), torch.randn(3, 4)
+    assert model[0].precision == LOW
+    model[0].precision = RANDOM
+    model[0].generator = torch.Generator().manual_seed(1)
+    first = model(x)
+    model[0].generator.manual_seed(1)
+    assert_bit_equal(model(x).detach(), first.detach())
+    assert precisions(model) == {"": LOW, "0": RANDOM, "1": LOW, "2": LOW}
+    with pytest.raises(TypeError, match="expected a Precision"):
+        model[0].precision = "bfloat16"
+
+
+def test_an_attribute_named_precision_stays_the_modules_own():
+    layer, x = torch.nn.Linear(4, 4), torch.randn(3, 4)
+    layer.precision = "16-mixed"
+    expected = functional.linear(x, layer.weight, layer.bias, precision=LOW)
+    convert_(layer, LOW)
+    assert layer.precision == "16-mixed"
+    assert_bit_equal(layer(x).detach(), expected.detach())
+    assert precisions(layer) == {"": LOW}
 
 
 def test_converting_again_replaces():
     model = convert_(mlp(), LOW)
     other = Precision(weight="bfloat16")
     convert_(model, {"0": other})
-    assert model[0].precision == other
-    assert type(model[2]) is torch.nn.Linear
+    assert precisions(model) == {"": None, "0": other, "1": None, "2": None}
 
 
 def test_native_modules_keep_their_own():
@@ -178,70 +219,79 @@ class Scaled(torch.nn.Linear):
 
 
 def patched():
-    layer = torch.nn.Linear(2, 2)
-    layer.forward = lambda x: x
+    layer = torch.nn.Linear(4, 4)
+    layer.forward = lambda x: F.linear(x, layer.weight)
     return layer
 
 
 def parametrized():
-    layer = torch.nn.Linear(2, 2)
+    layer = torch.nn.Linear(4, 4)
     return torch.nn.utils.parametrizations.weight_norm(layer)
 
 
-UNKNOWN = [
-    lambda: Scaled(2, 2),
-    patched,
-    parametrized,
-    torch.nn.Tanh,
-    lambda: torch.nn.LayerNorm(2),
-    lambda: torch.nn.Dropout(0.5),
-    lambda: torch.nn.MultiheadAttention(2, 1),
-]
-
-
-@pytest.mark.parametrize("make", UNKNOWN)
-def test_unknown_modules_are_reported_and_strict_refuses(make):
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), make())
+@pytest.mark.parametrize("make", [lambda: Scaled(4, 4), patched, parametrized])
+def test_any_module_is_converted_and_back(make):
+    model, x = torch.nn.Sequential(torch.nn.Linear(4, 4), make()), torch.randn(3, 4)
     kinds = [type(module) for module in model.modules()]
-    with pytest.raises(NotImplementedError, match="give them None in the policy"):
-        convert_(model, LOW, strict=True)
+    before = model(x)
+    with lowprec.emulate(LOW):
+        expected = model(x)
+    convert_(model, LOW)
+    assert_bit_equal(model(x).detach(), expected.detach())
+    assert not torch.equal(expected, before)
+    unconvert_(model)
     assert [type(module) for module in model.modules()] == kinds
-    with pytest.warns(NumericalWarning, match="stay in carrier arithmetic.*'1"):
-        convert_(model, LOW)
-    assert type(model[0]) is lowprec.nn.Linear
-    assert [type(module) for module in model[1].modules()] == kinds[2:]
-    assert any(row.name.startswith("1") for row in report(model).of("not emulated"))
+    assert_bit_equal(model(x).detach(), before.detach())
 
 
-def test_none_in_the_policy_accepts_the_carrier():
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh())
+def test_strict_refuses_what_it_meets():
+    class Distances(torch.nn.Module):
+        def forward(self, x):
+            return torch.cdist(x, x)
+
+    model = convert_(Distances(), LOW, strict=True)
+    with pytest.raises(NotImplementedError, match="cdist is not emulated"):
+        model(torch.ones(2, 2))
+    model = convert_(Distances(), {"": None}, strict=True)
+    assert model(torch.ones(2, 2)).shape == (2, 2)
+    row = coverage(model).rows[0]
+    assert (row.operation, row.treatment) == ("cdist", "carrier by policy")
+
+
+def test_scripted_modules_are_named():
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        convert_(model, {"*": LOW, "1": None}, strict=True)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(torch.nn.Linear(2, 2))
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), scripted)
+    with pytest.raises(NotImplementedError, match=r"TorchScript modules.*'1'"):
+        convert_(model, LOW, strict=True)
+    assert type(model[0]) is torch.nn.Linear
+    with pytest.warns(NumericalWarning, match="stay in carrier arithmetic: '1'"):
+        convert_(model, LOW)
+    assert [row.name for row in report(model).of("not emulated")] == ["1"]
+    convert_(model, {"*": LOW, "1": None}, strict=True)
 
 
-def test_report_lists_every_computing_module():
-    model = torch.nn.Sequential(
-        mlp(), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.BatchNorm1d(2)
-    )
-    with pytest.warns(NumericalWarning, match=r"Tanh \(1\), BatchNorm1d \(1\)"):
-        convert_(model, {"*": LOW, "0.2": None})
-    rows = report(model)
-    assert [(row.name, row.module, row.treatment) for row in rows] == [
-        ("0.0", "Linear", "emulated"),
-        ("0.1", "ReLU", "exact by nature"),
-        ("0.2", "Linear", "not emulated"),
-        ("1", "Tanh", "not emulated"),
-        ("2", "Flatten", "exact by nature"),
-        ("3", "BatchNorm1d", "not emulated"),
+def test_report_lists_every_module_and_coverage_what_it_did():
+    model = torch.nn.Sequential(mlp(), torch.nn.Flatten())
+    convert_(model, {"*": LOW, "0.2": None})
+    assert [tuple(row) for row in report(model)] == [
+        ("", "Sequential", "emulated", LOW),
+        ("0", "Sequential", "emulated", LOW),
+        ("0.0", "Linear", "emulated", LOW),
+        ("0.1", "ReLU", "emulated", LOW),
+        ("0.2", "Linear", "carrier by policy", None),
+        ("1", "Flatten", "emulated", LOW),
     ]
-    assert rows.rows[0].precision == LOW
-    assert len(rows) == 6
-    assert str(rows).splitlines()[0].split() == [
-        "name",
-        "module",
-        "treatment",
-        "precision",
+    lines = str(report(model)).splitlines()
+    assert lines[0].split() == ["name", "module", "treatment", "precision"]
+    for _ in range(2):
+        model(torch.randn(3, 4))
+    assert [tuple(row) for row in coverage(model)] == [
+        ("linear", 2, "emulated", "0.0"),
+        ("flatten", 2, "exact by nature", "1"),
+        ("relu", 2, "exact by nature", "0.1"),
+        ("linear", 2, "carrier by policy", "0.2"),
     ]
 
 
@@ -251,11 +301,11 @@ def test_encoder_layers_call_their_layers_without_gradients_too():
     torch.nn.init.zeros_(layer.self_attn.out_proj.weight)  # has a kernel of its own
     policy, x = Policy({"linear*": LOW}), torch.randn(2, 3, 4)
     attributes = dict(vars(layer))
-    convert_(layer, policy, strict=True)
+    convert_(layer, policy)
     expected = layer(x)
     with torch.no_grad():
         assert_bit_equal(layer(x), expected.detach())
-    convert_(layer, policy, strict=True)
+    convert_(layer, policy)
     unconvert_(layer)
     assert vars(layer) == attributes
     assert not torch.equal(layer(x), expected)
@@ -263,7 +313,7 @@ def test_encoder_layers_call_their_layers_without_gradients_too():
 
 def test_layers_parametrized_after_conversion_stay_emulated_and_converted():
     layer, x = convert_(torch.nn.Linear(4, 2), LOW), torch.randn(3, 4)
-    torch.nn.utils.parametrizations.orthogonal(layer)
+    torch.nn.utils.parametrizations.weight_norm(layer)
     expected = functional.linear(x, layer.weight, layer.bias, precision=LOW)
     assert_bit_equal(layer(x).detach(), expected.detach())
     assert report(layer).rows[0].treatment == "emulated"

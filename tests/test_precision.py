@@ -187,7 +187,7 @@ def test_as_policy():
 def test_policy_refusals():
     with pytest.raises(TypeError, match="mapping from name pattern"):
         Policy([("*", LOW)])
-    with pytest.raises(TypeError, match="a pattern must be a str"):
+    with pytest.raises(TypeError, match="a name pattern must be a str"):
         Policy({1: LOW})
     with pytest.raises(TypeError, match="expected a Precision"):
         Policy({"*": "bfloat16"})

@@ -6,6 +6,10 @@ from ._basic import fma as fma
 from ._basic import mul as mul
 from ._basic import sqrt as sqrt
 from ._basic import sub as sub
+from ._block import AlongAxis as AlongAxis
+from ._block_codec import BlockCodes as BlockCodes
+from ._block_codec import decode_blocks as decode_blocks
+from ._block_codec import encode_blocks as encode_blocks
 from ._codec import decode as decode
 from ._codec import encode as encode
 from ._codec import fits as fits

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..formats import Format, decode_value, encode_value
+from ..formats import BlockFormat, Format, decode_value, encode_value
 from ..formats import format as as_format
 from ..kernels.portable import CARRIERS
 from ..rounding import Rounding
+from ._block import holds
 from ._round import apply, check_carrier
 
 _WIDEST_CODE = 63
@@ -121,8 +122,10 @@ def _check_members(x: Tensor, target: Format) -> None:
         )
 
 
-def fits(target: Format, dtype: torch.dtype) -> bool:
+def fits(target: Format | BlockFormat, dtype: torch.dtype) -> bool:
     """Whether a carrier holds every value of the format."""
+    if isinstance(target, BlockFormat):
+        return holds(target, dtype)
     carrier = CARRIERS[dtype]
     lowest = 2 - carrier.bias - carrier.precision
     return (

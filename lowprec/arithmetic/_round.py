@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import kernels
+from ..block_rounding import AnyRounding, BlockRounding, OperandLike, as_any_rounding
+from ..formats import BlockFormat
 from ..kernels.portable import CARRIERS, max_bits
 from ..random import as_seed, split_seed
 from ..rounding import (
@@ -22,8 +24,13 @@ from ..rounding import (
     Variant,
     as_rounding,
 )
+from ._block import AlongAxis, normalised_axis
+
+# What tensors are rounded by: a block rounding is bound to an axis first.
+Bound: TypeAlias = Rounding | AlongAxis
 
 _LARGEST_OFFSET = 2**62
+_NO_CHANGES = (None, None, None, None)
 # Elements below which a second pass costs less than a Python autograd function.
 _SMALL = 8192
 
@@ -69,8 +76,10 @@ def _refuse_unheld(rounding: Rounding, x: Tensor) -> None:
         max_bits(kernels.RoundingCode(*code), CARRIERS[x.dtype])
 
 
-def apply(x: Tensor, rounding: Rounding, seed: Tensor | None, offset: int) -> Tensor:
+def apply(x: Tensor, rounding: Bound, seed: Tensor | None, offset: int) -> Tensor:
     """Round without autograd; ``seed`` is needed by stochastic modes only."""
+    if isinstance(rounding, AlongAxis):
+        return rounding.apply(x, seed, offset)
     _refuse_unheld(rounding, x)
     if seed is None:
         return kernels.eager_round(x, rounding.code)
@@ -92,10 +101,10 @@ class _StraightThrough(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        rounding: Rounding,
+        rounding: Bound,
         seed: Tensor | None,
         offset: int,
-        backward: Rounding | None,
+        backward: Bound | None,
         backward_seed: Tensor | None,
     ) -> Tensor:
         ctx.backward_rounding = (backward, backward_seed, offset)
@@ -117,10 +126,10 @@ class _StraightThroughTransformable(torch.autograd.Function):
     @staticmethod
     def forward(
         x: Tensor,
-        rounding: Rounding,
+        rounding: Bound,
         seed: Tensor | None,
         offset: int,
-        backward: Rounding | None,
+        backward: Bound | None,
         backward_seed: Tensor | None,
     ) -> Tensor:
         return apply(x, rounding, seed, offset)
@@ -182,10 +191,10 @@ def refuse_compiled_transforms(name: str) -> None:
 
 def dispatch(
     x: Tensor,
-    rounding: Rounding,
+    rounding: Bound,
     seed: Tensor | None,
     offset: int,
-    backward: Rounding | None,
+    backward: Bound | None,
     backward_seed: Tensor | None,
 ) -> Tensor:
     """Choose the cheapest autograd path that is right here."""
@@ -223,7 +232,7 @@ def modified(
 
 # Types distinguish keys, so that True is not taken for 1.
 _cached = functools.lru_cache(maxsize=4096, typed=True)(modified)
-_cached_name = functools.lru_cache(maxsize=4096)(as_rounding)
+_cached_name = functools.lru_cache(maxsize=4096)(as_any_rounding)
 
 
 def chosen(rounding: RoundingLike, *changes: Any) -> Rounding:
@@ -236,22 +245,42 @@ def chosen(rounding: RoundingLike, *changes: Any) -> Rounding:
         return modified(rounding, *changes)
 
 
-def _as_rounding(value: RoundingLike) -> Rounding:
-    """Return what `as_rounding` returns; names have a cache that is looked up fast."""
-    if value.__class__ is not str or torch.compiler.is_compiling():
-        return chosen(value, None, None, None, None)
-    return _cached_name(value)
+def _as_rounding(value: OperandLike) -> AnyRounding:
+    """Return the rounding meant; names have a cache that is looked up fast."""
+    if value.__class__ is str and not torch.compiler.is_compiling():
+        return _cached_name(value)
+    if isinstance(value, (BlockFormat, BlockRounding, str)):
+        return as_any_rounding(value)
+    return chosen(value, None, None, None, None)
+
+
+def _modified_block(rounding: BlockRounding, *changes: Any) -> BlockRounding:
+    names = ("mode", "saturation", "random_bits", "variant")
+    pairs = zip(names, changes, strict=True)
+    return replace(
+        rounding, **{name: value for name, value in pairs if value is not None}
+    )
+
+
+def _bound(rounding: AnyRounding, axis: int | None, dims: int) -> Bound:
+    """Bind a block rounding to its axis; others have none."""
+    if isinstance(rounding, BlockRounding):
+        return AlongAxis(rounding, normalised_axis(-1 if axis is None else axis, dims))
+    if axis is not None:
+        raise ValueError(f"axis={axis!r} needs a block format, got {rounding!r}")
+    return rounding
 
 
 def round(
     x: Tensor,
-    rounding: RoundingLike,
+    rounding: OperandLike,
     mode: RoundingMode | str | None = None,
     *,
+    axis: int | None = None,
     saturation: Saturation | str | None = None,
     random_bits: int | None = None,
     variant: Variant | str | None = None,
-    backward: RoundingLike | None = None,
+    backward: OperandLike | None = None,
     generator: torch.Generator | None = None,
     seed: int | Tensor | None = None,
     offset: int = 0,
@@ -272,18 +301,25 @@ def round(
         subnormals, or to zero and the smallest normal where there are none.
         Stochastic modes are a pure function of (seed, row-major element index +
         offset), whatever device, threads, strides or sharding. The gradient is that
-        of the identity, rounded to ``backward`` if that is given.
+        of the identity, rounded to ``backward`` if that is given. Blocks have the
+        scales that `ScaleRule` defines; their values q s are exact, beyond the
+        carrier's range infinite, and q s t, with a scale t of the tensor, is rounded
+        to a float32 carrier once more. `BlockFormat` says what NaN and infinity do.
 
     Args:
         x: float32 or float64 tensor of any shape and layout.
         rounding: a `Rounding`, or a `Format`, format name or torch dtype, which mean
-            nearest-even without saturation.
+            nearest-even without saturation; or a `BlockRounding`, or a `BlockFormat`
+            or its name, which mean nearest-even with saturation.
         mode: overrides the rounding's mode.
+        axis: of block formats, the dimension that is cut into blocks, the last one if
+            None.
         saturation: overrides the rounding's saturation.
         random_bits: overrides the rounding's number of random bits.
         variant: overrides the rounding's stochastic variant.
-        backward: rounding of the gradient; None leaves it unrounded. If stochastic,
-            its seed is the first part of `lowprec.random.split_seed`.
+        backward: rounding of the gradient, block formats along the same axis; None
+            leaves it unrounded. If stochastic, its seed is the first part of
+            `lowprec.random.split_seed`.
         generator: source of the seed of stochastic modes; None means torch's default
             generator, so ``torch.manual_seed`` reproduces a run.
         seed: the seed itself instead, an int or 0-d int64 tensor.
@@ -307,26 +343,42 @@ def round(
         [1.0, 1.0, 3.296875]
         >>> round(x, "e4m3fn", "stochastic", seed=1).tolist()
         [1.0, 1.0, 3.25]
+        >>> round(torch.tensor([0.3, 5.0, 40.0]), "mxfp4").tolist()
+        [0.0, 4.0, 32.0]
 
     References:
-        IEEE 754-2019 section 4.3; for the stochastic variants P3109 3.2.2.
+        IEEE 754-2019 section 4.3; OCP Microscaling Formats 1.0; for the
+        stochastic variants P3109 3.2.2.
     """
     if offset.__class__ is not int or offset != 0:
         _check_offset(offset)
     if seed is not None and generator is not None:
         raise ValueError("give either seed= or generator=, not both")
-    if mode is None and saturation is None and random_bits is None and variant is None:
-        forward = rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
-    else:
-        forward = chosen(rounding, mode, saturation, random_bits, variant)
-    plain = backward is None and out is None and not forward.stochastic
-    if plain and kernels.unobserved(x):
-        result = _round_unobserved(x, forward)
-        if result is not None:
-            return result
+    given = rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
+    changes = (mode, saturation, random_bits, variant)
+    if changes != _NO_CHANGES:
+        if isinstance(given, BlockRounding):
+            given = _modified_block(given, *changes)
+        else:
+            given = chosen(given, *changes)
+    forward: Bound
+    if axis is None and isinstance(given, Rounding):
+        forward = given
+        plain = backward is None and out is None and not forward.stochastic
+        if plain and kernels.unobserved(x):
+            result = _round_unobserved(x, forward)
+            if result is not None:
+                return result
+        else:
+            check_carrier(x, "x")
     else:
         check_carrier(x, "x")
-    gradient = None if backward is None else _as_rounding(backward)
+        forward = _bound(given, axis, x.dim())
+    gradient = None
+    if backward is not None:
+        given = _as_rounding(backward)
+        own = axis if isinstance(given, BlockRounding) else None
+        gradient = _bound(given, own, x.dim())
     forward_seed = backward_seed = None
     if forward.stochastic:
         forward_seed = as_seed(seed, generator)
@@ -359,7 +411,7 @@ def _check_offset(offset: Any) -> None:
 
 
 def _round_into(
-    x: Tensor, rounding: Rounding, seed: Tensor | None, offset: int, out: Tensor
+    x: Tensor, rounding: Bound, seed: Tensor | None, offset: int, out: Tensor
 ) -> Tensor:
     """Round into ``out``; gradients are refused."""
     check_carrier(out, "out")
@@ -374,7 +426,7 @@ def _round_into(
         raise ValueError(
             "out= does not support gradients: use it under torch.no_grad()"
         )
-    if _is_transformed(x, out):
+    if _is_transformed(x, out) or isinstance(rounding, AlongAxis):
         return out.copy_(dispatch(x, rounding, seed, offset, None, None))
     _refuse_unheld(rounding, x)
     if seed is None:

@@ -1,5 +1,11 @@
 """Number formats as exact value objects: no torch, no NumPy, no rounding."""
 
+from ._block import BlockFormat as BlockFormat
+from ._block import ScaleRule as ScaleRule
+from ._block import SharedExponent as SharedExponent
+from ._block_registry import block_format as block_format
+from ._block_registry import block_formats as block_formats
+from ._block_registry import is_block_name as is_block_name
 from ._encoding import decode_value as decode_value
 from ._encoding import encode_value as encode_value
 from ._format import Format as Format

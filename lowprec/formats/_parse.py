@@ -43,6 +43,14 @@ def _from_name(given: str) -> Format:
     if widths := _EXMY.fullmatch(name):
         width, stored = int(widths[1]), int(widths[2])
         return _from_widths(f"e{width}m{stored}", width, stored)
+    from ._block_registry import is_block_name  # which needs this module
+
+    if is_block_name(name):
+        raise ValueError(
+            f"{given!r} is a block format, whose blocks run along an axis: it stands "
+            "where lowprec.round, or a Precision's input, weight or grad_output does; "
+            "lowprec.block_format returns it"
+        )
     near = difflib.get_close_matches(name, [*KNOWN, *ALIASES], n=3, cutoff=0.6)
     suggestion = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(f"unknown format {given!r}: {suggestion}{_HELP}")

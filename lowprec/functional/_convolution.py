@@ -12,68 +12,33 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ..arithmetic import applied, check_carrier
 from ..precision import Precision, as_precision
+from ._convolution_gradients import (
+    carrier_gradients,
+    input_sums,
+    symmetric,
+    weight_sums,
+)
 from ._parts import (
     add_bias,
+    channels_factor,
     check_bias,
     check_same,
     column_sums,
+    factor,
     isolated,
+    rescaled,
     rounded,
+    rounded_once,
     seed_for,
     split,
 )
-from ._unrolled import (
-    Geometry,
-    correlate,
-    input_gradient,
-    weight_gradient,
-    zero_padded,
-)
+from ._unrolled import Geometry, correlate, zero_padded
 
 _Sizes = int | Sequence[int]
 
 
-def _symmetric(x: Tensor, geometry: Geometry) -> tuple[Tensor, dict[str, Any]]:
-    """Return torch's arguments, which pad both sides alike, and what to pad before."""
-    common = [min(sides) for sides in geometry.padding]
-    extra = [
-        (before - both, after - both)
-        for (before, after), both in zip(geometry.padding, common, strict=True)
-    ]
-    arguments = {
-        "stride": geometry.stride,
-        "padding": common,
-        "dilation": geometry.dilation,
-        "transposed": False,
-        "output_padding": [0] * len(common),
-        "groups": geometry.groups,
-    }
-    return zero_padded(x, extra), arguments
-
-
-def _carrier_gradients(
-    grad: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    geometry: Geometry,
-    needed: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
-    """Return torch's gradients of input, weight and bias, where needed."""
-    padded, arguments = _symmetric(input, geometry)
-    gradients: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward.default(
-        grad, padded, weight, [weight.shape[0]], **arguments, output_mask=list(needed)
-    )
-    total = gradients[0]
-    if total is not None and total.shape != input.shape:
-        cut = [
-            (min(sides) - sides[0], min(sides) - sides[1]) for sides in geometry.padding
-        ]
-        total = zero_padded(total, cut)
-    return (total, *gradients[1:])
-
-
 class _Convolution(torch.autograd.Function):
-    """A convolution of operands that are rounded already."""
+    """A convolution of operands that are rounded already, or in blocks here."""
 
     generate_vmap_rule = True
 
@@ -88,22 +53,27 @@ class _Convolution(torch.autograd.Function):
     ) -> Tensor:
         with isolated(input):
             seeds, accumulator = split(seed), precision.accumulator
+            groups = geometry.groups
+            x = channels_factor(input, precision.input, 1, groups, seeds.input)
+            w = channels_factor(weight, precision.weight, 1, 1, seeds.weight)
             if accumulator is None:
-                padded, arguments = _symmetric(input, geometry)
-                total = torch.convolution(padded, weight, bias, **arguments)
+                padded, arguments = symmetric(x.values, geometry)
+                added = None if precision.blocked else bias
+                total = torch.convolution(padded, w.values, added, **arguments)
             else:
-                groups = geometry.groups
+                added = None
                 total = correlate(
-                    weight.unflatten(0, (groups, weight.shape[0] // groups)),
-                    zero_padded(input, geometry.padding),
+                    w.values.unflatten(0, (groups, weight.shape[0] // groups)),
+                    zero_padded(x.values, geometry.padding),
                     geometry.stride,
                     geometry.dilation,
                     accumulator,
                     seed,
                 )
-                if bias is not None:
-                    column = bias.reshape(-1, *[1] * (input.dim() - 2))
-                    total = add_bias(total, column, accumulator, seeds.bias)
+            total = rescaled(total, x, w)
+            if bias is not None and added is None:
+                column = bias.reshape(-1, *[1] * (input.dim() - 2))
+                total = add_bias(total, column, accumulator, seeds.bias)
             return rounded(total, precision.output, seeds.output)
 
     @staticmethod
@@ -121,33 +91,49 @@ class _Convolution(torch.autograd.Function):
         grad_input = grad_weight = grad_bias = None
         with isolated(input):
             seeds = split(seed)
-            grad = rounded(grad_output, precision.grad_output, seeds.grad_output)
-            if accumulator is None:
-                grad_input, grad_weight, grad_bias = _carrier_gradients(
+            fl_grad = precision.grad_output
+            grad = rounded_once(grad_output, fl_grad, seeds.grad_output)
+            if accumulator is None and not precision.blocked:
+                grad_input, grad_weight, grad_bias = carrier_gradients(
                     grad, input, weight, geometry, needed
                 )
-            else:
-                if needed[0]:
-                    grad_input = input_gradient(
-                        grad,
-                        weight,
-                        input.shape[2:],
+                needed = (False, False, False)
+            if needed[0]:
+                groups = geometry.groups
+                g = channels_factor(grad, fl_grad, 1, groups, seeds.grad_output)
+                w = channels_factor(
+                    weight, precision.weight, 0, groups, seeds.weight, again=True
+                )
+                grad_input = rescaled(
+                    input_sums(
+                        g.values,
+                        input,
+                        w.values,
                         geometry,
                         accumulator,
                         seeds.grad_input_sum,
-                    )
-                if needed[1]:
-                    grad_weight = weight_gradient(
-                        grad,
-                        input,
-                        weight.shape[2:],
+                    ),
+                    g,
+                    w,
+                )
+            if needed[1]:
+                g = factor(grad, fl_grad, 0, seeds.grad_output, again=True)
+                x = factor(input, precision.input, 0, seeds.input, again=True)
+                grad_weight = rescaled(
+                    weight_sums(
+                        g.values,
+                        x.values,
+                        weight,
                         geometry,
                         accumulator,
                         seeds.grad_weight_sum,
-                    )
-                if needed[2]:
-                    terms = grad.movedim(1, 0).flatten(1).mT  # [N L, O]
-                    grad_bias = column_sums(terms, accumulator, seeds.grad_bias_sum)
+                    ),
+                    g,
+                    x,
+                )
+            if needed[2]:
+                terms = grad.movedim(1, 0).flatten(1).mT  # [N L, O]
+                grad_bias = column_sums(terms, accumulator, seeds.grad_bias_sum)
             if grad_input is not None:
                 grad_input = rounded(grad_input, precision.grad_input, seeds.grad_input)
             if grad_weight is not None:
@@ -179,10 +165,10 @@ def _check_operands(
             f"or [C, *spatial] and weight [O, C / groups, *kernel] with {dims} spatial "
             "dimensions, all sizes of these at least 1, and groups that divide O"
         )
-    check_bias(bias, input, weight, "output channel")
+    check_bias(bias, input, weight.shape[0], "output channel")
 
 
-def _per_dimension(name: str, value: Any, dims: int, least: int) -> tuple[int, ...]:
+def per_dimension(name: str, value: Any, dims: int, least: int) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else value
     valid = isinstance(values, Sequence) and len(values) in (1, dims)
     if not valid or not all(isinstance(one, int) and one >= least for one in values):
@@ -203,8 +189,8 @@ def _geometry(
     groups: int,
 ) -> Geometry:
     dims = len(kernel)
-    strides = _per_dimension("stride", stride, dims, 1)
-    dilations = _per_dimension("dilation", dilation, dims, 1)
+    strides = per_dimension("stride", stride, dims, 1)
+    dilations = per_dimension("dilation", dilation, dims, 1)
     reach = [step * (size - 1) for step, size in zip(dilations, kernel, strict=True)]
     if padding == "same":
         if any(step != 1 for step in strides):
@@ -214,7 +200,7 @@ def _geometry(
             )
         sides = [(total // 2, total - total // 2) for total in reach]
     else:
-        amounts = _per_dimension(
+        amounts = per_dimension(
             "padding", 0 if padding == "valid" else padding, dims, 0
         )
         sides = [(amount, amount) for amount in amounts]
@@ -265,8 +251,8 @@ def _convolve(
     )
     base = seed_for(precision, generator, seed)
     seeds = split(base)
-    x = rounded(input, precision.input, seeds.input)
-    w = rounded(weight, precision.weight, seeds.weight)
+    x = rounded_once(input, precision.input, seeds.input)
+    w = rounded_once(weight, precision.weight, seeds.weight)
     batched = input.dim() == dims + 2
     result = applied(
         _Convolution,

@@ -16,16 +16,18 @@ from ._parts import (
     check_bias,
     check_same,
     column_sums,
+    factor,
+    factor_product,
     isolated,
-    product,
     rounded,
+    rounded_once,
     seed_for,
     split,
 )
 
 
 class _Linear(torch.autograd.Function):
-    """y = x W^T + b for operands that are rounded already."""
+    """y = x W^T + b for operands that are rounded already, or in blocks here."""
 
     generate_vmap_rule = True
 
@@ -39,10 +41,12 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         with isolated(input):
             seeds, accumulator = split(seed), precision.accumulator
-            if accumulator is None:
+            if accumulator is None and not precision.blocked:
                 total = torch.nn.functional.linear(input, weight, bias)
             else:
-                total = product(input, weight.mT, accumulator, seed)
+                x = factor(input, precision.input, -1, seeds.input)
+                w = factor(weight, precision.weight, -1, seeds.weight)
+                total = factor_product(x, w.mT, accumulator, seed)
                 if bias is not None:
                     total = add_bias(total, bias, accumulator, seeds.bias)
             return rounded(total, precision.output, seeds.output)
@@ -61,12 +65,18 @@ class _Linear(torch.autograd.Function):
         grad_input = grad_weight = grad_bias = None
         with isolated(input):
             seeds = split(seed)
-            grad = rounded(grad_output, precision.grad_output, seeds.grad_output)
+            grad = rounded_once(grad_output, precision.grad_output, seeds.grad_output)
             if ctx.needs_input_grad[0]:
-                total = product(grad, weight, accumulator, seeds.grad_input_sum)
+                g = factor(grad, precision.grad_output, -1, seeds.grad_output)
+                w = factor(weight, precision.weight, 0, seeds.weight, again=True)
+                total = factor_product(g, w, accumulator, seeds.grad_input_sum)
                 grad_input = rounded(total, precision.grad_input, seeds.grad_input)
             if ctx.needs_input_grad[1]:
-                total = product(grad.mT, input, accumulator, seeds.grad_weight_sum)
+                g = factor(
+                    grad, precision.grad_output, 0, seeds.grad_output, again=True
+                )
+                x = factor(input, precision.input, 0, seeds.input, again=True)
+                total = factor_product(g.mT, x, accumulator, seeds.grad_weight_sum)
                 grad_weight = rounded(total, precision.grad_weight, seeds.grad_weight)
             if ctx.needs_input_grad[2]:
                 total = column_sums(grad, accumulator, seeds.grad_bias_sum)
@@ -82,7 +92,7 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             f"cannot apply weight {tuple(weight.shape)} to input {tuple(input.shape)}: "
             "input must be [..., K] and weight [N, K]"
         )
-    check_bias(bias, input, weight, "row of weight")
+    check_bias(bias, input, weight.shape[0], "row of weight")
 
 
 def linear(
@@ -102,15 +112,16 @@ def linear(
     dW = fl_grad_weight(acc(dy'^T x')), db = fl_grad_weight(acc(1^T dy')).
 
     Contract:
-        The operands are rounded once and the rounded ones are kept for backward. The
-        bias is used as it is and added to the finished sum by one more correctly
-        rounded addition of the accumulator (whatever its order; two negative zeros
-        give +0). dW and db are summed by the accumulator over all batch positions in
-        row-major order; db has no products, so none are rounded. Rounding has
-        derivative one. Where an accumulator is None the carrier's own torch product
-        is used, with autocast off. Results depend on the inputs, the seed and nothing
-        else. Autograd's own additions, where a tensor is used more than once, are
-        those of the carrier.
+        The operands are rounded once and the rounded ones are kept for backward; to
+        block formats they are rounded for each product, see `Precision`. The bias is
+        used as it is and added to the finished sum by one more correctly rounded
+        addition of the accumulator (whatever its order; two negative zeros give +0).
+        dW and db are summed by the accumulator over all batch positions in row-major
+        order; db has no products, so none are rounded. Rounding has derivative one.
+        Where an accumulator is None the carrier's own torch product is used, with
+        autocast off. Results depend on the inputs, the seed and nothing else.
+        Autograd's own additions, where a tensor is used more than once, are those of
+        the carrier.
 
     Args:
         input: float32 or float64 tensor [..., K].
@@ -157,8 +168,8 @@ def linear(
     _check_linear(input, weight, bias)
     base = seed_for(precision, generator, seed)
     seeds = split(base)
-    x = rounded(input, precision.input, seeds.input)
-    w = rounded(weight, precision.weight, seeds.weight)
+    x = rounded_once(input, precision.input, seeds.input)
+    w = rounded_once(weight, precision.weight, seeds.weight)
     rows = x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
     result = applied(_Linear, rows, w, bias, precision, base)
     return result.reshape(*x.shape[:-1], weight.shape[0])

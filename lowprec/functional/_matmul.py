@@ -11,11 +11,20 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ..arithmetic import applied, check_carrier, check_product_shapes
 from ..precision import Precision, as_precision
-from ._parts import check_same, isolated, product, rounded, seed_for, split
+from ._parts import (
+    check_same,
+    factor,
+    factor_product,
+    isolated,
+    rounded,
+    rounded_once,
+    seed_for,
+    split,
+)
 
 
 class _Matmul(torch.autograd.Function):
-    """C = A B with broadcast batches, for operands that are rounded already."""
+    """C = A B with broadcast batches, for operands rounded before or in blocks here."""
 
     generate_vmap_rule = True
 
@@ -27,8 +36,11 @@ class _Matmul(torch.autograd.Function):
         seed: Tensor | None,
     ) -> Tensor:
         with isolated(a):
-            total = product(a, b, precision.accumulator, seed)
-            return rounded(total, precision.output, split(seed).output)
+            seeds = split(seed)
+            left = factor(a, precision.input, -1, seeds.input)
+            right = factor(b, precision.weight, -2, seeds.weight)
+            total = factor_product(left, right, precision.accumulator, seed)
+            return rounded(total, precision.output, seeds.output)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -44,18 +56,21 @@ class _Matmul(torch.autograd.Function):
         grad_a = grad_b = None
         with isolated(a):
             seeds = split(seed)
-            grad = rounded(grad_output, precision.grad_output, seeds.grad_output)
+            fl_grad = precision.grad_output
+            grad = rounded_once(grad_output, fl_grad, seeds.grad_output)
             if ctx.needs_input_grad[0]:
                 left, right = _fold(grad, b.mT, a.shape[:-2])
-                total = product(left, right, accumulator, seeds.grad_input_sum).reshape(
-                    a.shape
-                )
+                g = factor(left, fl_grad, -1, seeds.grad_output)
+                w = factor(right, precision.weight, -2, seeds.weight, again=True)
+                total = factor_product(g, w, accumulator, seeds.grad_input_sum)
+                total = total.reshape(a.shape)
                 grad_a = rounded(total, precision.grad_input, seeds.grad_input)
             if ctx.needs_input_grad[1]:
                 left, right = _fold(a.mT, grad, b.shape[:-2])
-                total = product(
-                    left, right, accumulator, seeds.grad_weight_sum
-                ).reshape(b.shape)
+                x = factor(left, precision.input, -1, seeds.input, again=True)
+                g = factor(right, fl_grad, -2, seeds.grad_output, again=True)
+                total = factor_product(x, g, accumulator, seeds.grad_weight_sum)
+                total = total.reshape(b.shape)
                 grad_b = rounded(total, precision.grad_weight, seeds.grad_weight)
         return grad_a, grad_b, None, None
 
@@ -70,12 +85,12 @@ def _fold(
     The accumulator then sums over them, batch positions in row-major order before S.
     """
     batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    left = left.expand(*batch, *left.shape[-2:])
-    right = right.expand(*batch, *right.shape[-2:])
     padded = (1,) * (len(batch) - len(kept)) + tuple(kept)
     summed = [i for i, size in enumerate(padded) if size == 1 and batch[i] != 1]
     if not summed:
         return left, right
+    left = left.expand(*batch, *left.shape[-2:])
+    right = right.expand(*batch, *right.shape[-2:])
     rest = [i for i in range(len(batch)) if i not in summed]
     row, column = len(batch), len(batch) + 1
     left = left.permute(*rest, row, *summed, column)
@@ -101,7 +116,7 @@ def matmul(
     Contract:
         As `linear`. Shapes are those of ``torch.matmul``; where a batch dimension was
         broadcast, the accumulator sums the gradient over it, batch positions in
-        row-major order outside the contracted dimension.
+        row-major order outside the contracted dimension; blocks then run along both.
 
     Args:
         a: float32 or float64 tensor [..., M, K] or [K].
@@ -143,8 +158,8 @@ def matmul(
     check_product_shapes(a, b)
     base = seed_for(precision, generator, seed)
     seeds = split(base)
-    left = rounded(a, precision.input, seeds.input)
-    right = rounded(b, precision.weight, seeds.weight)
+    left = rounded_once(a, precision.input, seeds.input)
+    right = rounded_once(b, precision.weight, seeds.weight)
     left = left.unsqueeze(0) if a.dim() == 1 else left
     right = right.unsqueeze(-1) if b.dim() == 1 else right
     result = applied(_Matmul, left, right, precision, base)

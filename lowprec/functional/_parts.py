@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -9,10 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..arithmetic import check_carrier, gemm, refuse_compiled_transforms, round
+from ..arithmetic import (
+    AlongAxis,
+    check_carrier,
+    gemm,
+    refuse_compiled_transforms,
+    round,
+)
+from ..block_rounding import AnyRounding, BlockRounding
 from ..precision import Precision
 from ..random import as_seed, split_seed
-from ..rounding import Accumulator, Order, Rounding
+from ..rounding import Accumulator, Order
 
 
 class Seeds(NamedTuple):
@@ -42,11 +50,103 @@ def split(seed: Tensor | None) -> Seeds:
     return Seeds(*((None,) * _PARTS if seed is None else split_seed(seed, _PARTS)))
 
 
-def rounded(x: Tensor, rounding: Rounding | None, seed: Tensor | None) -> Tensor:
-    """Round with the gradient of the identity, or not at all."""
+def rounded(x: Tensor, rounding: AnyRounding | None, seed: Tensor | None) -> Tensor:
+    """Round with the gradient of the identity, or not at all.
+
+    Raises:
+        NotImplementedError: for block formats, whose blocks need a sum's dimension.
+    """
     if rounding is None:
         return x
+    if isinstance(rounding, BlockRounding):
+        raise NotImplementedError(
+            f"{rounding!r} has blocks along the dimension that a product sums over, "
+            "and this operation rounds element by element: give it a Precision without "
+            "block formats"
+        )
     return round(x, rounding, seed=seed if rounding.stochastic else None)
+
+
+def rounded_once(
+    x: Tensor, rounding: AnyRounding | None, seed: Tensor | None
+) -> Tensor:
+    """Round an operand for all its products, unless it is rounded for each by `factor`.
+
+    The gradient is that of the identity.
+    """
+    return x if isinstance(rounding, BlockRounding) else rounded(x, rounding, seed)
+
+
+class Factor(NamedTuple):
+    """An operand of one product: values, and the scale that was left out of them."""
+
+    values: Tensor
+    scale: Tensor | None
+
+    @property
+    def mT(self) -> Factor:
+        """The transposed operand."""
+        return Factor(self.values.mT, self.scale)
+
+
+def factor(
+    x: Tensor,
+    rounding: AnyRounding | None,
+    axis: int,
+    seed: Tensor | None,
+    *,
+    again: bool = False,
+) -> Factor:
+    """Round an operand to a block format for the product that sums over ``axis``.
+
+    Other roundings have been applied before, by `rounded_once`. ``again``: for the
+    operand's second product, which has random words of its own.
+    """
+    if not isinstance(rounding, BlockRounding):
+        return Factor(x, None)
+    if not rounding.stochastic:
+        seed = None
+    elif seed is not None and again:
+        (seed,) = split_seed(seed, 1)
+    along = AlongAxis(rounding, axis % x.dim())
+    return Factor(*along.without_tensor_scale(x, seed, 0))
+
+
+def channels_factor(
+    x: Tensor,
+    rounding: AnyRounding | None,
+    axis: int,
+    groups: int,
+    seed: Tensor | None,
+    *,
+    again: bool = False,
+) -> Factor:
+    """Round to a block format in blocks along the channels of each group."""
+    apart = x.unflatten(axis, (groups, x.shape[axis] // groups))
+    result = factor(apart, rounding, axis + 1, seed, again=again)
+    return Factor(result.values.flatten(axis, axis + 1), result.scale)
+
+
+def rescaled(total: Tensor, *factors: Factor) -> Tensor:
+    """Multiply finished sums by the scales that were left out of their operands."""
+    scales = [each.scale for each in factors if each.scale is not None]
+    if not scales:
+        return total
+    # Two binary32 numbers: their product is exact in binary64, then rounded once.
+    joint = math.prod(scales[1:], start=scales[0])
+    if total.dtype == torch.float32:
+        joint = round(joint, "binary32")
+    return total * joint.to(total.dtype)
+
+
+def factor_product(
+    a: Factor,  # [..., M, K]
+    b: Factor,  # [..., K, N]
+    accumulator: Accumulator | None,
+    seed: Tensor | None,
+) -> Tensor:
+    """Multiply matrices and apply the scales that were left out."""
+    return rescaled(product(a.values, b.values, accumulator, seed), a, b)
 
 
 def product(
@@ -70,13 +170,15 @@ def plain(accumulator: Accumulator) -> Accumulator:
 def add_bias(
     total: Tensor,
     bias: Tensor,  # broadcasts to total
-    accumulator: Accumulator,
+    accumulator: Accumulator | None,
     seed: Tensor | None,
 ) -> Tensor:
     """Add the bias to finished sums.
 
     One more addition of a recursive sum, whatever the order of the sum before it.
     """
+    if accumulator is None:
+        return total + bias
     adder = plain(accumulator).replace(
         order=Order.SEQUENTIAL, block_size=None, within=None
     )
@@ -157,13 +259,13 @@ def check_same(name: str, x: Tensor, other: Tensor, reference: str) -> None:
         )
 
 
-def check_bias(bias: Tensor | None, input: Tensor, weight: Tensor, each: str) -> None:
-    """Refuse a bias that does not have one element per output of ``weight``."""
+def check_bias(bias: Tensor | None, input: Tensor, outputs: int, each: str) -> None:
+    """Refuse a bias that does not have one element per output."""
     if bias is None:
         return
     check_same("bias", bias, input, "input")
-    if bias.shape != weight.shape[:1]:
+    if bias.shape != (outputs,):
         raise ValueError(
-            f"bias must have shape ({weight.shape[0]},), one element per {each}, got "
+            f"bias must have shape ({outputs},), one element per {each}, got "
             f"{tuple(bias.shape)}"
         )

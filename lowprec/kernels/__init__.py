@@ -15,6 +15,11 @@ from ._library import round_unobserved as round_unobserved
 from ._library import status as status
 from ._library import unobserved as unobserved
 from ._library import using as using
+from .blocks import BlockCode as BlockCode
+from .blocks import Quantized as Quantized
+from .blocks import block_values as block_values
+from .blocks import quantize as quantize
+from .blocks import round_blocks as round_blocks
 from .codes import RoundingCode as RoundingCode
 from .coding import Encoding as Encoding
 from .coding import decode as decode

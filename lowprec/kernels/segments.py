@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,14 +38,18 @@ def _segment_sums(
     block_size: int,
     seed: Tensor | None,
 ) -> Tensor:
-    def sums(columns: Tensor, offset: int) -> Tensor:  # [terms, segments]
-        ones = terms.new_ones(1, columns.shape[0])
-        key = torch.tensor(0) if seed is None else seed
-        settings: Any = (accumulate, [], within, order, block_size, key, offset)
-        result: Tensor = matmul(ones, columns, *settings)
-        return result.squeeze(0)
+    shape = terms.shape[1:]
 
-    result = terms.new_zeros(size)
+    def sums(columns: Tensor, offset: int) -> Tensor:  # [terms, segments, *]
+        count = columns.shape[0]
+        key = torch.tensor(0) if seed is None else seed
+        first = offset * math.prod(shape)
+        settings: Any = (accumulate, [], within, order, block_size, key, first)
+        flat = columns.reshape(count, math.prod(columns.shape[1:]))
+        result: Tensor = matmul(terms.new_ones(1, count), flat, *settings)
+        return result.reshape(columns.shape[1:])
+
+    result = terms.new_zeros(size, *shape)
     kept = index >= 0
     if not bool(kept.all()):
         index, terms = index[kept], terms[kept]
@@ -52,7 +57,7 @@ def _segment_sums(
         return result
     counts = torch.bincount(index, minlength=size)
     if int(counts.max()) == 1:  # a permutation, which needs no sorting
-        return sums(result.scatter(0, index, terms).unsqueeze(0), 0)
+        return sums(result.index_copy(0, index, terms).unsqueeze(0), 0)
     terms = terms[index.argsort(stable=True)]
     starts = counts.cumsum(0) - counts
     rows = counts.nonzero().flatten()
@@ -71,7 +76,7 @@ def _segment_sums(
 
 
 def _segment_sums_fake(terms: Tensor, index: Tensor, size: int, *_: Any) -> Tensor:
-    return terms.new_empty((size,))
+    return terms.new_empty((size, *terms.shape[1:]))
 
 
 _LIBRARY.impl("segment_sums", _segment_sums, "CompositeExplicitAutograd")
@@ -119,18 +124,18 @@ def segment_sums(
     """Return s with s[j] = the sum of terms[i] over i with index[i] = j, i ascending.
 
     Args:
-        terms: what to add, float64 [N].
+        terms: what to add, float64 [N, *].
         index: where to, int64 [N]; terms with a negative index are dropped.
         size: number of sums; one without terms is +0.
         accumulate: code of the accumulator's rounding.
         within: code of the rounding inside blocks, empty for ``accumulate``.
         order: SEQUENTIAL, BLOCKED, PAIRWISE or KAHAN.
         block_size: terms per block, BLOCKED only.
-        seed: 0-d int64, of stochastic roundings only; sum j has the words of output
-            element j.
+        seed: 0-d int64, of stochastic roundings only; a sum has the words of its
+            element of the output.
 
     Returns:
-        float64 tensor [size].
+        float64 tensor [size, *].
     """
     arguments = (terms, index, size, accumulate, within, order, block_size, seed)
     result: Tensor = torch.ops.lowprec.segment_sums.default(*arguments)

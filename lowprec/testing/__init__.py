@@ -7,6 +7,10 @@
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
+from ._block_oracle import ExactBlock as ExactBlock
+from ._block_oracle import exact_block_round as exact_block_round
+from ._block_oracle import exact_block_scale as exact_block_scale
+from ._block_oracle import exact_tensor_scale as exact_tensor_scale
 from ._conformance import assert_bit_equal as assert_bit_equal
 from ._conformance import boundary_inputs as boundary_inputs
 from ._exact_sum import exact_dot as exact_dot

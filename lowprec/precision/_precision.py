@@ -1,14 +1,14 @@
-"""Which rounding each tensor of a layer gets, and which layer gets what."""
+"""Which rounding each tensor of an operation gets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from . import _values
-from .rounding import (
+from .. import _values
+from ..block_rounding import AnyRounding, BlockRounding, OperandLike, as_any_rounding
+from ..rounding import (
     Accumulator,
     AccumulatorLike,
     Rounding,
@@ -17,7 +17,7 @@ from .rounding import (
     as_rounding,
 )
 
-__all__ = ["Policy", "Precision", "as_policy", "as_precision"]
+__all__ = ["Precision", "as_precision"]
 
 _CARRIER = "carrier"
 
@@ -39,11 +39,23 @@ class Precision:
         ``grad_accumulator="carrier"`` asks for torch's product. Shorthands are
         normalised, so equal precisions compare equal however they were written.
 
+        Element-wise formats round an operand once, for all its products. Block formats
+        round it for each product anew, from its carrier values, in blocks along the
+        dimension this product sums over, as MX training does: input and weight along K
+        for output; grad_output and weight along N for grad_input; grad_output and
+        input along the batch positions for grad_weight. Convolutions have the channels
+        of a group in place of K and N, and the samples in place of the positions. The
+        gradient of a bias sums grad_output as it arrives. A scale of the whole tensor
+        (NVFP4) is left out of the operands and multiplies the finished sum, fl(total
+        fl(t_a t_b)) in the carrier, as the epilogue of a hardware product does. A
+        stochastic rounding for an operand's second product has a seed of its own.
+
     Args:
-        input: rounding of the first operand (activations).
-        weight: rounding of the second operand.
+        input: rounding of the first operand (activations), also to a block format.
+        weight: rounding of the second operand, also to a block format.
         output: rounding of the finished sum, after the bias was added.
-        grad_output: rounding of the incoming gradient, once for both gradient GEMMs.
+        grad_output: rounding of the incoming gradient, once for both gradient GEMMs or
+            to a block format for each.
         grad_input: rounding of the gradient of the first operand.
         grad_weight: rounding of the gradients of the second operand and of the bias.
         accumulator: sums of the output, an `Accumulator` or its shorthand.
@@ -63,10 +75,10 @@ class Precision:
         Micikevicius et al. 2022, FP8 formats for deep learning (the three GEMMs).
     """
 
-    input: Rounding | None
-    weight: Rounding | None
+    input: AnyRounding | None
+    weight: AnyRounding | None
     output: Rounding | None
-    grad_output: Rounding | None
+    grad_output: AnyRounding | None
     grad_input: Rounding | None
     grad_weight: Rounding | None
     accumulator: Accumulator | None
@@ -77,10 +89,10 @@ class Precision:
     def __init__(
         self,
         *,
-        input: RoundingLike | None = None,
-        weight: RoundingLike | None = None,
+        input: OperandLike | None = None,
+        weight: OperandLike | None = None,
         output: RoundingLike | None = None,
-        grad_output: RoundingLike | None = None,
+        grad_output: OperandLike | None = None,
         grad_input: RoundingLike | None = None,
         grad_weight: RoundingLike | None = None,
         accumulator: AccumulatorLike | None = None,
@@ -109,6 +121,36 @@ class Precision:
             if value is not None
         )
         return f"Precision({', '.join(parts)})"
+
+    @property
+    def blocked(self) -> bool:
+        """Whether an operand has a block format."""
+        operands = (self.input, self.weight, self.grad_output)
+        return any(isinstance(each, BlockRounding) for each in operands)
+
+    @property
+    def parameter(self) -> Rounding | None:
+        """The rounding of parameters that are no factors of products.
+
+        That is ``weight``, or ``elementwise`` where ``weight`` has a block format,
+        whose blocks run along the sums of products.
+        """
+        if isinstance(self.weight, BlockRounding):
+            return self.elementwise
+        return self.weight
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is rounded, so that all is left to torch."""
+        return all(value is None for _, value in _values.items(self))
+
+    def roundings(self) -> list[tuple[str, AnyRounding]]:
+        """Return the names and roundings of the tensors that are rounded."""
+        return [
+            (name, value)
+            for name, value in _values.items(self)
+            if value is not None and name not in _values.ACCUMULATORS
+        ]
 
     @property
     def backward_accumulator(self) -> Accumulator | None:
@@ -163,106 +205,6 @@ class Precision:
         )
 
 
-@dataclass(frozen=True, init=False, repr=False)
-class Policy:
-    """Which precision each module gets, by its name; the last match wins.
-
-    Patterns are those of ``fnmatch`` (case-sensitive) on the names of
-    ``model.named_modules()``, in which ``*`` matches dots as well; the model itself
-    has the empty name, which only ``"*"`` and ``""`` match.
-
-    Contract:
-        A name that nothing matches has the precision None, which leaves the module in
-        carrier arithmetic on purpose. Immutable; the order of the rules counts in
-        comparisons.
-
-    Args:
-        rules: an ordered mapping from pattern to `Precision` or None.
-
-    Raises:
-        TypeError: if a pattern is not a string or a value not a `Precision` or None.
-
-    Example:
-        >>> low = Precision(weight="e4m3fn")
-        >>> policy = Policy({"*": low, "head": None})
-        >>> policy.precision_for("layers.0"), policy.precision_for("head")
-        (Precision(weight='e4m3fn'), None)
-    """
-
-    rules: tuple[tuple[str, Precision | None], ...]
-
-    def __init__(self, rules: Mapping[str, Precision | None]) -> None:
-        """Check and freeze the rules."""
-        if not isinstance(rules, Mapping):
-            raise TypeError(
-                "a Policy takes a mapping from name pattern to Precision or None, such "
-                f"as {{'*': Precision(...)}}, got {type(rules).__name__}"
-            )
-        for pattern in rules:
-            if not isinstance(pattern, str):
-                raise TypeError(
-                    f"a pattern must be a str, got {pattern!r} of type "
-                    f"{type(pattern).__name__}"
-                )
-        frozen = tuple(
-            (pattern, None if value is None else as_precision(value))
-            for pattern, value in rules.items()
-        )
-        object.__setattr__(self, "rules", frozen)
-
-    def __repr__(self) -> str:
-        """Return one line that evaluates back."""
-        return f"Policy({dict(self.rules)!r})"
-
-    def precision_for(self, name: str) -> Precision | None:
-        """Return the precision of the module with this name.
-
-        Args:
-            name: as in ``model.named_modules()``.
-
-        Returns:
-            The value of the last matching pattern, or None.
-        """
-        result = None
-        for pattern, precision in self.rules:
-            if fnmatchcase(name, pattern):
-                result = precision
-        return result
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a dictionary from pattern to precision, in order, for ``json``."""
-        return {
-            pattern: None if precision is None else precision.to_json()
-            for pattern, precision in self.rules
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Policy:
-        """Return the policy that ``to_json`` wrote.
-
-        Args:
-            data: a mapping from pattern to a precision in JSON form or None.
-
-        Returns:
-            The policy.
-
-        Raises:
-            TypeError: if ``data`` or a value is not a mapping.
-            ValueError: if a key or a name is unknown.
-
-        Example:
-            >>> Policy.from_json({"*": {"weight": "e4m3fn"}, "head": None})
-            Policy({'*': Precision(weight='e4m3fn'), 'head': None})
-        """
-        _values.check_mapping(data, "a Policy")
-        return cls(
-            {
-                pattern: None if value is None else Precision.from_json(value)
-                for pattern, value in data.items()
-            }
-        )
-
-
 def as_precision(value: Any) -> Precision:
     """Return ``value`` if it is a `Precision`; a bare rounding would be ambiguous.
 
@@ -288,37 +230,16 @@ def as_precision(value: Any) -> Precision:
     )
 
 
-def as_policy(value: Any) -> Policy:
-    """Return ``value`` as a `Policy`; a precision means every module.
-
-    Args:
-        value: a `Policy`, a mapping of rules, or a `Precision`.
-
-    Returns:
-        The policy.
-
-    Raises:
-        TypeError: if it is none of these.
-
-    Example:
-        >>> as_policy(Precision(weight="bfloat16"))
-        Policy({'*': Precision(weight='bfloat16')})
-    """
-    if isinstance(value, Policy):
-        return value
-    if isinstance(value, Mapping):
-        return Policy(value)
-    return Policy({"*": as_precision(value)})
-
-
 def _normal(name: str, value: Any) -> Any:
     if value is None or (name == "accumulator" and value == _CARRIER):
         return None
     if name == "grad_accumulator" and value == _CARRIER:
         return _CARRIER
-    convert: Callable[[Any], Any] = (
-        as_accumulator if name in _values.ACCUMULATORS else as_rounding
-    )
+    convert: Callable[[Any], Any] = as_rounding
+    if name in _values.ACCUMULATORS:
+        convert = as_accumulator
+    elif name in _values.OPERANDS:
+        convert = as_any_rounding
     try:
         return convert(value)
     except (TypeError, ValueError) as error:

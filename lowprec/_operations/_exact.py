@@ -1,4 +1,4 @@
-"""What `lowprec.emulate` knows about torch's operations, by name.
+"""Which operations of torch are exact by nature, and what speaks against the others.
 
 An operation is *exact by nature* if every floating-point element of its results is an
 operand's element (possibly negated), a constant or fresh data, and its gradient is as
@@ -9,101 +9,67 @@ listed apart. Whatever is in no list rounds, or may round, and is not emulated.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import functional
-
-__all__ = ["binding", "hidden", "is_explicit", "objection", "operation_name"]
+from ._names import words
 
 _Arguments = Sequence[Any]
 _Keywords = Mapping[str, Any]
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Python's operators, where stripping the underscores does not give torch's name.
-_OPERATORS = {
-    "radd": "add",
-    "rsub": "sub",
-    "rmul": "mul",
-    "truediv": "div",
-    "rdiv": "div",
-    "rtruediv": "div",
-    "rpow": "pow",
-    "floordiv": "floor_divide",
-    "rfloordiv": "floor_divide",
-    "mod": "remainder",
-    "rmod": "remainder",
-    "rmatmul": "matmul",
-    "iadd": "add_",
-    "isub": "sub_",
-    "imul": "mul_",
-    "idiv": "div_",
-    "itruediv": "div_",
-    "and": "bitwise_and",
-    "or": "bitwise_or",
-    "xor": "bitwise_xor",
-    "invert": "bitwise_not",
-    "bool": "item",
-    "complex": "item",
-    "float": "item",
-    "index": "item",
-    "int": "item",
-}
-
-_VIEWS = _names(
+_VIEWS = words(
     """adjoint alias align_to as_subclass atleast_1d atleast_2d atleast_3d block_diag
-    cat channel_shuffle chunk clone column_stack concat concatenate contiguous cpu cuda
-    detach detach_copy diag diag_embed diagflat diagonal dsplit dstack flatten flip
-    fliplr flipud hsplit hstack movedim moveaxis narrow native_channel_shuffle numpy
-    permute pin_memory pixel_shuffle pixel_unshuffle ravel rename reshape reshape_as
-    resolve_conj resolve_neg roll rot90 row_stack select split split_with_sizes squeeze
-    stack swapaxes swapdims t tensor_split transpose tril triu unbind unflatten
-    unsqueeze view view_as vsplit vstack"""
+    cat channel_shuffle chunk clone column_stack complex concat concatenate
+    contiguous cpu cuda detach detach_copy diag diag_embed diagflat diagonal dsplit
+    dstack flatten flip fliplr flipud hsplit hstack movedim moveaxis narrow
+    native_channel_shuffle numpy permute pin_memory pixel_shuffle pixel_unshuffle
+    ravel rename reshape reshape_as resolve_conj resolve_neg roll rot90 row_stack
+    select split split_with_sizes squeeze stack swapaxes swapdims t tensor_split
+    transpose tril triu unbind unflatten unsqueeze view view_as view_as_complex
+    view_as_real vsplit vstack conj conj_physical"""
 )
-_JOINS = _names(
+_JOINS = words(
     """block_diag cat column_stack concat concatenate dstack hstack row_stack stack
     vstack"""
 )
-_CHOICES = _names(
+_CHOICES = words(
     """abs absolute argmax argmin argsort bernoulli byte char fix hardtanh int kthvalue
     long masked_scatter masked_select neg negative positive relu relu6 sgn short sign
     sort threshold topk trunc"""
 )
-_COMPARISONS = _names(
+_COMPARISONS = words(
     """all allclose any array_equal bool bucketize count_nonzero eq equal ge greater
-    greater_equal gt isclose isfinite isin isinf isnan isneginf isposinf isreal le less
-    less_equal logical_and logical_not logical_or logical_xor lt ne nonzero not_equal
-    one_hot searchsorted signbit tril_indices triu_indices unique unique_consecutive
-    bitwise_and bitwise_not bitwise_or bitwise_xor"""
+    greater_equal gt isclose isfinite isin isinf isnan isneginf isposinf isreal le
+    less less_equal logical_and logical_not logical_or logical_xor lt ne nonzero
+    not_equal one_hot searchsorted signbit tril_indices triu_indices unique
+    unique_consecutive bitwise_and bitwise_not bitwise_or bitwise_xor"""
 )
-_DATA = _names(
+_DATA = words(
     """as_tensor asarray bernoulli_ cauchy_ empty empty_like empty_permuted
     empty_strided exponential_ eye fill fill_ from_numpy frombuffer full full_like
     geometric_ log_normal_ multinomial new_empty new_empty_strided new_full new_ones
     new_tensor new_zeros normal normal_ ones ones_like rand rand_like randint
-    randint_like randn randn_like random_ randperm scalar_tensor tensor uniform_ zero_
-    zeros zeros_like kaiming_uniform_ kaiming_normal_ trunc_normal_ constant_"""
+    randint_like randn randn_like random_ randperm scalar_tensor tensor uniform_
+    zero_ zeros zeros_like kaiming_uniform_ kaiming_normal_ trunc_normal_ constant_"""
 )
 # Bookkeeping, conversions to Python, and the start of backward: the nodes of emulated
 # operations do their own arithmetic, the others were reported in forward.
-_CONTROL = _names(
+_CONTROL = words(
     """array array_wrap backward contains data_ptr deepcopy dim dir element_size format
-    get_device grad has_names hash item iter len names ndimension nelement numel reduce
-    reduce_ex register_hook
-    register_post_accumulate_grad_hook repr requires_grad_ result_type retain_grad
-    reversed setstate share_memory_ size storage storage_offset storage_type str stride
-    tolist type_as_dtype untyped_storage"""
+    get_device grad has_names hash item iter len names ndimension nelement numel
+    reduce reduce_ex register_hook register_post_accumulate_grad_hook repr
+    requires_grad_ result_type retain_grad reversed setstate share_memory_ size
+    storage storage_offset storage_type str stride tolist type_as_dtype
+    untyped_storage _record_function_enter _record_function_enter_new
+    _record_function_exit"""
 )
 EXACT = _VIEWS | _CHOICES | _COMPARISONS | _DATA | _CONTROL
 # Elements may be used several times, or share a gradient among ties.
-GRADIENT_ADDS = _names(
+GRADIENT_ADDS = words(
     """adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d amax amin aminmax
     as_strided broadcast_tensors broadcast_to cartesian_prod combinations embedding
     expand expand_as expand_copy gather index_select max_pool1d max_pool2d max_pool3d
@@ -111,16 +77,16 @@ GRADIENT_ADDS = _names(
     median meshgrid repeat repeat_interleave take take_along_dim tile unfold"""
 )
 # Exact, and so is the gradient unless an operand is broadcast.
-_CHOICES_OF_SEVERAL = _names(
+_CHOICES_OF_SEVERAL = words(
     """clamp clamp_max clamp_min clip copysign fmax fmin masked_fill maximum minimum
     where"""
 )
-_INTEGERS = _names(
+_INTEGERS = words(
     """add addcmul addmm arange baddbmm bincount bmm bitwise_left_shift
-    bitwise_right_shift clamp cross cumprod cumsum cummax cummin diff dot floor_divide
-    fmod gcd index_add index_put lcm lshift matmul max min mm mul multiply mv
-    outer pow prod remainder rshift scatter scatter_add square sub subtract sum trace
-    maximum minimum where"""
+    bitwise_right_shift clamp cross cumprod cumsum cummax cummin diff dot
+    floor_divide fmod gcd index_add index_put lcm lshift matmul max min mm mul
+    multiply mv outer pow prod remainder rshift scatter scatter_add square sub
+    subtract sum trace maximum minimum where"""
 )
 _CONVERSIONS = {
     "float": torch.float32,
@@ -128,6 +94,9 @@ _CONVERSIONS = {
     "half": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+_CONVERTERS = frozenset(("to", "type", "type_as", *_CONVERSIONS))
+# Which of them is exact depends on the arguments.
+CONDITIONAL = _CONVERTERS | _JOINS | _CHOICES_OF_SEVERAL | {"dropout", "pad"}
 _SIGNIFICANT_BITS = {
     torch.bool: 1,
     torch.uint8: 8,
@@ -140,41 +109,6 @@ _SIGNIFICANT_BITS = {
     torch.float32: 24,
     torch.float64: 53,
 }
-
-
-def hidden(func: Any) -> bool:
-    """Whether a call is no operation but access to a property such as ``x.shape``."""
-    return getattr(func, "__name__", "") in ("__get__", "__set__", "__delete__")
-
-
-def operation_name(func: Any) -> str:
-    """Return the common name of a function, a method, an operator and an aten op.
-
-    Example:
-        >>> operation_name(torch.Tensor.__rsub__), operation_name(torch.add)
-        ('sub', 'add')
-    """
-    name = str(getattr(func, "__name__", func)).partition(".")[0]
-    if name.startswith("__") and name.endswith("__"):
-        name = name[2:-2]
-        return _OPERATORS.get(name, name)
-    return name
-
-
-_OWN = (
-    functional.conv1d,
-    functional.conv2d,
-    functional.conv3d,
-    functional.linear,
-    functional.matmul,
-)
-
-
-def is_explicit(func: Any) -> bool:
-    """Whether a call is one of lowprec's own, which carries its own precision."""
-    if any(func is own for own in _OWN):
-        return True
-    return getattr(func, "namespace", None) == "lowprec"
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -284,31 +218,40 @@ def _pad(args: _Arguments, kwargs: _Keywords) -> str | None:
     return "the gradient of repeated elements adds in the carrier"
 
 
-def objection(func: Any, args: _Arguments, kwargs: _Keywords) -> str | None:
+def always_exact(called: str) -> bool:
+    """Whether the operation of this name is exact whatever its arguments are."""
+    name = called.rstrip("_")
+    if called in _DATA:
+        return True
+    if called in ("copy_", "setitem") or name in CONDITIONAL:
+        return False
+    return called in EXACT or name in EXACT or name.startswith("is_")
+
+
+def objection(called: str, args: _Arguments, kwargs: _Keywords) -> str | None:
     """Say why an operation is not exact by nature, or return None if it is.
 
     Args:
-        func: as a ``TorchFunctionMode`` receives it.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
+        called: as `operation_name` gives it.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
 
     Returns:
         A clause for a message, or None.
 
     Example:
-        >>> objection(torch.relu, (torch.ones(2),), {}) is None
+        >>> objection("relu", (torch.ones(2),), {}) is None
         True
-        >>> objection(torch.add, (torch.ones(2), 1), {})
+        >>> objection("add", (torch.ones(2), 1), {})
         'it may round'
     """
-    called = operation_name(func)
+    if always_exact(called):
+        return None
     if called in ("copy_", "setitem"):
         return _copy(called, args, kwargs)
-    if called in _DATA:
-        return None
     name = called.rstrip("_")
     operands = _operands(args, kwargs)
-    if name in ("to", "type", "type_as", *_CONVERSIONS):
+    if name in _CONVERTERS:
         return _conversion(name, args, kwargs) if operands else None
     if name == "dropout":
         return _dropout(args, kwargs)
@@ -318,7 +261,7 @@ def objection(func: Any, args: _Arguments, kwargs: _Keywords) -> str | None:
         reason = _promotion(operands)
         if reason is not None:
             return reason
-    if called in EXACT or name in EXACT or name.startswith("is_"):
+    if name in _JOINS:
         return None
     if name == "embedding" and kwargs.get("max_norm") is not None:
         return "max_norm scales rows of the weight"
@@ -336,7 +279,8 @@ def objection(func: Any, args: _Arguments, kwargs: _Keywords) -> str | None:
 def _gradient_objection(
     name: str, args: _Arguments, kwargs: _Keywords, operands: list[Tensor]
 ) -> str | None:
-    if name in _CHOICES_OF_SEVERAL:
+    two = name in ("max", "min") and len(args) > 1 and isinstance(args[1], Tensor)
+    if name in _CHOICES_OF_SEVERAL or two:
         full = torch.broadcast_shapes(*(x.shape for x in operands))
         if _needs_gradient([x for x in operands if x.shape != full]):
             return "the gradient of a broadcast operand adds in the carrier"
@@ -349,115 +293,3 @@ def _gradient_objection(
             return "its gradient may add or divide in the carrier"
         return None
     return "it may round"
-
-
-def _bind_linear(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> tuple[Any, ...]:
-    return functional.linear, (input, weight, bias)
-
-
-def _bind_matmul(input: Tensor, other: Tensor) -> tuple[Any, ...]:
-    return functional.matmul, (input, other)
-
-
-def _bind_mm(input: Tensor, mat2: Tensor) -> tuple[Any, ...] | None:
-    fits = input.dim() == mat2.dim() == 2
-    return (functional.matmul, (input, mat2)) if fits else None
-
-
-def _bind_bmm(input: Tensor, mat2: Tensor) -> tuple[Any, ...] | None:
-    fits = input.dim() == mat2.dim() == 3 and input.shape[0] == mat2.shape[0]
-    return (functional.matmul, (input, mat2)) if fits else None
-
-
-def _bind_mv(input: Tensor, vec: Tensor) -> tuple[Any, ...] | None:
-    fits = input.dim() == 2 and vec.dim() == 1
-    return (functional.matmul, (input, vec)) if fits else None
-
-
-def _bind_dot(input: Tensor, tensor: Tensor) -> tuple[Any, ...] | None:
-    fits = input.dim() == tensor.dim() == 1
-    return (functional.matmul, (input, tensor)) if fits else None
-
-
-def _bind_addmm(
-    input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
-) -> tuple[Any, ...] | None:
-    # Only the form that is a linear layer; scaled ones have further roundings.
-    plain = beta == 1 and alpha == 1 and input.dim() == 1
-    if not plain or mat1.dim() != 2 or mat2.dim() != 2:
-        return None
-    return functional.linear, (mat1, mat2.mT, input)
-
-
-def _bind_convolution(
-    function: Callable[..., Tensor],
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> tuple[Any, ...]:
-    convolution = functools.partial(
-        function, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
-    return convolution, (input, weight, bias)
-
-
-_BINDINGS: dict[str, Callable[..., Any]] = {
-    "linear": _bind_linear,
-    "matmul": _bind_matmul,
-    "mm": _bind_mm,
-    "bmm": _bind_bmm,
-    "mv": _bind_mv,
-    "dot": _bind_dot,
-    "addmm": _bind_addmm,
-    "conv1d": functools.partial(_bind_convolution, functional.conv1d),
-    "conv2d": functools.partial(_bind_convolution, functional.conv2d),
-    "conv3d": functools.partial(_bind_convolution, functional.conv3d),
-}
-
-
-def binding(
-    func: Any, args: _Arguments, kwargs: _Keywords
-) -> tuple[Callable[..., Tensor], tuple[Tensor | None, ...]] | None:
-    """Find the emulated function for a call.
-
-    Args:
-        func: as a ``TorchFunctionMode`` receives it.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-
-    Returns:
-        A function of `lowprec.functional` and its operands, or None if this form of
-        the call is not emulated (integers, complex numbers, sparse tensors, ``out=``,
-        scaled sums).
-
-    Example:
-        >>> x = torch.ones(2, 2)
-        >>> binding(torch.mm, (x, x), {})[0] is functional.matmul
-        True
-    """
-    bind = _BINDINGS.get(operation_name(func))
-    if bind is None or "out" in kwargs:
-        return None
-    if getattr(func, "__name__", "") == "__rmatmul__":
-        args = (args[1], args[0])
-    try:
-        bound = bind(*args, **kwargs)
-    except TypeError:  # a spelling that is not torch's documented one
-        return None
-    if bound is None:
-        return None
-    function, operands = bound
-    tensors = [x for x in operands if x is not None]
-    if not all(map(_emulatable, tensors)):
-        return None
-    return function, operands
-
-
-def _emulatable(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.is_floating_point() and x.layout == torch.strided

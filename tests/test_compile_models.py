@@ -1,0 +1,164 @@
+"""torch.compile: converted models, and contexts around and inside of compiled code."""
+
+import contextlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from layer_roundings import ignore_dynamo
+
+import lowprec as lp
+import lowprec.nn
+from lowprec import Policy, Precision, Rounding
+from lowprec.testing import assert_bit_equal
+
+LOW = Precision(
+    input="e4m3fn",
+    weight="e5m2",
+    output="e6m8",
+    grad_output="e5m2",
+    grad_input="e6m4",
+    grad_weight="e8m3",
+    accumulator="e8m7",
+    elementwise="bfloat16",
+)
+RANDOM = Precision(
+    weight=Rounding("e4m3fn", "stochastic"),
+    grad_weight=Rounding("e4m3fn", "stochastic"),
+    elementwise=Rounding("bfloat16", "stochastic"),
+    accumulator=Rounding("e8m7", "stochastic"),
+)
+pytestmark = [
+    ignore_dynamo,
+    # Dynamo looks at .grad of every tensor it meets.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Block(torch.nn.Module):
+    """Methods, operators, functions in place, a container and a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(4, 8)
+        self.norm = torch.nn.LayerNorm(8)
+        self.inner = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU())
+
+    def forward(self, x):
+        y = F.softmax(self.norm(self.first(x)), dim=-1)
+        y = self.inner(y).transpose(0, 1).contiguous()
+        return y @ x
+
+
+def step(call, model, x):
+    model.zero_grad()
+    torch.manual_seed(3)
+    y = call(x)
+    y.backward(torch.ones_like(y))
+    return [y.detach(), *(parameter.grad.clone() for parameter in model.parameters())]
+
+
+def assert_same(ours, theirs):
+    for left, right in zip(ours, theirs, strict=True):
+        assert_bit_equal(left, right)
+
+
+@pytest.mark.parametrize(
+    "precision", [LOW, RANDOM, None], ids=["low", "random", "none"]
+)
+def test_converted_models_compile(precision):
+    model, x = lp.nn.convert_(Block(), Policy({"*": precision})), torch.randn(4, 4)
+    expected = step(model, model, x)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert_same(step(compiled, model, x), expected)
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_precisions_of_modules_reach_compiled_code():
+    policy = Policy({"*": LOW, "inner.*": None, "norm": None}, operations={"relu": LOW})
+    model, x = lp.nn.convert_(Block(), policy), torch.randn(4, 4)
+    expected = step(model, model, x)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert_same(step(compiled, model, x), expected)
+
+
+@pytest.mark.parametrize("precision", [LOW, RANDOM], ids=["low", "random"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_models_are_emulated_inside_a_context(backend, precision):
+    model, x = Block(), torch.randn(4, 4)
+    plain = step(model, model, x)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    for context in (
+        lp.emulate(precision, strict=True),
+        lp.emulate(Policy({"*": precision, "norm": None}), model, strict=True),
+    ):
+        with context:
+            expected = step(model, model, x)
+            assert_same(step(compiled, model, x), expected)
+            assert_same(step(compiled, model, x), expected)
+        assert not torch.equal(expected[0], plain[0])
+        assert_same(step(compiled, model, x), plain)
+
+
+def test_compiled_code_enters_a_context():
+    model, x = Block(), torch.randn(4, 4)
+    context = lp.emulate(LOW, strict=True)
+
+    def inside(x):
+        with context:
+            y = model(x)
+        return y + 1
+
+    expected = step(inside, model, x)
+    compiled = torch.compile(inside, backend="aot_eager", fullgraph=True)
+    assert_same(step(compiled, model, x), expected)
+    with lp.emulate(Precision(elementwise="e8m1")):
+        again = step(inside, model, x)
+        assert_same(step(compiled, model, x), again)
+    assert not torch.equal(again[0], expected[0])
+
+
+def test_compiled_code_cannot_enter_a_context_with_a_model():
+    model, x = Block(), torch.randn(4, 4)
+    context = lp.emulate(Policy({"*": LOW}), model)
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def inside(x):
+        with context:
+            return model(x)
+
+    with pytest.raises(Exception, match="compiled code cannot enter"):
+        inside(x)
+
+
+def test_graph_breaks_keep_the_context():
+    layer, x = torch.nn.Linear(4, 4), torch.randn(3, 4)
+
+    def broken(x):
+        y = layer(x)
+        torch._dynamo.graph_break()
+        return layer(y)
+
+    compiled = torch.compile(broken, backend="aot_eager")
+    for context in (lp.emulate(LOW), contextlib.nullcontext()):
+        with context:
+            expected = broken(x).detach()
+            assert_bit_equal(compiled(x).detach(), expected)
+
+
+@pytest.mark.slow
+def test_converted_models_compile_with_inductor():
+    model, x = lp.nn.convert_(Block(), LOW), torch.randn(4, 4)
+    expected = step(model, model, x)
+    compiled = torch.compile(model, fullgraph=True)
+    assert_same(step(compiled, model, x), expected)
+    lp.nn.unconvert_(model)
+    with lp.emulate(LOW):
+        assert_same(step(compiled, model, x), expected)
