@@ -38,16 +38,18 @@ def _segment_sums(
     block_size: int,
     seed: Tensor | None,
 ) -> Tensor:
+    shape = terms.shape[1:]
+
     def sums(columns: Tensor, offset: int) -> Tensor:  # [terms, segments, *]
-        ones = terms.new_ones(1, columns.shape[0])
-        flat = columns.reshape(columns.shape[0], -1)
+        count = columns.shape[0]
         key = torch.tensor(0) if seed is None else seed
-        settings: Any = (accumulate, [], within, order, block_size, key)
-        result: Tensor = matmul(ones, flat, *settings, offset * width)
+        first = offset * math.prod(shape)
+        settings: Any = (accumulate, [], within, order, block_size, key, first)
+        flat = columns.reshape(count, math.prod(columns.shape[1:]))
+        result: Tensor = matmul(terms.new_ones(1, count), flat, *settings)
         return result.reshape(columns.shape[1:])
 
-    width = math.prod(terms.shape[1:])
-    result = terms.new_zeros(size, *terms.shape[1:])
+    result = terms.new_zeros(size, *shape)
     kept = index >= 0
     if not bool(kept.all()):
         index, terms = index[kept], terms[kept]

@@ -12,6 +12,7 @@ from fused_operations import (
 )
 from layer_roundings import ignore_dynamo, leaf
 
+import lowprec as lp
 from lowprec import Precision, functional
 from lowprec.testing import assert_bit_equal
 
@@ -214,7 +215,7 @@ def test_cross_entropy_of_classes(reduction, weighted, dtype):
     weights = torch.where(counted, weights, 0.0)
     rows = torch.arange(6)
     terms = torch.where(counted, -logs[rows, place] * weights, 0.0)
-    count = oracle_sum(weights.unsqueeze(0)).item()
+    count = oracle_sum(weights.unsqueeze(0)).item() if weighted else 5
     value = reduced(terms, reduction, count)
     assert_bit_equal(y.detach(), oracle_round(value, "e5m2").to(dtype))
     g = torch.randn_like(y)
@@ -226,6 +227,15 @@ def test_cross_entropy_of_classes(reduction, weighted, dtype):
     back = -oracle_sum(dlogs, "e6m4").unsqueeze(1) / total
     wanted = oracle_round(dlogs + back * e, "e5m2")
     assert_bit_equal(dx, wanted.to(dtype))
+
+
+def test_the_number_of_samples_is_not_rounded():
+    # An accumulator of 8 bits would count to 256.
+    precision = Precision(elementwise="bfloat16", accumulator="bfloat16")
+    x = torch.full((1000, 2), 0.0)
+    y = functional.cross_entropy(x, torch.zeros(1000).long(), precision=precision)
+    # ln 2 is 0.693; the sum stops growing at 256, where the unit is 2.
+    assert y.item() == lp.round(torch.tensor(256 / 1000), "bfloat16").item()
 
 
 CLASSES = {
