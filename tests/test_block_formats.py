@@ -437,6 +437,19 @@ def test_transforms_and_dual_numbers():
         assert torch.equal(tangent, x)
 
 
+@pytest.mark.parametrize("name", ["mxfp4", "nvfp4"])
+def test_an_emulation_around_leaves_the_arithmetic_inside_alone(name):
+    x = torch.randn(3, 40)
+    rounded, codes = lp.round(x, name), lp.encode_blocks(x, name)
+    with lp.emulate(lp.Precision(elementwise="e5m2"), strict=True):
+        assert_bit_equal(lp.round(x, name), rounded)
+        again = lp.encode_blocks(x, name)
+        decoded = lp.decode_blocks(again, name)
+    assert torch.equal(again.codes, codes.codes)
+    assert torch.equal(again.scales, codes.scales)
+    assert_bit_equal(decoded, rounded)
+
+
 @pytest.mark.slow
 def test_compiles_in_one_graph():
     x = torch.randn(5, 40)
