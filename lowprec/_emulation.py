@@ -28,6 +28,8 @@ SUM = "sum of gradients"
 TREATMENTS = (EMULATED, EXACT, NOT_EMULATED, BY_POLICY)
 
 _Result = TypeVar("_Result")
+# Runs the body of an overridden function, whose calls a mode can see; from torch 2.13.
+_redispatch: Any = getattr(torch.overrides, "redispatch_function", None)
 
 
 class CoverageRow(NamedTuple):
@@ -224,11 +226,12 @@ class Emulation(TorchFunctionMode):
         if operation.exact or operation.own:
             self._count(operation, EXACT if operation.exact else EMULATED)
             return alone(func, args, kwargs)
-        return self._treated(func, operation, args, kwargs)
+        return self._treated(func, types, operation, args, kwargs)
 
     def _treated(
         self,
         func: Any,
+        types: Any,
         operation: Operation,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -258,6 +261,8 @@ class Emulation(TorchFunctionMode):
         if precision.elementwise is None and operation.governed:
             self._count(operation, BY_POLICY)
             return alone(func, args, kwargs)
+        if operation.composite and _redispatch is not None:
+            return under(self, _redispatch, (func, types, args, kwargs), {})
         return self._left(func, operation, reason, args, kwargs)
 
     def _emulated(
@@ -287,10 +292,12 @@ class Emulation(TorchFunctionMode):
                 raise NotImplementedError(
                     f"{operation.name} cannot be emulated: {error}"
                 ) from error
-        if _operations.works_in_place(operation, args, kwargs):
-            alone(Tensor.copy_, (args[0], result), {})
-            return args[0]
-        return result
+        target = _operations.written(operation, args, kwargs)
+        if target is None:
+            return result
+        if target.numel() == 0 and target.shape != result.shape:
+            alone(Tensor.resize_, (target, result.shape), {})  # as torch for out=
+        return alone(Tensor.copy_, (target, result), {})
 
     def _left(
         self,

@@ -26,6 +26,7 @@ from ._dropout import dropout3d as dropout3d
 from ._dropout import feature_alpha_dropout as feature_alpha_dropout
 from ._embedding import embedding as embedding
 from ._embedding_bag import embedding_bag as embedding_bag
+from ._extremes import extremum as extremum
 from ._linear import linear as linear
 from ._losses import huber_loss as huber_loss
 from ._losses import l1_loss as l1_loss
