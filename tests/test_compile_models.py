@@ -112,6 +112,14 @@ def test_precisions_of_modules_reach_compiled_code():
 
 
 @pytest.mark.parametrize("precision", [LOW, RANDOM], ids=["low", "random"])
+def test_sizes_may_change():
+    model = lp.nn.convert_(Small(), LOW)
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=True)
+    for rows in (3, 5, 7):
+        x = torch.randn(rows, 4)
+        assert_same(step(compiled, model, x), step(model, model, x))
+
+
 @pytest.mark.parametrize(
     "backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)]
 )
