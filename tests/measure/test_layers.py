@@ -379,10 +379,30 @@ def test_a_failed_step_leaves_no_record_and_the_next_one_is_right():
     with layers.observe():
         model(torch.randn(2, 2, 4, 4)).sum().backward()
     assert layers.statistics("head", "grad_weight").elements == 3 * 64 + 3
-    late = model(torch.randn(2, 2, 4, 4))
+
+
+def test_a_backward_pass_belongs_to_the_step_of_its_forward_pass():
+    model = make(Residual)
+    layers = LayerMonitor(model)
+    with layers.observe():
+        late = model(torch.randn(2, 2, 4, 4))
     records = len(layers.ledger)
-    late.sum().backward()
+    with layers.observe():
+        late.sum().backward()
     assert len(layers.ledger) == records
+    outside = model(torch.randn(2, 2, 4, 4))
+    with layers.observe():
+        outside.sum().backward()
+    assert len(layers.ledger) == records
+
+
+def test_half_precision_models_are_measured_in_their_own_format():
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.GELU()).bfloat16()
+    layers = LayerMonitor(model)
+    with layers.observe():
+        model(torch.randn(4, 6, dtype=torch.bfloat16)).sum().backward()
+    assert layers.format("0", "output") == "bfloat16"
+    assert 0 < layers.statistics("1", "output").max_ulps < 1.5
 
 
 def test_arguments_are_checked():
