@@ -182,6 +182,11 @@ def test_a_ledger_alone_makes_a_page(tmp_path):
     found = Page(path.read_text(encoding="utf-8"))
     assert "one step in 42" in found.visible
     assert "no positive value" in found.visible  # zero has no logarithm
+    ledger.append({"loss": math.inf, "r_norm": math.nan, "stagnation": 0.0})
+    bound = lp.theory.sgd.bound_running_min(C_0=1.0, eta=0.1, R=0.1, S=0.01, L=1, p=1)
+    broken = write_report(path, ledger, bounds={"loss": bound}).read_text("utf-8")
+    assert "NaN" not in broken.replace("nan", "NaN")
+    assert "bound of loss" in Page(broken).visible
     assert "5000 measured steps, 0 to 4999." in found.visible
 
 
