@@ -18,6 +18,13 @@ PRECISION = lp.Precision(
     grad_output="e5m2",
     accumulator="e8m7",
 )
+EVERYTHING = lp.Precision(
+    input="e4m3fn",
+    weight="e4m3fn",
+    grad_output=lp.Rounding("e5m2", "stochastic"),
+    accumulator=lp.Rounding("e8m7", "stochastic"),
+    elementwise=lp.Rounding("bfloat16", "stochastic"),
+)
 COMPARED = ("signal", "noise", "ulps", "max_ulps", "underflow", "zeros", "elements")
 
 
@@ -60,7 +67,9 @@ class Attention(torch.nn.Module):
 def make(kind, converted=True):
     torch.manual_seed(4)
     model = kind()
-    if converted:
+    if converted == "all":
+        lp.nn.convert_(model, EVERYTHING)
+    elif converted:
         names = [n for n, m in model.named_modules() if type(m) in CONVERTED]
         lp.nn.convert_(model, lp.Policy(dict.fromkeys(names, PRECISION)))
     return model
@@ -92,7 +101,8 @@ def train(kind, *, converted, observed, steps=3):
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize("converted", [False, True, "all"])
+@pytest.mark.filterwarnings("ignore::lowprec.NumericalWarning")
 def test_the_run_is_the_same_with_and_without_a_monitor(kind, converted):
     bare, _, state = train(kind, converted=converted, observed=False)
     watched, layers, state_after = train(kind, converted=converted, observed=True)
