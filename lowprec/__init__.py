@@ -47,9 +47,11 @@ from .rounding import Variant as Variant
 _LAZY_MODULES = (
     "experiments",
     "functional",
+    "integrations",
     "measure",
     "nn",
     "optim",
+    "plot",
     "testing",
     "theory",
 )

@@ -48,6 +48,12 @@ def _run_quasi_convex(arguments: argparse.Namespace) -> None:
     print(text)
 
 
+def _report_command(arguments: argparse.Namespace) -> None:
+    from .experiments import run_report
+
+    print(run_report.write(arguments.directory, arguments.out))
+
+
 def _figure_command(arguments: argparse.Namespace) -> None:
     from .experiments import figures
 
@@ -116,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
         dest="experiment", required=True, metavar="experiment"
     )
     _add_experiments(experiments)
+
+    page = commands.add_parser("report", help="write a page about a run's results")
+    page.add_argument("directory", help="what `lowprec run ... --out` wrote to")
+    page.add_argument("--out", help="path of the page [DIRECTORY/report.html]")
+    page.set_defaults(handler=_report_command)
 
     figure = commands.add_parser("figure", help="reproduce a figure of the SGD paper")
     _add_figure(figure)

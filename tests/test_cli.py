@@ -147,3 +147,25 @@ def test_figures_are_drawn(capsys, tmp_path, name):
     assert status == 0
     assert (tmp_path / f"{name}.png").exists()
     assert f"{name}.png" in out
+
+
+def test_report_makes_a_page_of_a_run(capsys, tmp_path):
+    out = tmp_path / "run"
+    assert main([*SHORT, "--out", str(out)]) == 0
+    capsys.readouterr()
+    status, text, _ = outcome(capsys, "report", str(out))
+    assert (status, text.strip()) == (0, str(out / "report.html"))
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Theorem 4.3" in page
+    assert "5 measured steps, 0 to 4." in page
+    (out / "result.json").unlink()  # a run that was killed
+    target = tmp_path / "page.html"
+    status, text, _ = outcome(capsys, "report", str(out), "--out", str(target))
+    assert (status, text.strip()) == (0, str(target))
+    assert "5 measured steps" in target.read_text(encoding="utf-8")
+
+
+def test_report_of_a_directory_without_results_is_refused(capsys, tmp_path):
+    status, _, err = outcome(capsys, "report", str(tmp_path))
+    assert status == 2
+    assert "has no metrics.jsonl: give the directory" in err

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .._version import __version__
 from ..measure import Ledger
+from ..measure import environment as environment
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "environment"]
 
 
 class RunDirectory:
@@ -91,13 +88,3 @@ class RunDirectory:
         finally:
             temporary.unlink(missing_ok=True)
         return target
-
-
-def environment() -> dict[str, str]:
-    """Return what a reader needs to repeat a run."""
-    return {
-        "lowprec": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ..plot import traces
+
 Value: TypeAlias = float | int | bool | str | None
 Record: TypeAlias = dict[str, Value]
 
@@ -241,6 +243,46 @@ class Ledger:
         import pandas
 
         return pandas.DataFrame(self._records, columns=self.names)
+
+    def plot(
+        self,
+        *names: str,
+        x: str = "step",
+        bounds: Mapping[str, Any] | None = None,
+        logarithmic: bool | None = None,
+        axes: Any = None,
+    ) -> tuple[Any, Any]:
+        """Draw quantities over the steps: `lowprec.plot.traces`.
+
+        Args:
+            *names: of the quantities; none means every numeric one but ``x``.
+            x: quantity of the abscissa; numbers of the records if no record has it.
+            bounds: numbers, or one per record, by label: dashed lines.
+            logarithmic: scale of the ordinate; None decides by the values.
+            axes: matplotlib axes; None makes a figure.
+
+        Returns:
+            The figure and the axes.
+
+        Raises:
+            KeyError: if a quantity is unknown.
+            ModuleNotFoundError: if matplotlib is not installed.
+
+        Example:
+            >>> ledger = Ledger()
+            >>> ledger.append({"step": 0, "r_norm": 0.25})
+            >>> figure, axes = ledger.plot("r_norm", bounds={"R": 0.5})
+            >>> axes.get_xlabel()
+            'step'
+        """
+        steps = self[x] if x in self.names else np.arange(len(self))
+        chosen = names or [n for n in self.names if n != x and self._numeric(n)]
+        series = {name: self[name] for name in chosen}
+        figure, axes = traces(
+            steps, series, bounds=bounds, logarithmic=logarithmic, axes=axes
+        )
+        axes.set_xlabel(x)
+        return figure, axes
 
 
 def _row(name: str, values: NDArray[Any]) -> SummaryRow:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .. import nn
+from ..precision import Policy, Precision
+from ._attribution import Attribution
+from ._configuration import describe
+from ._layers import LayerMonitor
 from ._ledger import Ledger
 from ._reference import (
     Closure,
@@ -23,6 +32,7 @@ from ._reference import (
     set_random_state,
     without_emulation,
 )
+from ._report import write_report
 
 _Vector: TypeAlias = dict[str, Tensor]
 
@@ -51,7 +61,7 @@ class RoundoffMonitor:
         as accumulated. With `lowprec.optim.NormalizedSGD` the rounding
         of the direction is part of s_k; `NormalizedTrace` separates it. A measured
         step costs a second forward and backward pass in the reference dtype and a
-        copy of the optimizer's state.
+        copy of the optimizer's state; with ``layers`` also what `LayerMonitor` says.
 
     Each record has ``step``, ``eta``; from `backward`: ``loss``, ``reference_loss``,
     ``r_norm``, ``gradient_norm`` (exact), ``relative_gradient_error``, ``underflow``
@@ -61,7 +71,8 @@ class RoundoffMonitor:
     move), ``s_bias``. Biases are ||sum of errors|| over
     sqrt(K times sum of squared norms) of the K records so far with finite errors: near
     1 if errors add up, about 1/sqrt(K) if they average out. With ``per_parameter``
-    also ``r_norm/<name>`` and ``s_norm/<name>``.
+    also ``r_norm/<name>`` and ``s_norm/<name>``. With ``layers`` the same steps are
+    measured layer by layer, and their moves as role ``update``; `report` writes a page.
 
     Args:
         model: the model that is trained, converted or emulated in any way.
@@ -70,6 +81,8 @@ class RoundoffMonitor:
         every: measure steps 0, every, 2 every, ...
         ledger: where records go; None makes one in memory.
         per_parameter: whether to record norms for each parameter.
+        layers: a `LayerMonitor` of the model, or True for one with its defaults; its
+            records go to a ledger of its own.
 
     Raises:
         TypeError: if a second optimizer cannot be made from the optimizer's defaults,
@@ -99,6 +112,7 @@ class RoundoffMonitor:
         every: int = 1,
         ledger: Ledger | None = None,
         per_parameter: bool = False,
+        layers: LayerMonitor | bool = False,
     ) -> None:
         """Copy the model and register hooks on the optimizer."""
         if not isinstance(every, int) or every < 1:
@@ -107,6 +121,11 @@ class RoundoffMonitor:
         self.ledger = Ledger() if ledger is None else ledger
         self._model, self._optimizer, self._every = model, optimizer, every
         self._per_parameter = per_parameter
+        self.layers = (
+            LayerMonitor(model, reference=reference)
+            if layers is True
+            else (layers or None)
+        )
         self._reference = ReferenceModel(model, reference)
         self._step = 0
         self._exact: _Vector | None = None
@@ -146,9 +165,10 @@ class RoundoffMonitor:
             self._reference.synchronize()
             base = self._accumulated()
         start = random_state(self._reference.devices)
-        with self._reference.watched():
-            loss = closure(self._model, _identity)
-        loss.backward()
+        with self.layers.observe(self._step) if self.layers else nullcontext():
+            with self._reference.watched():
+                loss = closure(self._model, _identity)
+            loss.backward()
         with random_state_kept(self._reference.devices):
             set_random_state(start, self._reference.devices)
             exact, reference_loss = self._reference.gradients(closure)
@@ -239,19 +259,23 @@ class RoundoffMonitor:
         weights: list[list[Tensor]],
         etas: list[Any],
     ) -> None:
-        reached = [group["params"] for group in optimizer.param_groups]
+        parameters = [group["params"] for group in optimizer.param_groups]
         with random_state_kept(self._reference.devices):
-            exact = exact_step(optimizer, state, weights, reached, etas)
+            exact = exact_step(optimizer, state, weights, parameters, etas)
         errors: _Vector = {}
+        made: dict[str, tuple[Tensor, Tensor]] = {}
         moves: _Vector = {}
         still = 0
         for i, (old, new, target) in enumerate(
-            zip(weights, reached, exact, strict=True)
+            zip(weights, parameters, exact, strict=True)
         ):
             for j, (w, p, t) in enumerate(zip(old, new, target, strict=True)):
                 name = self._names.get(id(p), f"group{i}.{j}")
-                errors[name] = p.detach().to(torch.float64) - t
+                reached = p.detach().to(torch.float64)
+                errors[name] = reached - t
                 moves[name] = t - w
+                if id(p) in self._names:
+                    made[name] = reached - w, moves[name]
                 still += int((p == w).sum())
         s_norm, update_norm = _norm(errors), _norm(moves)
         count = sum(error.numel() for error in errors.values())
@@ -272,6 +296,54 @@ class RoundoffMonitor:
                     record[f"{letter}_norm/{name}"] = float(vector.norm())
         self._pending = {}
         self.ledger.append(record)
+        if self.layers is not None:
+            self.layers.record_updates(made, self._step)
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        title: str = "Rounding errors of a training run",
+        policy: Policy | Precision | None = None,
+        configuration: Mapping[str, Any] | None = None,
+        bounds: Mapping[str, Any] | None = None,
+        coverage: Iterable[Any] | None = None,
+        attribution: Attribution | None = None,
+    ) -> Path:
+        """Write one page about the run: `write_report`.
+
+        Args:
+            path: of the page.
+            title: of the page.
+            policy: precision of a model that is not converted but run under
+                `lowprec.emulate`.
+            configuration: further text by name, for example the data.
+            bounds: by quantity, from `lowprec.theory`: numbers, one per record, or
+                several by label.
+            coverage: rows of the context's ``coverage()``; None takes those of
+                `lowprec.nn.coverage`, or `lowprec.nn.report` if nothing is converted.
+            attribution: of the gradient's error, from `attribute`.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: if a bound is not for a quantity that a chart shows.
+        """
+        described = describe(self._model, self._optimizer, policy)
+        if coverage is None:
+            counted = nn.coverage(self._model)
+            coverage = counted if len(counted) else nn.report(self._model)
+        return write_report(
+            path,
+            self.ledger,
+            title=title,
+            configuration=described | dict(configuration or {}),
+            bounds=bounds,
+            layers=self.layers,
+            coverage=coverage,
+            attribution=attribution,
+        )
 
     def close(self) -> None:
         """Remove the hooks; `backward` goes on without measuring."""

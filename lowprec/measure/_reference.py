@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..precision import Precision
+from ._nested import converted
 
 Closure = Callable[[torch.nn.Module, Callable[[Any], Any]], Tensor]
 
@@ -57,19 +58,6 @@ def without_emulation() -> Iterator[None]:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         yield
-
-
-def converted(value: Any, dtype: torch.dtype) -> Any:
-    """Return ``value`` with all floating-point tensors in ``dtype``."""
-    if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
-    if isinstance(value, Mapping):
-        return {key: converted(item, dtype) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(converted(item, dtype) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(converted(item, dtype) for item in value)
-    return value
 
 
 def dense(gradient: Tensor) -> Tensor:

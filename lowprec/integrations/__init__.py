@@ -1,0 +1,1 @@
+"""Adapters to other tools; each is a module that is imported on its own."""

@@ -1,0 +1,76 @@
+"""lowprec.plot: what the figures show, read back from matplotlib's artists."""
+
+import numpy as np
+import pytest
+
+import lowprec as lp
+from lowprec.measure import Ledger
+
+pytest.importorskip("matplotlib")
+
+
+def drawn(figure, path):
+    figure.savefig(path, dpi=40)
+    return path.stat().st_size > 0
+
+
+def test_number_line_has_a_mark_per_value(tmp_path):
+    figure, axes = lp.plot.number_line("e3m2")
+    (marks,) = axes.collections
+    assert list(marks.get_positions()) == [float(v) for v in lp.format("e3m2").values()]
+    assert drawn(figure, tmp_path / "line.png")
+    with pytest.raises(ValueError, match=r"at most 16 bits, got 32 of binary32"):
+        lp.plot.number_line("binary32")
+
+
+def test_traces_show_quantities_and_bounds(tmp_path):
+    ledger = Ledger()
+    for k in range(4):
+        ledger.append({"step": 10 * k, "r_norm": 0.5**k, "s_norm": 0.1, "mode": "SR"})
+    figure, axes = ledger.plot(bounds={"R": 1.0, "S": [0.4, 0.3, 0.2, 0.1]})
+    assert [line.get_label() for line in axes.lines] == ["r_norm", "s_norm", "R", "S"]
+    assert list(axes.lines[0].get_xdata()) == [0, 10, 20, 30]
+    assert list(axes.lines[0].get_ydata()) == [1, 0.5, 0.25, 0.125]
+    assert list(axes.lines[3].get_ydata()) == [0.4, 0.3, 0.2, 0.1]
+    assert axes.get_yscale() == "linear"
+    assert axes.get_xlabel() == "step"
+    assert drawn(figure, tmp_path / "traces.png")
+    _, axes = ledger.plot("r_norm", bounds={"tiny": 1e-6})
+    assert axes.get_yscale() == "log"
+    _, axes = ledger.plot("r_norm", logarithmic=True)
+    assert axes.get_yscale() == "log"
+    with pytest.raises(KeyError, match="no quantity 'g_norm'"):
+        ledger.plot("g_norm")
+
+
+def test_traces_go_into_given_axes_and_count_records_without_steps():
+    ledger = Ledger()
+    ledger.append({"loss": 2.0})
+    ledger.append({"loss": 0.0})
+    first, axes = ledger.plot("loss")
+    second, same = ledger.plot("loss", axes=axes)
+    assert (second, same) == (first, axes)
+    assert list(axes.lines[1].get_xdata()) == [0, 1]
+    assert axes.get_yscale() == "linear"  # zero has no logarithm
+
+
+def test_exponents_mark_the_ranges_of_a_format(tmp_path):
+    figure, axes = lp.plot.exponents({-12: 1, -3: 7, 9: 2}, format="e4m3fn")
+    spans = {p.get_label(): p.get_extents for p in axes.patches if p.get_alpha()}
+    assert set(spans) == {"e4m3fn", "subnormal in e4m3fn"}
+    bars = axes.containers[0]
+    assert [(bar.get_x(), bar.get_height()) for bar in bars] == [
+        (-12, 1),
+        (-3, 7),
+        (9, 2),
+    ]
+    assert drawn(figure, tmp_path / "exponents.png")
+
+
+def test_heat_maps_show_finite_numbers(tmp_path):
+    figure, axes = lp.plot.heat_map(
+        [[30.0, np.inf], [12.5, np.nan]], ["a", "b"], ["output", "input"], label="dB"
+    )
+    assert [text.get_text() for text in axes.texts] == ["30", "12.5"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b"]
+    assert drawn(figure, tmp_path / "map.png")
