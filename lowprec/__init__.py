@@ -6,6 +6,8 @@ Values live in float32 or float64 tensors and are always members of the chosen f
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
+from torch.serialization import add_safe_globals as _add_safe_globals
+
 from . import kernels as kernels
 from ._checkpoint import checkpoint as checkpoint
 from ._version import __version__ as __version__
@@ -43,6 +45,21 @@ from .rounding import Rounding as Rounding
 from .rounding import RoundingMode as RoundingMode
 from .rounding import Saturation as Saturation
 from .rounding import Variant as Variant
+
+# Checkpoints that hold them load with torch.load(weights_only=True).
+_add_safe_globals(
+    [
+        Accumulator,
+        Format,
+        Order,
+        Policy,
+        Precision,
+        Rounding,
+        RoundingMode,
+        Saturation,
+        Variant,
+    ]
+)
 
 _LAZY_MODULES = (
     "experiments",

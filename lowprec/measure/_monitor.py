@@ -145,7 +145,7 @@ class RoundoffMonitor:
         """Whether the step to come is measured."""
         return bool(self._handles) and self._step % self._every == 0
 
-    def backward(self, closure: Closure) -> Tensor:
+    def backward(self, closure: Closure, *, scale: float = 1.0) -> Tensor:
         """Compute the loss and its gradients, and the exact gradients beside them.
 
         Args:
@@ -153,35 +153,38 @@ class RoundoffMonitor:
                 that it is given, and pass floating-point data through ``cast``, which
                 changes nothing for the model itself and converts to the reference
                 dtype for the copy. It is called twice in a measured step.
+            scale: power of two by which the gradients are to be larger than those of
+                the loss, as `lowprec.optim.LossScaler.get_scale` says; records are
+                about the loss itself.
 
         Returns:
-            The loss, of which ``backward()`` has been called.
+            The loss; ``backward()`` of ``scale`` times it has been called.
         """
         if not self.measures:
             loss = closure(self._model, _identity)
-            loss.backward()
+            _scaled(loss, scale).backward()
             return loss
         with without_emulation(), torch.no_grad():
             self._reference.synchronize()
-            base = self._accumulated()
+            base = self._accumulated(scale)
         start = random_state(self._reference.devices)
         with self.layers.observe(self._step) if self.layers else nullcontext():
             with self._reference.watched():
                 loss = closure(self._model, _identity)
-            loss.backward()
+            _scaled(loss, scale).backward()
         with random_state_kept(self._reference.devices):
             set_random_state(start, self._reference.devices)
             exact, reference_loss = self._reference.gradients(closure)
         with without_emulation(), torch.no_grad():
             self._exact = {name: base[name] + exact[name] for name in exact}
             self._versions = self._gradient_versions()
-            self._measure_gradient(float(loss.detach()), reference_loss)
+            self._measure_gradient(float(loss.detach()), reference_loss, scale)
         return loss
 
     def _trained(self) -> dict[str, Tensor]:
         return {n: p for n, p in self._model.named_parameters() if p.requires_grad}
 
-    def _accumulated(self) -> _Vector:
+    def _accumulated(self, scale: float) -> _Vector:
         """Return what the gradients of the pass to come are added to."""
         dtype = self._reference.dtype
         known = {
@@ -198,7 +201,7 @@ class RoundoffMonitor:
         return {
             name: torch.zeros_like(p, dtype=dtype)
             if (grad := known[name]) is None
-            else grad.to(dtype, copy=True)
+            else grad.to(dtype) / scale
             for name, p in self._trained().items()
         }
 
@@ -210,12 +213,14 @@ class RoundoffMonitor:
             if p.grad is not None
         }
 
-    def _measure_gradient(self, loss: float, reference_loss: float) -> None:
+    def _measure_gradient(
+        self, loss: float, reference_loss: float, scale: float
+    ) -> None:
         exact = self._exact or {}
         low = {
             name: torch.zeros_like(exact[name])
             if p.grad is None
-            else dense(p.grad).to(exact[name].dtype)
+            else dense(p.grad).to(exact[name].dtype) / scale
             for name, p in self._trained().items()
         }
         self._error = {name: low[name] - exact[name] for name in exact}
@@ -384,6 +389,13 @@ class _Bias:
 
 def _identity(value: Any) -> Any:
     return value
+
+
+def _scaled(loss: Tensor, scale: float) -> Tensor:
+    if scale == 1:
+        return loss
+    with without_emulation():
+        return loss * scale
 
 
 def _norm(vector: _Vector) -> float:

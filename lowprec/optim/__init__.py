@@ -2,16 +2,15 @@
 
 They follow the conventions of ``torch.optim``: groups, hooks, closures, schedulers and
 ``state_dict``. Roundings and projections sit in the parameter groups and are registered
-as safe, so that ``torch.load(weights_only=True)`` reads a saved ``state_dict``.
+as safe, so that ``torch.load(weights_only=True)`` reads a saved ``state_dict`` once
+this module is imported.
 """
 
 import torch as _torch
 
-from ..formats import Format as _Format
-from ..rounding import Rounding as _Rounding
-from ..rounding import RoundingMode as _RoundingMode
-from ..rounding import Saturation as _Saturation
-from ..rounding import Variant as _Variant
+from ._adam import Adam as Adam
+from ._adam import AdamW as AdamW
+from ._loss_scaling import LossScaler as LossScaler
 from ._normalized_sgd import NormalizedSGD as NormalizedSGD
 from ._normalized_sgd import normalized_direction as normalized_direction
 from ._normalized_sgd import normalized_sgd_step as normalized_sgd_step
@@ -21,6 +20,4 @@ from ._projection import Projection as Projection
 from ._sgd import SGD as SGD
 from ._update import rounded_step_size as rounded_step_size
 
-_torch.serialization.add_safe_globals(
-    [_Format, _Rounding, _RoundingMode, _Saturation, _Variant, Ball, Box]
-)
+_torch.serialization.add_safe_globals([Ball, Box])

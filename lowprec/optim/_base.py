@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from ..random import draw_seed, philox_words
 from ..rounding import Rounding, as_rounding
 from ._exact import check_storage
-from ._update import Purpose, Seeds, check_update, rounded_step_size
+from ._update import Purpose, Seeds, check_update, step_size
 
 Group = dict[str, Any]
 Closure = Callable[[], Any]
@@ -120,11 +120,11 @@ class AbstractRoundedOptimizer(Optimizer):
 
     @property
     def effective_lr(self) -> list[float]:
-        """Step size of each group as the update uses it, in ``param_format``."""
-        return [
-            rounded_step_size(group["lr"], group["param_format"])
-            for group in self.param_groups
-        ]
+        """Step size of each group as the update uses it.
+
+        Rounded to ``param_format``, unless the weights that move are not in it.
+        """
+        return [step_size(group) for group in self.param_groups]
 
     def _validated(self, group: Group) -> Group:
         """Return the group with roundings as values; refuse what cannot be stepped."""

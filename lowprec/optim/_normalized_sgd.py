@@ -23,6 +23,9 @@ from ._update import (
     update_weights,
 )
 
+# A projection acts on the weights alone, not on what the others keep beside them.
+_UPDATES = ("fused", "two_step")
+
 
 class NormalizedSGD(AbstractRoundedOptimizer):
     r"""Projected normalised (sub)gradient descent in low precision.
@@ -106,6 +109,7 @@ class NormalizedSGD(AbstractRoundedOptimizer):
 
     def _check_values(self, group: Group) -> None:
         super()._check_values(group)
+        check_update(group["update"], _UPDATES)
         _check_options(group)
 
     def _check_storage(self, key: str, rounding: Rounding | None, p: Tensor) -> None:
@@ -333,7 +337,7 @@ def normalized_sgd_step(
             f"weights and direction must have one shape, got {tuple(weights.shape)} "
             f"and {tuple(direction.shape)}"
         )
-    check_update(update)
+    check_update(update, _UPDATES)
     fl = None if rounding is None else as_rounding(rounding)
     check_storage(fl, weights, "rounding")
     seeds = None

@@ -11,7 +11,15 @@ from torch.optim.optimizer import ParamsT
 from ..rounding import Rounding, RoundingLike
 from ._base import AbstractRoundedOptimizer, Closure, Group
 from ._exact import by_pieces, round_exact, round_sum, scaled
-from ._update import Purpose, Seeds, UpdateLike, rounded_step_size, update_weights
+from ._update import (
+    Purpose,
+    Seeds,
+    UpdateLike,
+    kept_name,
+    step_size,
+    store_master,
+    store_update,
+)
 
 
 class SGD(AbstractRoundedOptimizer):
@@ -26,7 +34,12 @@ class SGD(AbstractRoundedOptimizer):
         & d_t \leftarrow d_t + \mu b_t \text{ if nesterov, else } b_t \\
         & w_t = \mathrm{fl}_w(w_{t-1} - \hat\eta d_t), \quad
           \hat\eta = \mathrm{fl}_w(\eta) \text{ to nearest even} \\
-        & \text{two\_step: } w_t = \mathrm{fl}_w(w_{t-1} - \mathrm{fl}_w(\hat\eta d_t))
+        & \text{two\_step: } w_t
+          = \mathrm{fl}_w(w_{t-1} - \mathrm{fl}_w(\hat\eta d_t)) \\
+        & \text{kahan: } y = \mathrm{fl}_w(-\hat\eta d_t - c_{t-1}), \quad
+          w_t = \mathrm{fl}_w(w_{t-1} + y), \quad
+          c_t = \mathrm{fl}_w(\mathrm{fl}_w(w_t - w_{t-1}) - y) \\
+        & \text{master: } v_t = v_{t-1} - \eta d_t, \quad w_t = \mathrm{fl}_w(v_t)
         \end{aligned}
 
     with lambda ``weight_decay``, mu ``momentum``, tau ``dampening``, eta ``lr``.
@@ -37,11 +50,15 @@ class SGD(AbstractRoundedOptimizer):
         the parameter, as in torch. Lines without a format are computed in that dtype
         by torch's own operations, so that with both formats None every bit is that of
         ``torch.optim.SGD(foreach=False)``. Parameters are rounded when they are first
-        updated, not before. NaN and infinity propagate. With stochastic roundings
-        one seed is drawn, at construction; it and the step number are in
-        ``state_dict``, so that a resumed run continues bit for bit; word i of a step
-        belongs to element i of all parameters in order. A step that raises changes
-        nothing.
+        updated, not before. Compensations c round to nearest even whatever the mode;
+        master weights v stay in the parameter's dtype and take the place of w in the
+        decay. Both start at the first step, v from the parameter, which from then on
+        is overwritten whoever changed it, and are part of ``state_dict``; without
+        ``param_format`` nothing is lost and neither is kept. NaN and infinity
+        propagate. With stochastic roundings one seed is drawn, at construction; it and
+        the step number are in ``state_dict``, so that a resumed run continues bit for
+        bit; word i of a step belongs to element i of all parameters in order. A step
+        that raises changes nothing.
 
     Args:
         params: parameters or groups, as in ``torch.optim``.
@@ -53,7 +70,8 @@ class SGD(AbstractRoundedOptimizer):
         maximize: whether to ascend.
         param_format: rounding fl_w of the parameters; None leaves them in their dtype.
         momentum_format: rounding fl_m of the momentum buffer; None likewise.
-        update: ``"fused"``, one rounding of w - eta d, or ``"two_step"``.
+        update: ``"fused"``, one rounding of w - eta d, ``"two_step"``, ``"kahan"`` or
+            ``"master"``.
         generator: source of the seed; None means torch's default generator.
 
     Raises:
@@ -70,8 +88,9 @@ class SGD(AbstractRoundedOptimizer):
         1.5
 
     References:
-        Cacciola et al., section 3.2 (fused is their model of the update);
-        ``torch.optim.SGD``.
+        Cacciola et al., section 3.2 (fused is their model of the update); Kahan 1965
+        and Zamirai et al. 2020, Revisiting BFloat16 training (kahan); Micikevicius et
+        al. 2018, Mixed precision training (master); ``torch.optim.SGD``.
     """
 
     _roundings = ("param_format", "momentum_format")
@@ -135,17 +154,15 @@ class SGD(AbstractRoundedOptimizer):
                 loss = closure()
         groups = [self._validated(group) for group in self.param_groups]
         seeds = self._step_seeds()
-        changes: list[_Change] = []
-        for group, (_, members) in zip(groups, self._offsets(), strict=True):
-            eta = rounded_step_size(group["lr"], group["param_format"])
-            for p, offset in members:
-                known = self.state.get(p, {})
-                buffer = known.get("momentum_buffer")
-                changes.append(_change(p, buffer, group, eta, seeds, offset))
+        changes = [
+            _change(p, self.state.get(p, {}), group, seeds, offset)
+            for group, (_, members) in zip(groups, self._offsets(), strict=True)
+            for p, offset in members
+        ]
         for change in changes:
             change.apply()
-            if change.buffer is not None:
-                self.state[change.p]["momentum_buffer"] = change.buffer
+            if change.state:
+                self.state[change.p].update(change.state)
         self._advance(seeds)
         return loss
 
@@ -157,7 +174,7 @@ class _Change(NamedTuple):
     direction: Tensor
     eta: float
     weights: Tensor | None  # None: the carrier's own update
-    buffer: Tensor | None
+    state: dict[str, Tensor]
 
     def apply(self) -> None:
         if self.weights is None:
@@ -168,37 +185,41 @@ class _Change(NamedTuple):
 
 def _change(
     p: Tensor,
-    buffer: Tensor | None,
+    state: dict[str, Tensor],
     group: Group,
-    eta: float,
     seeds: Seeds | None,
     offset: int,
 ) -> _Change:
-    gradient = cast(Tensor, p.grad)
+    gradient, eta, name = cast(Tensor, p.grad), step_size(group), kept_name(group)
+    kept = None if name is None else state.get(name)
+    moving = kept if name == "master" and kept is not None else p
     direction = -gradient if group["maximize"] else gradient
     decay, momentum = float(group["weight_decay"]), float(group["momentum"])
     if decay != 0:
-        direction = direction.add(p, alpha=decay)
+        direction = direction.add(moving, alpha=decay)
+    changed: dict[str, Tensor] = {}
     if momentum != 0:
-        buffer = _next_buffer(direction, buffer, group, seeds, offset)
+        known = state.get("momentum_buffer")
+        buffer = _next_buffer(direction, known, group, seeds, offset)
+        changed["momentum_buffer"] = buffer
         if group["nesterov"]:
             direction = direction.add(buffer, alpha=momentum)
         else:
             direction = buffer
+    rounding: Rounding | None = group["param_format"]
+    if rounding is None:
+        return _Change(p, direction, eta, None, changed)
+    if name == "master":
+        master = moving.add(direction, alpha=-eta)
+        stored = store_master(master, rounding, seeds, offset)
     else:
-        buffer = None
-    weights = None
-    if group["param_format"] is not None:
-        weights = update_weights(
-            p,
-            direction,
-            eta,
-            group["param_format"],
-            update=group["update"],
-            seeds=seeds,
-            offset=offset,
+        update = group["update"]
+        stored = store_update(
+            p, kept, direction, eta, rounding, update=update, seeds=seeds, offset=offset
         )
-    return _Change(p, direction, eta, weights, buffer)
+    if name is not None:
+        changed[name] = cast(Tensor, stored.kept)
+    return _Change(p, direction, eta, stored.weights, changed)
 
 
 def _next_buffer(

@@ -27,7 +27,18 @@ def normalized(params):
     )  # fmt: skip
 
 
-OPTIMIZERS = [sgd, normalized]
+def adam(params):
+    return lp.optim.Adam(
+        params, lr=0.05, weight_decay=0.01, amsgrad=True, param_format=STOCHASTIC,
+        exp_avg_format="e5m2", exp_avg_sq_format=STOCHASTIC,
+    )  # fmt: skip
+
+
+def adamw(params):
+    return lp.optim.AdamW(params, lr=0.05, param_format=STOCHASTIC, update="kahan")
+
+
+OPTIMIZERS = [sgd, normalized, adam, adamw]
 every = pytest.mark.parametrize("make", OPTIMIZERS, ids=lambda f: f.__name__)
 
 

@@ -182,7 +182,10 @@ def test_stagnation_of_nearest_rounding_and_progress_of_stochastic_rounding():
             {"nesterov": True},
             "Nesterov momentum requires a momentum and zero dampening",
         ),
-        ({"update": "both"}, "update must be 'fused'.*or 'two_step'.*got 'both'"),
+        (
+            {"update": "both"},
+            "update must be 'fused'.*'two_step'.*or 'master'.*got 'both'",
+        ),
         ({"param_format": "binary64"}, "float32 parameters cannot hold|53 significant"),
         ({"param_format": "e11m5"}, "cannot hold every value.*use model.double"),
     ],
