@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ._emulation import Coverage, CoverageRow, Emulation, Tally
+from ._emulation import Coverage, CoverageRow, Emulation, Tally, keep_frames_eager
 from .nn import _conversion
 from .precision import Policy, Precision, as_policy, as_precision
 
@@ -149,6 +149,9 @@ class emulate(Emulation):
             The operations, their treatment and the modules where they were met.
         """
         return self.tally.coverage()
+
+
+keep_frames_eager(emulate.__torch_function__)
 
 
 class _Entrance:

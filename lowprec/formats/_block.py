@@ -326,19 +326,28 @@ def _significant_bits(value: Any) -> int:
     return (numerator // (numerator & -numerator)).bit_length()
 
 
+def _is_within_binary32(format: Format) -> bool:
+    binary32 = as_format("binary32")
+    smallest = floor_log2(Fraction(format.smallest_subnormal))
+    return (
+        Fraction(format.max) <= Fraction(binary32.max)
+        and smallest >= floor_log2(Fraction(binary32.smallest_subnormal))
+        and format.precision <= binary32.precision
+    )
+
+
 def _validate(format: BlockFormat) -> None:
     element, scale, second = format.element, format.scale, format.tensor_scale
-    binary32 = as_format("binary32")
-    smallest = floor_log2(Fraction(element.smallest_subnormal))
-    if (
-        element.precision > _WIDEST_ELEMENT
-        or Fraction(element.max) > Fraction(binary32.max)
-        or smallest < floor_log2(Fraction(binary32.smallest_subnormal))
-    ):
+    if element.precision > _WIDEST_ELEMENT or not _is_within_binary32(element):
         raise ValueError(
             f"the element of a block format has at most {_WIDEST_ELEMENT} bits of "
             f"precision and values within the range of binary32, got {element!r}"
         )
+    for each in (scale, second):
+        if isinstance(each, Format) and not _is_within_binary32(each):
+            raise ValueError(
+                f"scales must have values that binary32 has too, got {each!r}"
+            )
     if isinstance(scale, SharedExponent):
         if second is not None:
             raise ValueError(
@@ -350,8 +359,6 @@ def _validate(format: BlockFormat) -> None:
         raise ValueError(
             f"the scale of a block must be able to say NaN, which {scale!r} cannot"
         )
-    if second is not None and not second.nans:
-        raise ValueError(f"tensor_scale must have NaN, which {second!r} has not")
     # Dividends are divided by the element's largest value, the scales, their products.
     widest = _WIDEST_STEP if format.rule is ScaleRule.NV else _WIDEST_DIVISOR
     top = Fraction(element.max)

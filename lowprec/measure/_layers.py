@@ -107,7 +107,7 @@ class LayerMonitor:
         self._step = 0
         self._total: dict[_Key, TensorStatistics] = {}
         self._formats: dict[_Key, Any] = {}
-        self._active = False
+        self._session: object | None = None
         self._start()
 
     def _start(self) -> None:
@@ -129,18 +129,18 @@ class LayerMonitor:
         Raises:
             RuntimeError: if a step is observed already.
         """
-        if self._active:
+        if self._session is not None:
             raise RuntimeError("this LayerMonitor observes a step already")
         with without_emulation(), torch.no_grad():
             self._shadow.synchronize()
         handles = self._hooks()
-        self._active = True
+        self._session = object()
         try:
             with _eagerly():
                 yield
             self._record(self._step if step is None else step)
         finally:
-            self._active = False
+            self._session = None
             for handle in handles:
                 handle.remove()
             self._start()
@@ -225,7 +225,7 @@ class LayerMonitor:
             arguments: tuple[Any, Any] = mapped((args, kwargs), view)
             with torch.no_grad():
                 layer = Layer(name, module, self._precision(name, module))
-                call = self._shadow.note(layer, arguments)
+                call = self._shadow.note(layer, arguments, self._session)
         for i, x in enumerate(floating_tensors(arguments)):
             if id(x) in {id(copy) for copy in views.values()}:
                 x.register_hook(partial(self._on_input_gradient, call, i))
@@ -264,7 +264,7 @@ class LayerMonitor:
     def _on_output_gradients(
         self, call: Call, learning: list[bool], gradients: Sequence[Tensor | None]
     ) -> None:
-        if not (self._active and call.unchanged):
+        if call.session is not self._session or not call.unchanged:
             return
         with without_emulation(), torch.no_grad():
             arrived = iter(gradients)
@@ -288,13 +288,13 @@ class LayerMonitor:
 
     def _on_input_gradient(self, call: Call, position: int, gradient: Tensor) -> None:
         exact = call.input_gradients.pop(position, None)
-        if self._active and exact is not None:
+        if call.session is self._session and exact is not None:
             with without_emulation(), torch.no_grad():
                 self._compare(call.layer, "grad_input", dense(gradient), exact)
 
     def _on_weight_gradient(self, parameter: int, gradient: Tensor) -> None:
         exact = self._weight_gradients.pop(parameter, None)
-        if self._active and exact is not None:
+        if exact is not None:
             with without_emulation(), torch.no_grad():
                 layer = self._owners[parameter]
                 self._compare(layer, "grad_weight", dense(gradient), exact)

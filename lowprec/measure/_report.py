@@ -212,8 +212,15 @@ def _sections(
 def _scope(ledger: Ledger) -> str:
     if len(ledger) == 0:
         return "No step was measured."
-    steps = ledger["step"] if "step" in ledger.names else np.arange(len(ledger))
+    steps = _steps(ledger)
     return f"{len(ledger)} measured steps, {steps[0]:g} to {steps[-1]:g}."
+
+
+def _steps(ledger: Ledger) -> Any:
+    """Return the steps' numbers; if any record has none, the records' numbers."""
+    if "step" in ledger.names and np.isfinite(ledger["step"]).all():
+        return ledger["step"]
+    return np.arange(len(ledger), dtype=np.float64)
 
 
 def _figures(ledger: Ledger) -> str:
@@ -240,8 +247,7 @@ def _figures(ledger: Ledger) -> str:
 
 
 def _run_charts(ledger: Ledger, bounds: Bounds) -> Iterator[str]:
-    steps = ledger["step"] if "step" in ledger.names else np.arange(len(ledger))
-    x = [float(step) for step in steps]
+    x = _steps(ledger).tolist()
     for i, chart in enumerate(_CHARTS):
         present = [pair for pair in chart.quantities if pair[0] in ledger.names]
         if not present:

@@ -18,6 +18,13 @@ PRECISION = lp.Precision(
     grad_output="e5m2",
     accumulator="e8m7",
 )
+EVERYTHING = lp.Precision(
+    input="e4m3fn",
+    weight="e4m3fn",
+    grad_output=lp.Rounding("e5m2", "stochastic"),
+    accumulator=lp.Rounding("e8m7", "stochastic"),
+    elementwise=lp.Rounding("bfloat16", "stochastic"),
+)
 COMPARED = ("signal", "noise", "ulps", "max_ulps", "underflow", "zeros", "elements")
 
 
@@ -60,7 +67,9 @@ class Attention(torch.nn.Module):
 def make(kind, converted=True):
     torch.manual_seed(4)
     model = kind()
-    if converted:
+    if converted == "all":
+        lp.nn.convert_(model, EVERYTHING)
+    elif converted:
         names = [n for n, m in model.named_modules() if type(m) in CONVERTED]
         lp.nn.convert_(model, lp.Policy(dict.fromkeys(names, PRECISION)))
     return model
@@ -92,7 +101,8 @@ def train(kind, *, converted, observed, steps=3):
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize("converted", [False, True, "all"])
+@pytest.mark.filterwarnings("ignore::lowprec.NumericalWarning")
 def test_the_run_is_the_same_with_and_without_a_monitor(kind, converted):
     bare, _, state = train(kind, converted=converted, observed=False)
     watched, layers, state_after = train(kind, converted=converted, observed=True)
@@ -379,10 +389,30 @@ def test_a_failed_step_leaves_no_record_and_the_next_one_is_right():
     with layers.observe():
         model(torch.randn(2, 2, 4, 4)).sum().backward()
     assert layers.statistics("head", "grad_weight").elements == 3 * 64 + 3
-    late = model(torch.randn(2, 2, 4, 4))
+
+
+def test_a_backward_pass_belongs_to_the_step_of_its_forward_pass():
+    model = make(Residual)
+    layers = LayerMonitor(model)
+    with layers.observe():
+        late = model(torch.randn(2, 2, 4, 4))
     records = len(layers.ledger)
-    late.sum().backward()
+    with layers.observe():
+        late.sum().backward()
     assert len(layers.ledger) == records
+    outside = model(torch.randn(2, 2, 4, 4))
+    with layers.observe():
+        outside.sum().backward()
+    assert len(layers.ledger) == records
+
+
+def test_half_precision_models_are_measured_in_their_own_format():
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.GELU()).bfloat16()
+    layers = LayerMonitor(model)
+    with layers.observe():
+        model(torch.randn(4, 6, dtype=torch.bfloat16)).sum().backward()
+    assert layers.format("0", "output") == "bfloat16"
+    assert 0 < layers.statistics("1", "output").max_ulps < 1.5
 
 
 def test_arguments_are_checked():
