@@ -46,11 +46,11 @@ def repeated(args: Any, kwargs: Any, result: Any) -> int:
 def _use(leaf: Tensor) -> int:
     with torch._C.DisableTorchFunction():
         node = torch.autograd.graph.get_gradient_edge(leaf).node
-    counts = node.metadata
+    counts: Any = node.metadata
     if _USES not in counts:
         # Without a reference to the node, which would keep it alive.
         node.register_hook(lambda *_: counts.__setitem__(_USES, 0))
-    known = counts.get(_USES, 0)
+    known: int = counts.get(_USES, 0)
     counts[_USES] = known + 1
     return min(known, 1)
 
