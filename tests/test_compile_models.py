@@ -139,6 +139,17 @@ def test_sizes_may_change():
         assert_same(step(compiled, model, x), step(model, model, x))
 
 
+def test_numbers_are_operands_in_compiled_code():
+    context, x = lp.emulate(LOW, strict=True), torch.randn(4, 4)
+
+    def function(x):
+        with context:
+            return (1 - x * 0.3) / 1e300
+
+    compiled = torch.compile(function, backend="eager", fullgraph=True)
+    assert_bit_equal(compiled(x), function(x))
+
+
 def test_compiled_code_enters_a_context():
     model, x = Small(), torch.randn(4, 4)
     context = lp.emulate(LOW, strict=True)

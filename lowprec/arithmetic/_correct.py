@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
@@ -124,9 +125,17 @@ def aligned(*given: Tensor | float) -> Operands:
 
 
 def _number(value: float, device: torch.device) -> Tensor:
-    exact = torch.tensor(value, dtype=torch.float64, device=device)
-    narrow = exact.to(torch.float32)
-    return narrow if float(narrow) == value or value != value else exact
+    dtype = torch.float32 if _is_narrow(value) else torch.float64
+    return torch.tensor(value, dtype=dtype, device=device)
+
+
+def _is_narrow(value: float) -> bool:
+    """Whether binary32 holds a number."""
+    return ctypes.c_float(value).value == value or value != value
+
+
+# What torch.compiler.assume_constant_result sets, which would import the compiler.
+_is_narrow._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def check_operands(

@@ -18,6 +18,27 @@ def _class_dim(input: Tensor) -> int:
     return 0 if input.dim() == 1 else 1
 
 
+def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    """Refuse targets and weights that would broadcast.
+
+    Raises:
+        ValueError: saying what fits.
+    """
+    dim, wanted = _class_dim(input), input.shape
+    if not target.is_floating_point():
+        wanted = input.shape[:dim] + input.shape[dim + 1 :]
+    if target.shape != wanted:
+        raise ValueError(
+            f"target must have shape {tuple(wanted)} for an input of shape "
+            f"{tuple(input.shape)}, got {tuple(target.shape)}"
+        )
+    if weight is not None and weight.shape != input.shape[dim : dim + 1]:
+        raise ValueError(
+            f"weight must have one element for each of the {input.shape[dim]} classes, "
+            f"got {tuple(weight.shape)}"
+        )
+
+
 def _likelihood_loss(
     wide: Wide,
     log_probabilities: Tensor,  # [N, C, ...] or [C], float64
@@ -107,10 +128,9 @@ def cross_entropy(
 
     Raises:
         TypeError: if ``input`` is no carrier, or ``precision`` not a `Precision`.
-        ValueError: if ``reduction`` is unknown, or the carrier cannot hold the values
-            of ``elementwise``.
-        RuntimeError: from torch, for shapes that do not match, or if the gradient is
-            differentiated again.
+        ValueError: if ``reduction`` is unknown, shapes do not match, or the carrier
+            cannot hold the values of ``elementwise``.
+        RuntimeError: from torch, if the gradient is differentiated again.
 
     Example:
         >>> x, t = torch.zeros(2, 4), torch.tensor([0, 3])
@@ -131,6 +151,7 @@ def cross_entropy(
             label_smoothing=label_smoothing,
         )
     check_carrier(input, "input")
+    _check_shapes(input, target, weight)
     wide = wide_for(precision, input.dtype, generator, seed)
     logs = _log_probabilities(wide, wide.enter(input))
     weights = None if weight is None else weight.detach().to(torch.float64)
@@ -197,6 +218,7 @@ def nll_loss(
             input, target, weight, ignore_index=ignore_index, reduction=reduction
         )
     check_carrier(input, "input")
+    _check_shapes(input, target, weight)
     wide = wide_for(precision, input.dtype, generator, seed)
     weights = None if weight is None else weight.detach().to(torch.float64)
     x = wide.enter(input)

@@ -81,6 +81,8 @@ def logsumexp(
     dims = dims_of(input, dim)
 
     def inside(wide: Wide, x: Tensor) -> Tensor:
+        if x.numel() == 0:
+            return _keep(wide.sum(x, dims, True).log(), dims, keepdim)
         largest = x.detach().amax(dims, True)
         largest = torch.where(largest.isfinite(), largest, 0.0)
         total = wide.sum((x - largest).exp(), dims, True)

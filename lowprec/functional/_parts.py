@@ -269,3 +269,15 @@ def check_bias(bias: Tensor | None, input: Tensor, outputs: int, each: str) -> N
             f"bias must have shape ({outputs},), one element per {each}, got "
             f"{tuple(bias.shape)}"
         )
+
+
+def dimension(x: Tensor, dim: int) -> int:
+    """Return the number from the front of a dimension, as torch counts them.
+
+    Raises:
+        IndexError: if there is no such dimension; a number has one.
+    """
+    count = max(1, x.dim())
+    if not -count <= dim < count:
+        raise IndexError(f"dim {dim} is out of range for shape {tuple(x.shape)}")
+    return dim % count

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..arithmetic import overridable
 from ..precision import Precision, as_precision
+from ._parts import dimension
 from ._pointwise import carrier_of
 from ._wide import Wide, wide_for
 
@@ -18,12 +19,15 @@ Seed = int | Tensor | None
 
 
 def dims_of(x: Tensor, dim: Dims) -> tuple[int, ...]:
-    """Return the dimensions that torch reduces, which is all for None and ()."""
+    """Return the dimensions that torch reduces, which is all for None and ().
+
+    Raises:
+        IndexError: if there is no such dimension.
+    """
     if isinstance(dim, int):
         dim = (dim,)
-    if not dim or x.dim() == 0:
-        return tuple(range(x.dim()))
-    return tuple(sorted(one % x.dim() for one in dim))
+    dims = sorted(dimension(x, one) for one in dim or ())
+    return tuple(dims) if dims and x.dim() else tuple(range(x.dim()))
 
 
 def _size(x: Tensor, dims: tuple[int, ...]) -> int:
@@ -384,7 +388,8 @@ def cumsum(
         if x.dim() == 0:
             return wide.sum(x, ())
         rows = x.movedim(dim, -1)
-        sums = wide.running_sum(rows.reshape(-1, rows.shape[-1]))
+        count = math.prod(rows.shape[:-1])
+        sums = wide.running_sum(rows.reshape(count, rows.shape[-1]))
         return sums.reshape(rows.shape).movedim(-1, dim)
 
     return reduced(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
+from ._parts import dimension
 from ._wide import Wide, wide_for
 
 
@@ -49,8 +50,7 @@ def _along(
         dim = 0 if x.dim() in (0, 1, 3) else 1
         name = torchs.__name__
         warnings.warn(f"Implicit dimension choice for {name}: use dim=", stacklevel=4)
-    if not -max(1, x.dim()) <= dim < max(1, x.dim()):
-        raise IndexError(f"dim {dim} is out of range for shape {tuple(x.shape)}")
+    dim = dimension(x, dim)
     if x.numel() == 0:
         return torchs(x, dim)
     wide = wide_for(precision, x.dtype, generator, seed)

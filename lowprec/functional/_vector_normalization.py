@@ -8,7 +8,7 @@ from torch import Tensor
 from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
 from ._nonlinear_reductions import vector_norm
-from ._parts import check_same
+from ._parts import check_same, dimension
 from ._selection import gather_windows, index_map
 from ._wide import Wide, wide_for
 
@@ -79,7 +79,9 @@ def normalize(
         return torch.nn.functional.normalize(input, p, dim, eps)
     check_carrier(input, "input")
     wide = wide_for(precision, input.dtype, generator, seed)
-    return wide.leave(_unit(wide, wide.enter(input), p, dim % input.dim(), eps))
+    along = dimension(input, dim)
+    vectors = wide.enter(input if input.dim() else input.unsqueeze(0))
+    return wide.leave(_unit(wide, vectors, p, along, eps)).reshape(input.shape)
 
 
 @overridable
@@ -133,7 +135,7 @@ def cosine_similarity(
     check_same("x2", x2, x1, "x1")
     wide = wide_for(precision, x1.dtype, generator, seed)
     a, b = _both(wide, x1, x2)
-    dim %= a.dim()
+    dim = dimension(a, dim)
     product = _unit(wide, a, 2.0, dim, eps) * _unit(wide, b, 2.0, dim, eps)
     return wide.leave(wide.sum(product, dim))
 
