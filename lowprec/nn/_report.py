@@ -8,13 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from .._emulation import (
-    BY_POLICY,
-    EMULATED,
-    NOT_EMULATED,
-    Coverage,
-    Tally,
-)
+from .._coverage import BY_POLICY, EMULATED, NOT_EMULATED, Coverage, Tally
 from ..precision import Precision
 from ._conversion import computes, emulation_of, has_own_precision
 
