@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from . import _operations, _optimizing, _uses
 from ._coverage import BY_POLICY, EMULATED, EXACT, NOT_EMULATED, SUM, Tally
 from ._operations import Operation
+from .functional._wide import check_held
 from .precision import Precision
 
 _Result = TypeVar("_Result")
@@ -168,6 +169,10 @@ class Emulation(TorchFunctionMode):
                 f"result type {result.dtype} can't be cast to the desired output type "
                 f"{target.dtype}"
             )
+        if result.dtype != target.dtype:
+            # The conversion must not round a second time.
+            check_held("output", precision.output, target.dtype)
+            check_held("elementwise", precision.elementwise, target.dtype)
         if kwargs.get("out") is not None and target.shape != result.shape:
             alone(Tensor.resize_, (target, result.shape), {})  # as torch does
         return alone(Tensor.copy_, (target, result), {})

@@ -370,6 +370,11 @@ def test_results_are_written_only_where_torch_would():
         out = torch.empty(2, 3, 4)
         torch.exp(X, out=out)
     assert bool((whole == 1).all())
+    single = torch.ones(1)
+    wide, refused = lp.emulate(Precision(elementwise="e8m30")), "float32 tensors cannot"
+    with wide, pytest.raises(ValueError, match=refused):
+        single.add_(torch.full((1,), 2.0**-25, dtype=torch.float64))
+    assert single.item() == 1
     assert out.shape == X.shape
 
 
