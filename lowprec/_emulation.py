@@ -6,7 +6,7 @@ import functools
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -24,9 +24,12 @@ EMULATED = "emulated"
 EXACT = "exact by nature"
 NOT_EMULATED = "not emulated"
 BY_POLICY = "carrier by policy"
+SUM = "sum of gradients"
 TREATMENTS = (EMULATED, EXACT, NOT_EMULATED, BY_POLICY)
 
 _Result = TypeVar("_Result")
+# Runs the body of an overridden function, whose calls a mode can see; from torch 2.13.
+_redispatch: Any = getattr(torch.overrides, "redispatch_function", None)
 
 
 class CoverageRow(NamedTuple):
@@ -49,7 +52,9 @@ class Coverage:
     Treatments: ``"emulated"``; ``"exact by nature"`` (moves, chooses or compares
     values); ``"not emulated"`` (computed in the carrier although a precision was
     asked for); ``"carrier by policy"`` (the policy says None there, or the precision
-    leaves such operations to torch).
+    leaves such operations to torch). The operation ``"sum of gradients"`` is that of
+    autograd, which adds the gradients of a parameter that several modules have; it
+    always runs in the carrier, and is not refused.
     """
 
     rows: tuple[CoverageRow, ...]
@@ -103,12 +108,13 @@ class Tally:
             )
         self.calls[key] += 1
 
-    def coverage(self) -> Coverage:
-        """Return the counts as a table."""
+    def coverage(self, tied: Iterable[CoverageRow] = ()) -> Coverage:
+        """Return the counts as a table, with rows that nothing counts."""
         rows = [
             CoverageRow(operation, calls, treatment, module)
             for (operation, treatment, module), calls in self.calls.items()
         ]
+        rows += tied
         rows.sort(
             key=lambda row: (
                 TREATMENTS.index(row.treatment),
@@ -120,8 +126,25 @@ class Tally:
         return Coverage(tuple(rows))
 
 
+def tied_rows(
+    model: torch.nn.Module, precision_of: Callable[[str], Precision | None]
+) -> list[CoverageRow]:
+    """Return the parameters of several modules, whose gradients autograd adds."""
+    uses = Counter(p for _, p in model.named_parameters(remove_duplicate=False))
+    owners = [
+        (name.rpartition(".")[0], uses[p])
+        for name, p in model.named_parameters()
+        if uses[p] > 1
+    ]
+    return [
+        CoverageRow(SUM, count - 1, NOT_EMULATED, owner)
+        for owner, count in owners
+        if precision_of(owner) is not None
+    ]
+
+
 def _depth_of_caller() -> int:
-    """Return how far up the first frame is that belongs neither to lowprec nor torch."""
+    """Return how far up the first frame outside of lowprec and torch is."""
     frame, depth = sys._getframe(1), 1
     while frame.f_back is not None:
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
@@ -203,11 +226,12 @@ class Emulation(TorchFunctionMode):
         if operation.exact or operation.own:
             self._count(operation, EXACT if operation.exact else EMULATED)
             return alone(func, args, kwargs)
-        return self._treated(func, operation, args, kwargs)
+        return self._treated(func, types, operation, args, kwargs)
 
     def _treated(
         self,
         func: Any,
+        types: Any,
         operation: Operation,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -237,6 +261,8 @@ class Emulation(TorchFunctionMode):
         if precision.elementwise is None and operation.governed:
             self._count(operation, BY_POLICY)
             return alone(func, args, kwargs)
+        if operation.composite and _redispatch is not None:
+            return under(self, _redispatch, (func, types, args, kwargs), {})
         return self._left(func, operation, reason, args, kwargs)
 
     def _emulated(
@@ -282,9 +308,9 @@ class Emulation(TorchFunctionMode):
         """Let a call pass that is not emulated, or refuse it."""
         if self.strict:
             raise NotImplementedError(
-                f"{operation.name} is not emulated: {reason}; compute it outside of the "
-                "context, allow the carrier's arithmetic by strict=False, or give the "
-                "module or the operation None in a Policy"
+                f"{operation.name} is not emulated: {reason}; compute it outside of "
+                "the context, allow the carrier's arithmetic by strict=False, or give "
+                "the module or the operation None in a Policy"
             )
         self._count(operation, NOT_EMULATED, reason)
         return alone(func, args, kwargs)

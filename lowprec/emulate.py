@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ._emulation import Coverage, CoverageRow, Emulation, Tally
+from ._emulation import Coverage, CoverageRow, Emulation, Tally, tied_rows
 from .nn import _conversion
 from .precision import Policy, Precision, as_policy, as_precision
 
@@ -148,7 +148,9 @@ class emulate(Emulation):
         Returns:
             The operations, their treatment and the modules where they were met.
         """
-        return self.tally.coverage()
+        if self._model is None:
+            return self.tally.coverage()
+        return self.tally.coverage(tied_rows(self._model, self._policy.precision_for))
 
 
 class _Entrance:

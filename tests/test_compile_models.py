@@ -70,7 +70,9 @@ def assert_same(ours, theirs):
         assert_bit_equal(left, right)
 
 
-@pytest.mark.parametrize("precision", [LOW, RANDOM, None], ids=["low", "random", "none"])
+@pytest.mark.parametrize(
+    "precision", [LOW, RANDOM, None], ids=["low", "random", "none"]
+)
 def test_converted_models_compile(precision):
     model, x = lp.nn.convert_(Block(), Policy({"*": precision})), torch.randn(4, 4)
     expected = step(model, model, x)

@@ -207,6 +207,7 @@ GOVERNED = [
     ("mul", lambda: INDEX * 0.3),
     ("copy_", lambda: torch.empty(2, 2).copy_(X.double(), True)),
     ("copy_", lambda: torch.empty(2, 2).copy_(X.double(), non_blocking=True)),
+    ("linspace", lambda: torch.linspace(0.0, 1.0, 3)),
     ("cat", lambda: torch.cat([X, INDEX])),
     ("where", lambda: torch.where(MASK, INDEX, X)),
     ("embedding", lambda: F.embedding(INDEX, X.clone(), max_norm=0.5)),
@@ -232,7 +233,6 @@ def test_what_elementwise_is_about_is_left_to_torch_without_it(name, call):
 
 UNKNOWN = [
     ("conv_tbc", lambda: torch.conv_tbc(X[None], X[None], X[0])),
-    ("linspace", lambda: torch.linspace(0.0, 1.0, 3)),
     ("cdist", lambda: torch.cdist(X, X)),
     ("mm", lambda: torch.mm(X, X, out=torch.empty(2, 2))),
     ("matmul", lambda: torch.view_as_complex(X) @ torch.view_as_complex(X)),

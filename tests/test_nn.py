@@ -263,7 +263,7 @@ def test_scripted_modules_are_named():
         warnings.simplefilter("ignore", DeprecationWarning)
         scripted = torch.jit.script(torch.nn.Linear(2, 2))
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), scripted)
-    with pytest.raises(NotImplementedError, match="TorchScript modules.*'1'"):
+    with pytest.raises(NotImplementedError, match=r"TorchScript modules.*'1'"):
         convert_(model, LOW, strict=True)
     assert type(model[0]) is torch.nn.Linear
     with pytest.warns(NumericalWarning, match="stay in carrier arithmetic: '1'"):

@@ -23,7 +23,9 @@ def network():
 
 
 def test_an_operation_has_its_precision_in_every_module():
-    policy = Policy({"*": LOW, "head": None}, operations={"softmax": OTHER, "add": None})
+    policy = Policy(
+        {"*": LOW, "head": None}, operations={"softmax": OTHER, "add": None}
+    )
     assert policy.precision_for("head") is None
     assert policy.precision_for("head", "softmax") == OTHER
     assert policy.precision_for("body", "linear") == LOW
@@ -92,7 +94,9 @@ def test_names_that_match_nothing_warn(use):
 def test_half_precision_parameters_are_refused():
     model = network().bfloat16()
     for use in (lp.emulate, lambda policy, m: lp.nn.convert_(m, policy)):
-        with pytest.raises(TypeError, match=r"0\.weight is a torch\.bfloat16.*float\(\)"):
+        with pytest.raises(
+            TypeError, match=r"0\.weight is a torch\.bfloat16.*float\(\)"
+        ):
             use(Policy({"*": LOW}), model)
     lp.nn.convert_(model, {"*": None})
 
@@ -104,7 +108,7 @@ def test_a_dtype_that_holds_too_little_is_refused():
     model = lp.nn.convert_(network().double(), wide)
     assert model(torch.ones(2, 4, dtype=torch.float64)).dtype == torch.float64
     x = torch.ones(2, 2)
-    refused = pytest.raises(ValueError, match="float32 carrier.*use a float64 carrier")
+    refused = pytest.raises(ValueError, match=r"float32 carrier.*use a float64 carrier")
     with lp.emulate(wide), refused:
         x @ x
 
@@ -137,5 +141,5 @@ def test_presets_print_and_unknown_ones_are_refused():
     text = str(lp.presets())
     assert text.splitlines()[0].split() == ["name", "summary", "source"]
     assert len(text.splitlines()) == len(lp.presets()) + 1
-    with pytest.raises(ValueError, match="unknown preset 'fp3'.*'bf16'"):
+    with pytest.raises(ValueError, match=r"unknown preset 'fp3'.*'bf16'"):
         lp.preset("fp3")

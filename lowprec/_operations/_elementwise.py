@@ -11,34 +11,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import functional
+from ._names import words
 from ._products import Bind, Bound, direct
 
 # Each element of a result depends on one element of each operand.
-POINTWISE = frozenset(
+POINTWISE = words(
     """acos acosh add addcdiv addcmul asin asinh atan atan2 atanh ceil celu clamp
     clamp_max clamp_min copysign cos cosh deg2rad digamma div elu erf erfc erfinv exp
     exp2 expm1 float_power floor floor_divide fmax fmin fmod frac gelu hardshrink
     hardsigmoid hardswish hypot i0 ldexp leaky_relu lerp lgamma log log10 log1p log2
     logaddexp logaddexp2 logit log_sigmoid maximum minimum mish mul nan_to_num pow
     rad2deg reciprocal remainder round rsqrt rsub selu sigmoid silu sin sinc sinh
-    softplus softshrink softsign sqrt square sub tan tanh tanhshrink xlogy""".split()
+    softplus softshrink softsign sqrt square sub tan tanh tanhshrink xlogy"""
 )
 # Elements of the first operand, each any number of times.
-SELECTIONS = frozenset(
+SELECTIONS = words(
     """as_strided broadcast_to expand expand_as expand_copy gather getitem index_select
-    pad repeat repeat_interleave take take_along_dim tile unfold""".split()
+    pad repeat repeat_interleave take take_along_dim tile unfold"""
 )
 # Operations that may round and have no functional: emulated by none of the tables.
-_OTHERS = frozenset(
-    """cosine_similarity cumprod dist embedding embedding_bag gaussian_nll_loss
-    gumbel_softmax local_response_norm logcumsumexp lp_pool1d lp_pool2d nanmean nansum
-    normalize pairwise_distance poisson_nll_loss rrelu soft_margin_loss std_mean
-    var_mean linalg_norm _weight_norm""".split()
+_OTHERS = words(
+    """_weight_norm arange cumprod dist gaussian_nll_loss gumbel_softmax
+    linspace logcumsumexp logspace lp_pool1d lp_pool2d nanmean nansum
+    poisson_nll_loss rrelu soft_margin_loss std_mean var_mean"""
 )
 # Only the functions of torch.nn.functional have the functional's arguments.
-_LAYERS = frozenset(
+_LAYERS = words(
     """batch_norm embedding embedding_bag group_norm instance_norm layer_norm
-    rms_norm""".split()
+    rms_norm"""
 )
 
 
@@ -59,7 +59,9 @@ def _pointwise(function: Callable[..., Any]) -> Bind:
 
 def _where(first: Tensor, second: Tensor, third: Any) -> Bound:
     # The method's own tensor is the second argument of the function.
-    condition, chosen = (first, second) if first.dtype == torch.bool else (second, first)
+    condition, chosen = (
+        (first, second) if first.dtype == torch.bool else (second, first)
+    )
     return functional.pointwise, (torch.where, condition, chosen, third), {}
 
 
@@ -133,6 +135,31 @@ def _max_pooling(function: Callable[..., Any]) -> Bind:
     return bind
 
 
+def _extremum(function: Callable[..., Any]) -> Bind:
+    def bind(input: Tensor, *args: Any, **kwargs: Any) -> Bound:
+        if args and isinstance(args[0], Tensor):  # max(x, y)
+            of_two = torch.maximum if function is torch.max else torch.minimum
+            return functional.pointwise, (of_two, input, *args), kwargs
+        return functional.extremum, (function, input, *args), kwargs
+
+    return bind
+
+
+def _norm(
+    A: Tensor,
+    ord: Any = None,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Bound | None:
+    of_vectors = isinstance(dim, int) or (dim is None and A.dim() == 1)
+    if ord is not None and not of_vectors:
+        return None
+    order = 2 if ord is None else ord
+    return functional.norm, (A, order, dim, keepdim), {"dtype": dtype}
+
+
 def _loss(function: Callable[..., Any]) -> Bind:
     def bind(
         input: Tensor,
@@ -162,18 +189,24 @@ _SAME_ARGUMENTS = (
     functional.avg_pool2d,
     functional.avg_pool3d,
     functional.batch_norm,
+    functional.cosine_similarity,
     functional.dropout,
     functional.dropout1d,
     functional.dropout2d,
     functional.dropout3d,
+    functional.embedding,
+    functional.embedding_bag,
     functional.feature_alpha_dropout,
     functional.group_norm,
     functional.instance_norm,
     functional.interpolate,
     functional.layer_norm,
+    functional.local_response_norm,
     functional.max_pool1d,
     functional.max_pool2d,
     functional.max_pool3d,
+    functional.normalize,
+    functional.pairwise_distance,
     functional.prelu,
     functional.rms_norm,
 )
@@ -206,6 +239,11 @@ BINDINGS: dict[str, Bind] = {
     "softmin": _softmax(functional.softmin),
     "std": _variance(functional.std),
     "var": _variance(functional.var),
+    **{
+        name: _extremum(getattr(torch, name))
+        for name in ("amax", "amin", "max", "min", "median")
+    },
+    "linalg_norm": _norm,
     "linalg_vector_norm": _vector_norm,
     "max_pool1d_with_indices": _max_pooling(functional.max_pool1d),
     "max_pool2d_with_indices": _max_pooling(functional.max_pool2d),

@@ -15,61 +15,61 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._names import words
+
 _Arguments = Sequence[Any]
 _Keywords = Mapping[str, Any]
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_VIEWS = _names(
+_VIEWS = words(
     """adjoint alias align_to as_subclass atleast_1d atleast_2d atleast_3d block_diag
-    cat channel_shuffle chunk clone column_stack concat concatenate contiguous cpu cuda
-    detach detach_copy diag diag_embed diagflat diagonal dsplit dstack flatten flip
-    fliplr flipud hsplit hstack movedim moveaxis narrow native_channel_shuffle numpy
-    permute pin_memory pixel_shuffle pixel_unshuffle ravel rename reshape reshape_as
-    resolve_conj resolve_neg roll rot90 row_stack select split split_with_sizes squeeze
-    stack swapaxes swapdims t tensor_split transpose tril triu unbind unflatten
-    unsqueeze view view_as vsplit vstack"""
+    cat channel_shuffle chunk clone column_stack complex concat concatenate
+    contiguous cpu cuda detach detach_copy diag diag_embed diagflat diagonal dsplit
+    dstack flatten flip fliplr flipud hsplit hstack movedim moveaxis narrow
+    native_channel_shuffle numpy permute pin_memory pixel_shuffle pixel_unshuffle
+    ravel rename reshape reshape_as resolve_conj resolve_neg roll rot90 row_stack
+    select split split_with_sizes squeeze stack swapaxes swapdims t tensor_split
+    transpose tril triu unbind unflatten unsqueeze view view_as view_as_complex
+    view_as_real vsplit vstack conj conj_physical"""
 )
-_JOINS = _names(
+_JOINS = words(
     """block_diag cat column_stack concat concatenate dstack hstack row_stack stack
     vstack"""
 )
-_CHOICES = _names(
+_CHOICES = words(
     """abs absolute argmax argmin argsort bernoulli byte char fix hardtanh int kthvalue
     long masked_scatter masked_select neg negative positive relu relu6 sgn short sign
     sort threshold topk trunc"""
 )
-_COMPARISONS = _names(
+_COMPARISONS = words(
     """all allclose any array_equal bool bucketize count_nonzero eq equal ge greater
-    greater_equal gt isclose isfinite isin isinf isnan isneginf isposinf isreal le less
-    less_equal logical_and logical_not logical_or logical_xor lt ne nonzero not_equal
-    one_hot searchsorted signbit tril_indices triu_indices unique unique_consecutive
-    bitwise_and bitwise_not bitwise_or bitwise_xor"""
+    greater_equal gt isclose isfinite isin isinf isnan isneginf isposinf isreal le
+    less less_equal logical_and logical_not logical_or logical_xor lt ne nonzero
+    not_equal one_hot searchsorted signbit tril_indices triu_indices unique
+    unique_consecutive bitwise_and bitwise_not bitwise_or bitwise_xor"""
 )
-_DATA = _names(
+_DATA = words(
     """as_tensor asarray bernoulli_ cauchy_ empty empty_like empty_permuted
     empty_strided exponential_ eye fill fill_ from_numpy frombuffer full full_like
     geometric_ log_normal_ multinomial new_empty new_empty_strided new_full new_ones
     new_tensor new_zeros normal normal_ ones ones_like rand rand_like randint
-    randint_like randn randn_like random_ randperm scalar_tensor tensor uniform_ zero_
-    zeros zeros_like kaiming_uniform_ kaiming_normal_ trunc_normal_ constant_"""
+    randint_like randn randn_like random_ randperm scalar_tensor tensor uniform_
+    zero_ zeros zeros_like kaiming_uniform_ kaiming_normal_ trunc_normal_ constant_"""
 )
 # Bookkeeping, conversions to Python, and the start of backward: the nodes of emulated
 # operations do their own arithmetic, the others were reported in forward.
-_CONTROL = _names(
+_CONTROL = words(
     """array array_wrap backward contains data_ptr deepcopy dim dir element_size format
-    get_device grad has_names hash item iter len names ndimension nelement numel reduce
-    reduce_ex register_hook
-    register_post_accumulate_grad_hook repr requires_grad_ result_type retain_grad
-    reversed setstate share_memory_ size storage storage_offset storage_type str stride
-    tolist type_as_dtype untyped_storage"""
+    get_device grad has_names hash item iter len names ndimension nelement numel
+    reduce reduce_ex register_hook register_post_accumulate_grad_hook repr
+    requires_grad_ result_type retain_grad reversed setstate share_memory_ size
+    storage storage_offset storage_type str stride tolist type_as_dtype
+    untyped_storage _record_function_enter _record_function_enter_new
+    _record_function_exit"""
 )
 EXACT = _VIEWS | _CHOICES | _COMPARISONS | _DATA | _CONTROL
 # Elements may be used several times, or share a gradient among ties.
-GRADIENT_ADDS = _names(
+GRADIENT_ADDS = words(
     """adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d amax amin aminmax
     as_strided broadcast_tensors broadcast_to cartesian_prod combinations embedding
     expand expand_as expand_copy gather index_select max_pool1d max_pool2d max_pool3d
@@ -77,16 +77,16 @@ GRADIENT_ADDS = _names(
     median meshgrid repeat repeat_interleave take take_along_dim tile unfold"""
 )
 # Exact, and so is the gradient unless an operand is broadcast.
-_CHOICES_OF_SEVERAL = _names(
+_CHOICES_OF_SEVERAL = words(
     """clamp clamp_max clamp_min clip copysign fmax fmin masked_fill maximum minimum
     where"""
 )
-_INTEGERS = _names(
+_INTEGERS = words(
     """add addcmul addmm arange baddbmm bincount bmm bitwise_left_shift
-    bitwise_right_shift clamp cross cumprod cumsum cummax cummin diff dot floor_divide
-    fmod gcd index_add index_put lcm lshift matmul max min mm mul multiply mv
-    outer pow prod remainder rshift scatter scatter_add square sub subtract sum trace
-    maximum minimum where"""
+    bitwise_right_shift clamp cross cumprod cumsum cummax cummin diff dot
+    floor_divide fmod gcd index_add index_put lcm lshift matmul max min mm mul
+    multiply mv outer pow prod remainder rshift scatter scatter_add square sub
+    subtract sum trace maximum minimum where"""
 )
 _CONVERSIONS = {
     "float": torch.float32,
@@ -279,7 +279,8 @@ def objection(called: str, args: _Arguments, kwargs: _Keywords) -> str | None:
 def _gradient_objection(
     name: str, args: _Arguments, kwargs: _Keywords, operands: list[Tensor]
 ) -> str | None:
-    if name in _CHOICES_OF_SEVERAL:
+    two = name in ("max", "min") and len(args) > 1 and isinstance(args[1], Tensor)
+    if name in _CHOICES_OF_SEVERAL or two:
         full = torch.broadcast_shapes(*(x.shape for x in operands))
         if _needs_gradient([x for x in operands if x.shape != full]):
             return "the gradient of a broadcast operand adds in the carrier"

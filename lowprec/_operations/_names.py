@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 
+def words(text: str) -> frozenset[str]:
+    """Return a set of names."""
+    return frozenset(text.split())
+
+
 # Python's operators, where stripping the underscores does not give torch's name.
 _OPERATORS = {
     "radd": "add",
@@ -54,9 +59,9 @@ _ALIASES = {
     "true_divide": "div",
 }
 # `a - b` reaches a mode as the method of b where a is a number.
-_REVERSED = frozenset(
-    """__radd__ __rsub__ __rmul__ __rdiv__ __rtruediv__ __rpow__ __rmod__
-    __rfloordiv__ __rmatmul__""".split()
+_REVERSED = words(
+    """__radd__ __rsub__ __rmul__ __rdiv__ __rtruediv__ __rpow__ __rmod__ __rfloordiv__
+    __rmatmul__"""
 )
 
 
@@ -77,6 +82,7 @@ def operation_name(func: Any) -> str:
     if name.startswith("__") and name.endswith("__"):
         name = name[2:-2]
         name = _OPERATORS.get(name, name)
+    name = name.removeprefix("special_")
     in_place = "_" if name.endswith("_") else ""
     base = name.rstrip("_")
     return _ALIASES[base] + in_place if base in _ALIASES else name

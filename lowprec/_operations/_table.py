@@ -28,6 +28,7 @@ class Operation:
         product: whether a functional computes it as a product of matrices.
         elementwise: whether a functional computes it under ``elementwise``.
         reversed: whether the first argument is the right operand.
+        composite: whether it is written in Python, in terms of other operations.
         inplace: position of an argument that asks for a result in place, or None.
     """
 
@@ -39,6 +40,7 @@ class Operation:
     product: bool = False
     elementwise: bool = False
     reversed: bool = False
+    composite: bool = False
     inplace: int | None = None
 
 
@@ -103,6 +105,7 @@ def _described(func: Any) -> Operation | None:
         product=base in PRODUCTS,
         elementwise=_elementwise.binds(base, func),
         reversed=_names.is_reversed(func),
+        composite=isinstance(func, FunctionType),
         inplace=_inplace_position(func),
     )
 
@@ -157,7 +160,8 @@ def rounding(
     """
     if not operation.elementwise or kwargs.get("out") is not None:
         return None
-    if objection(operation.name, args, kwargs) is None:
+    # The table of an embedding is a weight, which is rounded also where all is exact.
+    if operation.base != "embedding" and not objection(operation.name, args, kwargs):
         return None
     args, kwargs = _plain(operation, args, kwargs)
     try:

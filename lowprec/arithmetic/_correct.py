@@ -10,6 +10,7 @@ from torch import Tensor
 from ..kernels import basic as kernel
 from ..rounding import Rounding
 from ._codec import fits
+from ._node import applied
 from ._round import check_carrier, round
 
 WIDEST = 51
@@ -93,9 +94,9 @@ def with_gradient_of(
     Returns:
         Tensor of ``dtype``.
     """
-    node: Any = _Rounded
     a, b, c = (x.detach() for x in operands)
-    result: Tensor = node.apply(
+    return applied(
+        _Rounded,
         y,
         operation,
         a,
@@ -108,7 +109,6 @@ def with_gradient_of(
         backward,
         backward_seed,
     )
-    return result
 
 
 def aligned(*given: Tensor | float) -> Operands:

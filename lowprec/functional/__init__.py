@@ -25,6 +25,8 @@ from ._dropout import dropout2d as dropout2d
 from ._dropout import dropout3d as dropout3d
 from ._dropout import feature_alpha_dropout as feature_alpha_dropout
 from ._embedding import embedding as embedding
+from ._embedding_bag import embedding_bag as embedding_bag
+from ._extremes import extremum as extremum
 from ._linear import linear as linear
 from ._losses import huber_loss as huber_loss
 from ._losses import l1_loss as l1_loss
@@ -87,3 +89,7 @@ from ._softmax import softmin as softmin
 from ._transposed import conv_transpose1d as conv_transpose1d
 from ._transposed import conv_transpose2d as conv_transpose2d
 from ._transposed import conv_transpose3d as conv_transpose3d
+from ._vector_normalization import cosine_similarity as cosine_similarity
+from ._vector_normalization import local_response_norm as local_response_norm
+from ._vector_normalization import normalize as normalize
+from ._vector_normalization import pairwise_distance as pairwise_distance

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..arithmetic import check_carrier
+from ..arithmetic import applied, check_carrier
 from ..precision import Precision, as_precision
 from ._convolution_gradients import (
     carrier_gradients,
@@ -165,7 +165,7 @@ def _check_operands(
             f"or [C, *spatial] and weight [O, C / groups, *kernel] with {dims} spatial "
             "dimensions, all sizes of these at least 1, and groups that divide O"
         )
-    check_bias(bias, input, weight, "output channel")
+    check_bias(bias, input, weight.shape[0], "output channel")
 
 
 def per_dimension(name: str, value: Any, dims: int, least: int) -> tuple[int, ...]:
@@ -254,9 +254,14 @@ def _convolve(
     x = rounded_once(input, precision.input, seeds.input)
     w = rounded_once(weight, precision.weight, seeds.weight)
     batched = input.dim() == dims + 2
-    node: Any = _Convolution
-    result: Tensor = node.apply(
-        x if batched else x.unsqueeze(0), w, bias, geometry, precision, base
+    result = applied(
+        _Convolution,
+        x if batched else x.unsqueeze(0),
+        w,
+        bias,
+        geometry,
+        precision,
+        base,
     )
     return result if batched else result.squeeze(0)
 

@@ -41,7 +41,7 @@ class _Embedding(torch.autograd.Function):
     ) -> Tensor:
         with isolated(weight):
             keys = _EmbeddingSeeds(*seeds)
-            table = rounded(weight, precision.weight, keys.weight)
+            table = rounded(weight, precision.parameter, keys.weight)
             rows = table.index_select(0, index)
             return rounded(rows, precision.elementwise, keys.output)
 
@@ -58,15 +58,13 @@ class _Embedding(torch.autograd.Function):
         precision, keys = ctx.precision, _EmbeddingSeeds(*seeds)
         with isolated(grad_output):
             grad = rounded(grad_output, precision.elementwise, keys.grad_output)
-            columns = torch.arange(grad.shape[1], device=index.device)
-            elements = index.unsqueeze(1) * grad.shape[1] + columns
             total = segment_sums(
-                grad.double().reshape(-1),
-                elements.reshape(-1),
-                ctx.count * grad.shape[1],
+                grad.double(),
+                index,
+                ctx.count,
                 precision.backward_accumulator,
                 keys.grad_weight_sum,
-            ).reshape(ctx.count, grad.shape[1])
+            )
             if ctx.by_frequency:
                 ones = torch.ones_like(index, dtype=torch.float64)
                 times = ones.new_zeros(ctx.count).index_add(0, index, ones)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..arithmetic import check_carrier
+from ..arithmetic import applied, check_carrier
 from ..precision import Precision, as_precision
 from ._parts import (
     add_bias,
@@ -92,7 +92,7 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             f"cannot apply weight {tuple(weight.shape)} to input {tuple(input.shape)}: "
             "input must be [..., K] and weight [N, K]"
         )
-    check_bias(bias, input, weight, "row of weight")
+    check_bias(bias, input, weight.shape[0], "row of weight")
 
 
 def linear(
@@ -171,6 +171,5 @@ def linear(
     x = rounded_once(input, precision.input, seeds.input)
     w = rounded_once(weight, precision.weight, seeds.weight)
     rows = x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
-    node: Any = _Linear
-    result: Tensor = node.apply(rows, w, bias, precision, base)
+    result = applied(_Linear, rows, w, bias, precision, base)
     return result.reshape(*x.shape[:-1], weight.shape[0])

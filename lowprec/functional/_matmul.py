@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ..arithmetic import check_carrier, check_product_shapes
+from ..arithmetic import applied, check_carrier, check_product_shapes
 from ..precision import Precision, as_precision
 from ._parts import (
     check_same,
@@ -162,8 +162,7 @@ def matmul(
     right = rounded_once(b, precision.weight, seeds.weight)
     left = left.unsqueeze(0) if a.dim() == 1 else left
     right = right.unsqueeze(-1) if b.dim() == 1 else right
-    node: Any = _Matmul
-    result: Tensor = node.apply(left, right, precision, base)
+    result = applied(_Matmul, left, right, precision, base)
     if a.dim() == 1:
         result = result.squeeze(-2)
     return result if b.dim() != 1 else result.squeeze(-1)

@@ -21,7 +21,7 @@ def _keep(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
     return x
 
 
-def _vector_norm(
+def vector_norm(
     wide: Wide, x: Tensor, power: float, dims: tuple[int, ...], keepdim: bool
 ) -> Tensor:
     if math.isinf(power) or power == 0:
@@ -149,7 +149,7 @@ def norm(
     x = converted(input, dtype)
     dims = dims_of(x, dim)
     return reduced(
-        lambda wide, x: _vector_norm(wide, x, power, dims, keepdim),
+        lambda wide, x: vector_norm(wide, x, power, dims, keepdim),
         lambda x: torch.linalg.vector_norm(x, power, dim, keepdim),
         x,
         precision,

@@ -257,13 +257,13 @@ def check_same(name: str, x: Tensor, other: Tensor, reference: str) -> None:
         )
 
 
-def check_bias(bias: Tensor | None, input: Tensor, weight: Tensor, each: str) -> None:
-    """Refuse a bias that does not have one element per output of ``weight``."""
+def check_bias(bias: Tensor | None, input: Tensor, outputs: int, each: str) -> None:
+    """Refuse a bias that does not have one element per output."""
     if bias is None:
         return
     check_same("bias", bias, input, "input")
-    if bias.shape != weight.shape[:1]:
+    if bias.shape != (outputs,):
         raise ValueError(
-            f"bias must have shape ({weight.shape[0]},), one element per {each}, got "
+            f"bias must have shape ({outputs},), one element per {each}, got "
             f"{tuple(bias.shape)}"
         )

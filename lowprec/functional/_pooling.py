@@ -37,7 +37,7 @@ def _adaptive_places(length: int, outputs: int) -> Tensor:
     bounds = [
         (i * length // outputs, -(-(i + 1) * length // outputs)) for i in range(outputs)
     ]
-    widest = max((end - first for first, end in bounds), default=0)
+    widest = max([0, *[end - first for first, end in bounds]])
     ends = torch.tensor([end for _, end in bounds], dtype=torch.int64)
     starts = torch.tensor([first for first, _ in bounds], dtype=torch.int64)
     place = starts.unsqueeze(1) + torch.arange(widest)

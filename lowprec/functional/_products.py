@@ -427,7 +427,7 @@ def bilinear(
             f"{tuple(input1.shape)} and {tuple(input2.shape)}: they must be [..., I] "
             "and [..., J], and weight [O, I, J]"
         )
-    check_bias(bias, input1, weight, "slice of weight")
+    check_bias(bias, input1, weight.shape[0], "slice of weight")
     steps = Steps(precision, generator, seed)
     outputs, first, second = weight.shape
     columns = weight.movedim(1, 0).reshape(first, outputs * second)

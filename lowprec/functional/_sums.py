@@ -73,24 +73,25 @@ def sum_over(
     kept = [dim for dim in range(x.dim()) if dim not in dims]
     shape = [x.shape[dim] for dim in kept]
     terms = math.prod([x.shape[dim] for dim in dims])
-    rows = x.permute(*kept, *dims).reshape(math.prod(shape), terms)
+    rows = x.permute((*kept, *dims)).reshape(math.prod(shape), terms)
     return row_sums(rows, accumulator, seed).reshape(shape)
 
 
 def segment_sums(
-    terms: Tensor,  # [N], float64
+    terms: Tensor,  # [N, *], float64
     index: Tensor,  # [N], int64
     size: int,
     accumulator: Accumulator | None,
     seed: Tensor | None,
 ) -> Tensor:
-    """Return s [size], s[j] the sum of terms[i] over i with index[i] = j, i ascending.
+    """Return s [size, *], s[j] the sum of terms[i] with index[i] = j, i ascending.
 
     Terms with a negative index are dropped; a sum without terms is +0.
     """
     if accumulator is None:
-        kept = torch.where(index >= 0, terms, 0.0)
-        zeros = terms.new_zeros(size)
+        known = (index >= 0).reshape(-1, *[1] * (terms.dim() - 1))
+        kept = torch.where(known, terms, 0.0)
+        zeros = terms.new_zeros(size, *terms.shape[1:])
         return zeros.index_add(0, index.clamp(min=0), kept)
     adder = plain(accumulator)
     within = [] if adder.within is None else list(adder.within.code)

@@ -16,6 +16,7 @@ from ._convolution import per_dimension
 from ._parts import (
     add_bias,
     channels_factor,
+    check_bias,
     check_same,
     column_sums,
     factor,
@@ -163,15 +164,7 @@ def _check_operands(
             f"with {dims} spatial dimensions, all sizes of these at least 1, and "
             "groups that divide C"
         )
-    if bias is None:
-        return
-    check_same("bias", bias, input, "input")
-    channels = weight.shape[1] * groups
-    if bias.shape != (channels,):
-        raise ValueError(
-            f"bias must have shape ({channels},), one element per output channel, got "
-            f"{tuple(bias.shape)}"
-        )
+    check_bias(bias, input, weight.shape[1] * groups, "output channel")
 
 
 def _geometry(

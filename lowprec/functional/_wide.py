@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from ..arithmetic import (
     WIDEST,
     Operands,
+    applied,
     fits,
     refuse_compiled_transforms,
     with_gradient_of,
@@ -271,8 +272,7 @@ class Wide:
         summed = tuple(sorted(dim % x.dim() for dim in chosen))
         accumulator = self._precision.accumulator
         seed, _ = self._pair(accumulator)
-        node: Any = _Sum
-        total: Tensor = node.apply(x, summed, accumulator, seed)
+        total = applied(_Sum, x, summed, accumulator, seed)
         if keepdim:
             for dim in summed:
                 total = total.unsqueeze(dim)
@@ -284,8 +284,7 @@ class Wide:
             return x
         accumulator = self._precision.backward_accumulator
         _, seed = self._pair(accumulator)
-        node: Any = _Expand
-        result: Tensor = node.apply(x, tuple(shape), accumulator, seed)
+        result = applied(_Expand, x, tuple(shape), accumulator, seed)
         return result
 
     def running_sum(self, x: Tensor) -> Tensor:
@@ -293,8 +292,7 @@ class Wide:
         accumulator = self._precision.accumulator
         backward = self._precision.backward_accumulator
         seed, backward_seed = self._pair(accumulator, backward)
-        node: Any = _RunningSum
-        result: Tensor = node.apply(x, accumulator, seed, backward, backward_seed)
+        result = applied(_RunningSum, x, accumulator, seed, backward, backward_seed)
         return result
 
     def select(self, x: Tensor, chosen: Tensor, index: Tensor) -> Tensor:
@@ -315,9 +313,8 @@ class Wide:
         accumulator = self._precision.backward_accumulator
         _, seed = self._pair(accumulator)
         arriving, leaving = self._pair(outside)
-        node: Any = _Select
-        result: Tensor = node.apply(
-            x, chosen, index, accumulator, seed, outside, arriving, leaving
+        result = applied(
+            _Select, x, chosen, index, accumulator, seed, outside, arriving, leaving
         )
         return result
 
@@ -352,8 +349,7 @@ class Wide:
         backward: Rounding | None,
     ) -> Tensor:
         seed, backward_seed = self._pair(rounding, backward)
-        node: Any = _Cross
-        result: Tensor = node.apply(x, dtype, rounding, seed, backward, backward_seed)
+        result = applied(_Cross, x, dtype, rounding, seed, backward, backward_seed)
         return result
 
     def _pair(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def _segment_sums(
     block_size: int,
     seed: Tensor | None,
 ) -> Tensor:
-    result = terms.new_zeros(size)
+    result = terms.new_zeros(size, *terms.shape[1:])
     kept = (index >= 0).nonzero().flatten()
     index = index[kept]
     if kept.numel() == 0:
@@ -57,24 +58,24 @@ def _segment_sums(
         here = rows[first:last]
         length = int(lengths[first])
         steps = torch.arange(length, device=terms.device)
-        columns = terms[starts[here] + steps.unsqueeze(1)]  # [length, segments]
+        columns = terms[starts[here] + steps.unsqueeze(1)]  # [length, segments, *]
         sums = matmul(
             terms.new_ones(1, length),
-            columns,
+            columns.reshape(length, -1),
             accumulate,
             [],
             within,
             order,
             block_size,
             certain if seed is None else seed,
-            int(here[0]),
+            int(here[0]) * math.prod(terms.shape[1:]),
         )
-        result[here] = sums.squeeze(0)
+        result[here] = sums.reshape(-1, *terms.shape[1:])
     return result
 
 
 def _segment_sums_fake(terms: Tensor, index: Tensor, size: int, *_: Any) -> Tensor:
-    return terms.new_empty((size,))
+    return terms.new_empty((size, *terms.shape[1:]))
 
 
 _LIBRARY.impl("segment_sums", _segment_sums, "CompositeExplicitAutograd")
@@ -122,18 +123,18 @@ def segment_sums(
     """Return s with s[j] = the sum of terms[i] over i with index[i] = j, i ascending.
 
     Args:
-        terms: what to add, float64 [N].
+        terms: what to add, float64 [N, *].
         index: where to, int64 [N]; terms with a negative index are dropped.
         size: number of sums; one without terms is +0.
         accumulate: code of the accumulator's rounding.
         within: code of the rounding inside blocks, empty for ``accumulate``.
         order: SEQUENTIAL, BLOCKED, PAIRWISE or KAHAN.
         block_size: terms per block, BLOCKED only.
-        seed: 0-d int64, of stochastic roundings only; sum j has the words of output
-            element j.
+        seed: 0-d int64, of stochastic roundings only; a sum has the words of its
+            element of the output.
 
     Returns:
-        float64 tensor [size].
+        float64 tensor [size, *].
     """
     arguments = (terms, index, size, accumulate, within, order, block_size, seed)
     result: Tensor = torch.ops.lowprec.segment_sums.default(*arguments)

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,12 +18,26 @@ from ..precision import Policy, Precision, as_policy
 from ._reference import Closure, ReferenceModel, dense, random_state_kept
 
 _Vector = list[Tensor]
-# What rounds: by module name and field of its precision.
-_Plan = dict[tuple[str, str], Any]
-_SITES: dict[str, Callable[[str, str], str]] = {
-    "modules": lambda module, _: module,
-    "fields": lambda _, field: field,
-    "sites": lambda module, field: f"{module}.{field}" if module else field,
+
+
+class _Site(NamedTuple):
+    """A field of the precision of a module, or of an operation by its name."""
+
+    name: str
+    field: str
+    operation: bool
+
+    @property
+    def owner(self) -> str:
+        """What the user calls the module or operation."""
+        return f"{self.name}()" if self.operation else self.name
+
+
+_Plan = dict[_Site, Any]  # what rounds
+_SITES: dict[str, Callable[[_Site], str]] = {
+    "modules": lambda site: site.owner,
+    "fields": lambda site: site.field,
+    "sites": lambda site: f"{site.owner}.{site.field}" if site.owner else site.field,
 }
 
 
@@ -132,12 +146,12 @@ def attribute(
     Contract:
         Batch, parameters, dropout masks and the random numbers of every site are the
         same in all runs. A site is what `lowprec.nn.convert_` makes of the policy: a
-        module with a precision, one field of the precisions of all modules, or one
-        field of one module. A site is off where its field is None, which leaves that
-        rounding out and, for an accumulator, means the carrier's sum. The model, its
-        gradients and torch's generators are not changed: copies are used, which hold
-        one model and seven gradients at a time. Modules whose precision changes
-        nothing get a row of zeros.
+        module or operation with a precision, one field of all precisions, or one
+        field of one module or operation. A site is off where its field is None, which
+        leaves that rounding out and, for an accumulator, means the carrier's sum. The
+        model, its gradients and torch's generators are not changed: copies are used,
+        which hold one model and seven gradients at a time. Modules whose precision
+        changes nothing get a row of zeros.
 
     Args:
         model: the model; how it was converted does not matter.
@@ -173,11 +187,12 @@ def attribute(
     """
     if sites not in _SITES:
         raise ValueError(f"sites must be one of {', '.join(_SITES)}, got {sites!r}")
-    full = _plan(model, as_policy(policy))
+    rules = as_policy(policy)
+    full = _plan(model, rules)
     parts: dict[str, _Plan] = {}
     for key, value in full.items():
-        parts.setdefault(_SITES[sites](*key), {})[key] = value
-    runs = _Runs(model, closure, reference, seed)
+        parts.setdefault(_SITES[sites](key), {})[key] = value
+    runs = _Runs(model, rules, closure, reference, seed)
     exact, nothing, everything = runs.exact(), runs.gradient({}), runs.gradient(full)
     error = _minus(everything, nothing)
     rest, square = error, _norm(error) ** 2
@@ -212,12 +227,13 @@ class _Runs:
     def __init__(
         self,
         model: torch.nn.Module,
+        policy: Policy,
         closure: Closure,
         dtype: torch.dtype,
         seed: int,
     ) -> None:
         self._model, self._closure, self._seed = model, closure, seed
-        self._dtype = dtype
+        self._operations, self._dtype = policy.operations, dtype
         self._reference = ReferenceModel(model, dtype)
 
     def exact(self) -> _Vector:
@@ -227,21 +243,10 @@ class _Runs:
         return list(gradients.values())
 
     def gradient(self, plan: _Plan) -> _Vector:
-        with random_state_kept(self._reference.devices):
-            twin = unconvert_(copy.deepcopy(self._model))
-            twin.zero_grad()
-            precisions = _precisions(plan)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NumericalWarning)
-                convert_(twin, Policy({_literal(n): p for n, p in precisions.items()}))
-            module: Any
-            for number, (name, module) in enumerate(twin.named_modules()):
-                if isinstance(getattr(module, "precision", None), Precision):
-                    # Built as an emulated layer, which `convert_` leaves alone.
-                    module.precision = precisions.get(name, Precision())
-                    # Its own, so that it draws the same whatever the others do.
-                    generator = torch.Generator()
-                    module.generator = generator.manual_seed(self._seed + number)
+        with random_state_kept(self._reference.devices), warnings.catch_warnings():
+            # Of what is not emulated the user is told when the model itself runs.
+            warnings.simplefilter("ignore", NumericalWarning)
+            twin = self._converted(plan)
             self._closure(twin, _identity).backward()
         return [
             torch.zeros_like(p, dtype=self._dtype)
@@ -251,16 +256,40 @@ class _Runs:
             if p.requires_grad
         ]
 
+    def _converted(self, plan: _Plan) -> torch.nn.Module:
+        """Return a copy of the model under the precisions of a plan."""
+        twin = unconvert_(copy.deepcopy(self._model))
+        twin.zero_grad()
+        modules = _precisions(plan, of_operations=False)
+        # Those that the policy names never fall back on their module's precision.
+        operations = dict.fromkeys(self._operations) | _precisions(
+            plan, of_operations=True
+        )
+        convert_(twin, Policy({_literal(n): p for n, p in modules.items()}, operations))
+        module: Any
+        for number, (name, module) in enumerate(twin.named_modules()):
+            if isinstance(getattr(module, "precision", None), Precision):
+                # Built as an emulated layer, which `convert_` leaves alone.
+                module.precision = modules.get(name, Precision())
+            if hasattr(module, "precision") and hasattr(module, "generator"):
+                # Its own, so that it draws the same whatever the others do.
+                generator = torch.Generator()
+                module.generator = generator.manual_seed(self._seed + number)
+        return twin
+
 
 def _plan(model: torch.nn.Module, policy: Policy) -> _Plan:
+    named = [(name, policy.precision_for(name)) for name, _ in model.named_modules()]
     plan: _Plan = {}
-    for name, _ in model.named_modules():
-        precision = policy.precision_for(name)
-        if precision is None:
-            continue
-        values = {one.name: getattr(precision, one.name) for one in fields(precision)}
-        values["grad_accumulator"] = precision.backward_accumulator
-        plan |= {(name, key): x for key, x in values.items() if x is not None}
+    for operation, pairs in ((False, named), (True, list(policy.operations.items()))):
+        for name, precision in pairs:
+            if precision is None:
+                continue
+            values = {x.name: getattr(precision, x.name) for x in fields(precision)}
+            values["grad_accumulator"] = precision.backward_accumulator
+            for key, value in values.items():
+                if value is not None:
+                    plan[_Site(name, key, operation)] = value
     if not plan:
         raise ValueError(
             "there is nothing to attribute: the policy gives no module of the model a "
@@ -269,10 +298,12 @@ def _plan(model: torch.nn.Module, policy: Policy) -> _Plan:
     return plan
 
 
-def _precisions(plan: _Plan) -> dict[str, Precision]:
+def _precisions(plan: _Plan, *, of_operations: bool) -> dict[str, Precision]:
     options: dict[str, dict[str, Any]] = {}
-    for (name, key), value in plan.items():
-        options.setdefault(name, {"grad_accumulator": "carrier"})[key] = value
+    for site, value in plan.items():
+        if site.operation == of_operations:
+            chosen = options.setdefault(site.name, {"grad_accumulator": "carrier"})
+            chosen[site.field] = value
     return {name: Precision(**chosen) for name, chosen in options.items()}
 
 

@@ -185,7 +185,10 @@ class TensorStatistics:
         """Add the statistics of other calls."""
         for name, value in vars(other).items():
             if name == "max_ulps":
-                self.max_ulps = max(self.max_ulps, value)
+                # NaN, for a tensor without units, stays.
+                self.max_ulps = (
+                    value if math.isnan(value) else max(self.max_ulps, value)
+                )
             else:
                 setattr(self, name, getattr(self, name) + value)
 

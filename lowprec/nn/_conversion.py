@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -39,7 +39,8 @@ class Converted:
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle by the original class: this one exists in no module."""
-        function, arguments, *rest = super().__reduce_ex__(protocol)  # type: ignore[misc]
+        reduced: Any = super().__reduce_ex__(protocol)
+        function, arguments, *rest = reduced
         kind, variant = self._lowprec_kind, self._lowprec_variant
         return (_rebuild, (function, kind, variant, arguments[1:]), *rest)
 
@@ -87,7 +88,7 @@ class Variant(NamedTuple):
 
 def _rebuild(
     function: Callable[..., Any],
-    kind: type[torch.nn.Module],
+    kind: Any,
     variant: Variant,
     arguments: tuple[Any, ...],
 ) -> Any:
@@ -95,13 +96,14 @@ def _rebuild(
 
 
 @functools.cache
-def converted_class(kind: type[torch.nn.Module], variant: Variant) -> type:
+def converted_class(kind: Any, variant: Variant) -> type:
     """Return the class of converted modules that were of one class."""
 
     @functools.wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        inherited = super(made, self).forward  # type: ignore[misc]
-        original = self._lowprec_forward if variant.patched else inherited
+        original = (
+            self._lowprec_forward if variant.patched else super(made, self).forward
+        )
         emulation = self._lowprec
         if not torch.compiler.is_dynamo_compiling():
             owner = emulation.owner
@@ -118,8 +120,9 @@ def converted_class(kind: type[torch.nn.Module], variant: Variant) -> type:
         "__doc__": kind.__doc__,
     }
     bases = (Exposing if variant.exposing else Converted, kind)
-    made: type = type(kind)(kind.__name__, bases, names)
-    return made
+    made: Any = type(kind)(kind.__name__, bases, names)
+    result: type = made
+    return result
 
 
 def is_converted(module: torch.nn.Module) -> bool:
@@ -143,11 +146,12 @@ def swap(module: torch.nn.Module, emulation: Emulation | None) -> None:
             module.__dict__[_PATCH] = module.__dict__.pop("forward")
         taken = hasattr(module, "precision") or hasattr(module, "generator")
         variant = Variant(patched, exposing=not taken)
-        made = converted_class(type(module), variant)
+        kind: Any = type(module)
+        made = converted_class(kind, variant)
         object.__setattr__(module, "__class__", made)  # cheaper than the module's own
         module.__dict__[STATE] = emulation
     elif is_converted(module):
-        kind = type(module)._lowprec_kind  # type: ignore[attr-defined]
+        kind = cast(Any, module)._lowprec_kind
         object.__setattr__(module, "__class__", kind)
         del module.__dict__[STATE]
         if _PATCH in module.__dict__:

@@ -66,7 +66,15 @@ class _Convolution(torch.nn.modules.conv._ConvNd):
         padding: str | _Sizes = self.padding
         if self.padding_mode != "zeros":
             sides = self._reversed_padding_repeated_twice
-            input = torch.nn.functional.pad(input, sides, mode=self.padding_mode)
+            # One call, so that the gradients of repeated elements add as elsewhere.
+            input = functional.selection(
+                torch.nn.functional.pad,
+                input,
+                sides,
+                mode=self.padding_mode,
+                precision=self.precision,
+                generator=self.generator,
+            )
             padding = 0
         return self._function(
             input,

@@ -8,7 +8,14 @@ from typing import NamedTuple
 
 import torch
 
-from .._emulation import BY_POLICY, EMULATED, NOT_EMULATED, Coverage, Tally
+from .._emulation import (
+    BY_POLICY,
+    EMULATED,
+    NOT_EMULATED,
+    Coverage,
+    Tally,
+    tied_rows,
+)
 from ..precision import Precision
 from ._conversion import computes, emulation_of, has_own_precision
 
@@ -123,12 +130,13 @@ def coverage(model: torch.nn.Module) -> Coverage:
         linear         1  emulated           0
         tanh           1  carrier by policy  1
     """
-    tallies = {
-        id(emulation.tally): emulation.tally
-        for emulation in map(emulation_of, model.modules())
-        if emulation is not None
+    emulations = {
+        name: emulation
+        for name, module in model.named_modules()
+        if (emulation := emulation_of(module)) is not None
     }
     total = Tally()
-    for tally in tallies.values():
+    for tally in {id(one.tally): one.tally for one in emulations.values()}.values():
         total.calls.update(tally.calls)
-    return total.coverage()
+    precisions = {name: one.precision for name, one in emulations.items()}
+    return total.coverage(tied_rows(model, precisions.get))

@@ -136,6 +136,21 @@ def test_an_accumulator_does_both_directions_unless_told_otherwise():
     assert [row.site for row in table.rows] == ["accumulator"]
 
 
+def test_operations_of_the_policy_are_sites_of_their_own():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh())
+    policy = lp.Policy(
+        {"0": lp.Precision(weight="e4m3fn"), "1": lp.Precision(elementwise="e4m3fn")},
+        operations={"tanh": lp.Precision(elementwise="bfloat16"), "relu": None},
+    )
+    table = attribute(model, policy, entropy)
+    assert [row.site for row in table.rows] == ["0", "1", "tanh()"]
+    assert table["1"].alone == 0  # its only operation has a precision of its own
+    assert table["tanh()"].alone > 0
+    assert table["tanh()"].removed > 0
+    table = attribute(model, policy, entropy, sites="sites")
+    assert table.rows[-1].site == "tanh().elementwise"
+
+
 def test_the_model_stays_as_it_was_and_its_own_precision_does_not_count():
     plain, converted = network(), lp.nn.convert_(network(), POLICY)
     converted[0].weight.grad = torch.ones(8, 3)
