@@ -292,10 +292,12 @@ class Emulation(TorchFunctionMode):
                 raise NotImplementedError(
                     f"{operation.name} cannot be emulated: {error}"
                 ) from error
-        if _operations.works_in_place(operation, args, kwargs):
-            alone(Tensor.copy_, (args[0], result), {})
-            return args[0]
-        return result
+        target = _operations.written(operation, args, kwargs)
+        if target is None:
+            return result
+        if target.numel() == 0 and target.shape != result.shape:
+            alone(Tensor.resize_, (target, result.shape), {})  # as torch for out=
+        return alone(Tensor.copy_, (target, result), {})
 
     def _left(
         self,

@@ -31,6 +31,7 @@ from ._parts import (
     rounded_once,
     split,
 )
+from ._wide import check_held
 
 _States = tuple[Tensor, ...]
 
@@ -375,6 +376,7 @@ def recurrence(
     seeds: LayerSeeds,
 ) -> tuple[Tensor, _States]:
     """Return the results [P, R] of all steps and the final states."""
+    check_held("elementwise", precision.elementwise, own.dtype)
     w = rounded_once(weight, precision.weight, split(seeds.recurrent).weight)
     if projection is not None:
         projection = rounded_once(

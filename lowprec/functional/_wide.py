@@ -236,7 +236,7 @@ class Wide:
         self._given = seed
         self._number = 0
         self._seeds: tuple[Tensor, ...] = ()
-        _check_held("elementwise", precision.elementwise, dtype)
+        check_held("elementwise", precision.elementwise, dtype)
 
     def enter(self, x: Tensor) -> Tensor:
         """Return x in float64; its gradient is rounded to ``elementwise``."""
@@ -248,12 +248,12 @@ class Wide:
         Where ``weight`` has a block format, ``elementwise`` takes its place.
         """
         precision = self._precision
-        _check_held("grad_weight", precision.grad_weight, self._dtype)
+        check_held("grad_weight", precision.grad_weight, self._dtype)
         return self._cross(w, torch.float64, precision.parameter, precision.grad_weight)
 
     def enter_bias(self, b: Tensor) -> Tensor:
         """Return b in float64; its gradient is rounded to ``grad_weight``."""
-        _check_held("grad_weight", self._precision.grad_weight, self._dtype)
+        check_held("grad_weight", self._precision.grad_weight, self._dtype)
         return self._cross(b, torch.float64, None, self._precision.grad_weight)
 
     def leave(self, y: Tensor) -> Tensor:
@@ -370,7 +370,12 @@ class Wide:
         return self._seeds[first], self._seeds[first + 1]
 
 
-def _check_held(field: str, rounding: Rounding | None, dtype: torch.dtype) -> None:
+def check_held(field: str, rounding: Rounding | None, dtype: torch.dtype) -> None:
+    """Refuse a format whose values do not fit into the carrier.
+
+    Raises:
+        ValueError: saying what to do.
+    """
     if rounding is None or fits(rounding.format, dtype):
         return
     name = str(dtype).removeprefix("torch.")
