@@ -371,18 +371,19 @@ def test_stochastic_rounding_of_elements_is_unbiased():
 numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-@given(st.data(), lps.block_formats(carrier=torch.float64), lps.roundings())
-def test_any_format_and_mode_is_the_oracle(data, format, other):
-    near = lps.values_near(format.element, torch.float64) | st.floats(width=32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@given(data=st.data(), other=lps.roundings())
+def test_any_format_and_mode_is_the_oracle(data, other, dtype):
+    format = data.draw(lps.block_formats(carrier=dtype))
+    near = lps.values_near(format.element, dtype) | st.floats(width=32)
     row = data.draw(st.lists(near, min_size=1, max_size=12))
     rounding = BlockRounding(
         format, other.mode, other.saturation, other.random_bits, other.variant
     )
     seed = 3 if rounding.stochastic else None
-    x = torch.tensor([row], dtype=torch.float64)
+    x = torch.tensor([row], dtype=dtype)
     blocks, _ = expected(x, rounding, seed)
-    actual = lp.round(x, rounding, seed=seed)
-    assert_bit_equal(actual, values_of(blocks, torch.float64))
+    assert_bit_equal(lp.round(x, rounding, seed=seed), values_of(blocks, dtype))
 
 
 @given(st.lists(numbers, min_size=1, max_size=9), st.sampled_from(SHARED))
@@ -435,6 +436,19 @@ def test_transforms_and_dual_numbers():
         assert torch.equal(gradient, torch.ones_like(x))
         _, tangent = torch.func.jvp(lambda one, f=format: lp.round(one, f), (x,), (x,))
         assert torch.equal(tangent, x)
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "nvfp4"])
+def test_an_emulation_around_leaves_the_arithmetic_inside_alone(name):
+    x = torch.randn(3, 40)
+    rounded, codes = lp.round(x, name), lp.encode_blocks(x, name)
+    with lp.emulate(lp.Precision(elementwise="e5m2"), strict=True):
+        assert_bit_equal(lp.round(x, name), rounded)
+        again = lp.encode_blocks(x, name)
+        decoded = lp.decode_blocks(again, name)
+    assert torch.equal(again.codes, codes.codes)
+    assert torch.equal(again.scales, codes.scales)
+    assert_bit_equal(decoded, rounded)
 
 
 @pytest.mark.slow
@@ -498,7 +512,12 @@ def test_names_sizes_and_published_ranges():
         (lambda: BlockFormat("e11m5"), "within the range of binary32"),
         (
             lambda: BlockFormat("e2m1fn", "e4m3fn", 16, "amax", "binary64"),
-            "significant bits",
+            "scales must have values that binary32 has",
+        ),
+        (lambda: BlockFormat("e2m1fn", "e11m3"), "scales must have values"),
+        (
+            lambda: BlockFormat("e2m5", "e4m6", 16, "amax", "binary32"),
+            "at most 28 significant bits, got 31",
         ),
         (lambda: SharedExponent(9), "2 to 8 bits"),
         (lambda: SharedExponent(1), "at least 2"),

@@ -29,7 +29,7 @@ NV = 5
 _STORED = 52
 _BIAS = 1023
 _FRACTION = (1 << _STORED) - 1
-# Multiples of an element's quantum below 2^-400 round alike; scales are above 2^-200.
+# Below 2^-300 all multiples of an element's quantum round alike; S is above 2^-300.
 _TINY = 2.0**-600
 _LARGEST_SHIFT = 900
 # Above this quantum, and with 32 random bits, numbers below 2^-126 round as zero does.
