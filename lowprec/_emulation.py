@@ -425,3 +425,18 @@ def _keep_compiled_graph_alone() -> None:
 # these run while Dynamo traces, and are not traced themselves.
 _keep_compiled_graph_alone._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _operations.operation_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def keep_frames_eager(function: Any) -> None:
+    """Keep Dynamo from compiling the handling of a call as a frame of its own.
+
+    It still traces it in line. Frames for single calls would cost more than the calls,
+    and torch's guards do not tell the properties of a tensor apart.
+    """
+    dynamo: Any = torch._C._dynamo.eval_frame
+    skip = dynamo._FrameAction.SKIP
+    strategy = dynamo._FrameExecStrategy(skip, skip)
+    dynamo.set_code_exec_strategy(function.__code__, strategy)
+
+
+keep_frames_eager(Emulation.__torch_function__)

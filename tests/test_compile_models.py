@@ -1,11 +1,13 @@
 """torch.compile: converted models, and contexts around and inside of compiled code."""
 
 import contextlib
+import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
 from layer_roundings import ignore_dynamo
+from model_zoo import CASES
 
 import lowprec as lp
 import lowprec.nn
@@ -151,6 +153,47 @@ def test_graph_breaks_keep_the_context():
         with context:
             expected = broken(x).detach()
             assert_bit_equal(compiled(x).detach(), expected)
+
+
+class Recurrent(torch.nn.Module):
+    """Dynamo breaks its graph at the LSTM."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(4, 4)
+        self.lstm = torch.nn.LSTM(4, 3)
+
+    def forward(self, x):
+        return self.lstm(torch.tanh(self.first(x)))[0]
+
+
+@pytest.mark.parametrize("kind", ["convert", "emulate", "model"])
+def test_modules_that_dynamo_does_not_trace_run_eagerly(kind):
+    model, x = Recurrent(), torch.randn(5, 4)
+    contexts = {"emulate": lp.emulate(LOW), "model": lp.emulate({"*": LOW}, model)}
+    if kind == "convert":
+        lp.nn.convert_(model, LOW)
+    compiled = torch.compile(model, backend="aot_eager")
+    with contexts.get(kind, contextlib.nullcontext()):
+        expected = step(model, model, x)
+        for _ in range(2):
+            assert_same(step(compiled, model, x), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_six_models_compile(case, monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "allow_rnn", True)
+    model = lp.nn.convert_(case.build(0), LOW)
+    for module in model.modules():  # masks come from another stream when compiled
+        for name in ("p", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    start, (x, _) = copy.deepcopy(model.state_dict()), case.batch(1)
+    expected = step(model, model, x)
+    model.load_state_dict(start)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert_same(step(compiled, model, x), expected)
 
 
 @pytest.mark.slow
