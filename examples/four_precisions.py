@@ -92,7 +92,13 @@ class Problem:
 
 
 def train(
-    problem: Problem, name: str, steps: int, every: int, folder: Path
+    problem: Problem,
+    name: str,
+    *,
+    steps: int,
+    every: int,
+    layers: bool,
+    folder: Path,
 ) -> dict[str, Any]:
     """Train in one arithmetic; write and return the results."""
     arithmetic = ARITHMETICS[name]
@@ -108,7 +114,7 @@ def train(
         arithmetic.loss_scale, growth_interval=arithmetic.growth_interval
     )
     monitor = lowprec.measure.RoundoffMonitor(
-        model, optimizer, every=every, layers=True
+        model, optimizer, every=every, layers=layers
     )
     losses, skipped = [], 0
     start = time.perf_counter()
@@ -198,6 +204,7 @@ def arguments(description: str, steps: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--every", type=int, default=20, help="measure so often")
+    parser.add_argument("--layers", action="store_true", help="measure each layer")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", choices=list(ARITHMETICS), action="append")
@@ -208,5 +215,12 @@ def main(problem: Problem, options: argparse.Namespace) -> None:
     """Train in all arithmetics that were asked for and print the table."""
     torch.set_num_threads(options.threads)
     for name in options.only or ARITHMETICS:
-        train(problem, name, options.steps, options.every, options.out)
+        train(
+            problem,
+            name,
+            steps=options.steps,
+            every=options.every,
+            layers=options.layers,
+            folder=options.out,
+        )
     print(table(problem.name, options.out))
