@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..arithmetic import mul
 from ..precision import Precision
 from ..random import split_seed
 from ..rounding import Accumulator, Rounding
+from ._once import once_differentiable
 from ._parts import (
     Seeds,
     add_bias,

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ..arithmetic import applied, check_carrier
@@ -18,6 +17,7 @@ from ._convolution_gradients import (
     symmetric,
     weight_sums,
 )
+from ._once import once_differentiable
 from ._parts import (
     add_bias,
     channels_factor,

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
 from ._calls import seed_with_elementwise, seeds_of_parts
+from ._once import once_differentiable
 from ._parts import isolated, rounded
 from ._sums import segment_sums
 from ._wide import check_held

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
 from ..rounding import Accumulator
 from ._calls import seed_with_elementwise, seeds_of_parts
+from ._once import once_differentiable
 from ._parts import check_same, isolated
 from ._sums import segment_sums
 from ._wide import wide_for

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ..arithmetic import applied, check_carrier
 from ..precision import Precision, as_precision
+from ._once import once_differentiable
 from ._parts import (
     add_bias,
     check_bias,

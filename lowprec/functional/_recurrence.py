@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..block_rounding import BlockRounding
 from ..precision import Precision
 from ..random import split_seed
 from ..rounding import Rounding
 from ._cells import Cell
+from ._once import once_differentiable
 from ._parts import (
     Factor,
     add_bias,

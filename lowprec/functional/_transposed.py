@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ..arithmetic import check_carrier
 from ..precision import Precision, as_precision
 from ._convolution import per_dimension
+from ._once import once_differentiable
 from ._parts import (
     add_bias,
     channels_factor,

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..arithmetic import (
     WIDEST,
@@ -30,6 +29,7 @@ from ..arithmetic import (
 from ..precision import Precision
 from ..random import as_seed, split_seed
 from ..rounding import Accumulator, Rounding
+from ._once import once_differentiable
 from ._parts import isolated, rounded
 from ._sums import copied_dims, running_sums, segment_sums, sum_over
 
