@@ -1,8 +1,8 @@
 """A GPT-style model of 1.2 million parameters learns Python's own documentation.
 
-The text is the one behind `help("topics")`, 466,008 characters that every Python has
-in `pydoc_data.topics`; the last tenth is for validation. The model is written in plain
-torch: `lowprec.nn.convert_` gives it an arithmetic.
+The text is the one behind `help("topics")`, about half a million characters that ship
+with Python as `pydoc_data.topics`; the last tenth is for validation. The model is
+written in plain torch: `lowprec.nn.convert_` gives it an arithmetic.
 
     python examples/gpt_text.py --out runs
 """

@@ -10,14 +10,8 @@ from typing import Any
 
 import torch
 
-from ._emulation import (
-    Coverage,
-    CoverageRow,
-    Emulation,
-    Tally,
-    keep_frames_eager,
-    tied_rows,
-)
+from ._coverage import Coverage, CoverageRow, Tally, tied_rows
+from ._emulation import Emulation, keep_frames_eager
 from .nn import _conversion
 from .precision import Policy, Precision, as_policy, as_precision
 

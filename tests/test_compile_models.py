@@ -30,6 +30,7 @@ RANDOM = Precision(
     elementwise=Rounding("bfloat16", "stochastic"),
     accumulator=Rounding("e8m7", "stochastic"),
 )
+OTHER = Precision(elementwise="e8m1")
 pytestmark = [
     ignore_dynamo,
     # Dynamo looks at .grad of every tensor it meets.
@@ -59,6 +60,18 @@ class Block(torch.nn.Module):
         return y @ x
 
 
+class Small(torch.nn.Module):
+    """A layer, a fused operation and a method in place: quick to trace."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+        self.norm = torch.nn.LayerNorm(4)
+
+    def forward(self, x):
+        return self.norm(self.layer(x)).transpose(0, 1).exp_()
+
+
 def step(call, model, x):
     model.zero_grad()
     torch.manual_seed(3)
@@ -73,10 +86,17 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.parametrize(
-    "precision", [LOW, RANDOM, None], ids=["low", "random", "none"]
+    ("precision", "kind"),
+    [
+        (LOW, Small),
+        (RANDOM, Small),
+        (None, Block),
+        pytest.param(LOW, Block, marks=pytest.mark.slow),
+        pytest.param(RANDOM, Block, marks=pytest.mark.slow),
+    ],
 )
-def test_converted_models_compile(precision):
-    model, x = lp.nn.convert_(Block(), Policy({"*": precision})), torch.randn(4, 4)
+def test_converted_models_compile(precision, kind):
+    model, x = lp.nn.convert_(kind(), Policy({"*": precision})), torch.randn(4, 4)
     expected = step(model, model, x)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     assert_same(step(compiled, model, x), expected)
@@ -84,17 +104,19 @@ def test_converted_models_compile(precision):
 
 
 def test_precisions_of_modules_reach_compiled_code():
-    policy = Policy({"*": LOW, "inner.*": None, "norm": None}, operations={"relu": LOW})
-    model, x = lp.nn.convert_(Block(), policy), torch.randn(4, 4)
+    policy = Policy({"*": LOW, "norm": None}, operations={"exp": OTHER})
+    model, x = lp.nn.convert_(Small(), policy), torch.randn(4, 4)
     expected = step(model, model, x)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     assert_same(step(compiled, model, x), expected)
 
 
 @pytest.mark.parametrize("precision", [LOW, RANDOM], ids=["low", "random"])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(
+    "backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)]
+)
 def test_compiled_models_are_emulated_inside_a_context(backend, precision):
-    model, x = Block(), torch.randn(4, 4)
+    model, x = Small(), torch.randn(4, 4)
     plain = step(model, model, x)
     compiled = torch.compile(model, backend=backend, fullgraph=True)
     for context in (
@@ -109,8 +131,16 @@ def test_compiled_models_are_emulated_inside_a_context(backend, precision):
         assert_same(step(compiled, model, x), plain)
 
 
+def test_sizes_may_change():
+    model = lp.nn.convert_(Small(), LOW)
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=True)
+    for rows in (3, 5, 7):
+        x = torch.randn(rows, 4)
+        assert_same(step(compiled, model, x), step(model, model, x))
+
+
 def test_compiled_code_enters_a_context():
-    model, x = Block(), torch.randn(4, 4)
+    model, x = Small(), torch.randn(4, 4)
     context = lp.emulate(LOW, strict=True)
 
     def inside(x):
@@ -119,16 +149,16 @@ def test_compiled_code_enters_a_context():
         return y + 1
 
     expected = step(inside, model, x)
-    compiled = torch.compile(inside, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(inside, backend="eager", fullgraph=True)
     assert_same(step(compiled, model, x), expected)
-    with lp.emulate(Precision(elementwise="e8m1")):
+    with lp.emulate(OTHER):
         again = step(inside, model, x)
         assert_same(step(compiled, model, x), again)
     assert not torch.equal(again[0], expected[0])
 
 
 def test_compiled_code_cannot_enter_a_context_with_a_model():
-    model, x = Block(), torch.randn(4, 4)
+    model, x = Small(), torch.randn(4, 4)
     context = lp.emulate(Policy({"*": LOW}), model)
 
     @torch.compile(backend="eager", fullgraph=True)
@@ -182,8 +212,8 @@ def test_modules_that_dynamo_does_not_trace_run_eagerly(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_six_models_compile(case, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "allow_rnn", True)
+@torch._dynamo.config.patch(allow_rnn=True)
+def test_the_six_models_compile(case):
     model = lp.nn.convert_(case.build(0), LOW)
     for module in model.modules():  # masks come from another stream when compiled
         for name in ("p", "dropout"):

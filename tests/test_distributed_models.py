@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import lowprec as lp
 
-pytestmark = pytest.mark.filterwarnings("ignore::lowprec.NumericalWarning")
 RANKS = 2
 LOW = lp.Precision(
     input="e4m3fn", weight="e4m3fn", grad_output="e5m2", output="bfloat16",

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from .._emulation import Emulation, Owner, Tally, under
+from .._coverage import Tally
+from .._emulation import Emulation, Owner, under
 from .._operations import is_known
 from ..arithmetic import fits
 from ..errors import NumericalWarning

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -168,6 +168,10 @@ def sum_to_odd(terms: list[Term]) -> Tensor:
         return terms[0].head
     if not parts and len(terms) == 2:
         return _add_to_odd(terms[0].head, terms[1].head)
+    if len(parts) == 1 and len(terms) == 2:
+        result = _fused_to_odd(*terms)
+        if result is not None:
+            return result
     plain = terms[0].head
     for term in terms[1:]:
         plain = plain + term.head
@@ -209,6 +213,22 @@ def _add_to_odd(a: Tensor, b: Tensor) -> Tensor:
     inexact = (error_bits & _MAGNITUDE).neg_().bitwise_right_shift_(63)
     beyond = (bits ^ error_bits).bitwise_right_shift_(63).bitwise_and_(inexact)
     return bits.add_(beyond).bitwise_or_(inexact.neg_()).view(torch.float64)
+
+
+def _fused_to_odd(first: Term, second: Term) -> Tensor | None:
+    """Return the sum of a number and a product with its error, if all is finite.
+
+    References:
+        Boldo and Melquiond 2008, as ``fused_to_odd``, by fewer operations.
+    """
+    addend, product = (second, first) if second.error is None else (first, second)
+    upper, lower = two_sum(addend.head, cast(Tensor, product.error))
+    total, rest = two_sum(product.head, upper)
+    result = _add_to_odd(total, _add_to_odd(rest, lower))
+    if not math.isfinite(result.abs().sum().item()):
+        return None
+    # The sign of an exact zero is that of the plain sum.
+    return torch.where(result != 0, result, addend.head + product.head)
 
 
 def round_sum(

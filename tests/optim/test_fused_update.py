@@ -127,6 +127,24 @@ def test_sums_of_four_terms_are_rounded_to_odd():
         assert Fraction(got) == fraction_to_odd(sum(map(Fraction, row)))
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_sums_with_one_product_are_rounded_to_odd(swapped):
+    generator = torch.Generator().manual_seed(4)
+    count = 3000
+    x, a = torch.randn(2, count, generator=generator, dtype=torch.float64)
+    a = a * 2.0 ** torch.randint(-120, 120, (count,), generator=generator)
+    product = scaled(0.1, x, as_rounding("bfloat16"))
+    a[::3] = -product.head[::3]  # only the error is left
+    a[::5] = -product.head[::5] * (1 + 2.0**-52)
+    a[::7] = product.head[::7] * 2.0**-53  # near a tie of the double
+    terms = [Term(a), product]
+    actual = sum_to_odd(terms[::-1] if swapped else terms)
+    rows = zip(actual.tolist(), a.tolist(), x.tolist(), strict=True)
+    for got, addend, factor in rows:
+        exact = Fraction(addend) + Fraction(0.1) * Fraction(factor)
+        assert Fraction(got) == fraction_to_odd(exact)
+
+
 def test_scaled_products_are_exact():
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(500, generator=generator, dtype=torch.float64)
