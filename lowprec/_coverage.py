@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
-
 from .errors import NumericalWarning
-from .precision import Precision
 
 EMULATED = "emulated"
 EXACT = "exact by nature"
@@ -43,8 +40,8 @@ class Coverage:
     values); ``"not emulated"`` (computed in the carrier although a precision was
     asked for); ``"carrier by policy"`` (the policy says None there, or the precision
     leaves such operations to torch). The operation ``"sum of gradients"`` is that of
-    autograd, which adds the gradients of a parameter that several modules have; it
-    always runs in the carrier, and is not refused.
+    autograd, which adds the gradients of a parameter, or another leaf, that several
+    calls use; it always runs in the carrier, and is not refused.
     """
 
     rows: tuple[CoverageRow, ...]
@@ -98,13 +95,12 @@ class Tally:
             )
         self.calls[key] += 1
 
-    def coverage(self, tied: Iterable[CoverageRow] = ()) -> Coverage:
-        """Return the counts as a table, with rows that nothing counts."""
+    def coverage(self) -> Coverage:
+        """Return the counts as a table."""
         rows = [
             CoverageRow(operation, calls, treatment, module)
             for (operation, treatment, module), calls in self.calls.items()
         ]
-        rows += tied
         rows.sort(
             key=lambda row: (
                 TREATMENTS.index(row.treatment),
@@ -114,23 +110,6 @@ class Tally:
             )
         )
         return Coverage(tuple(rows))
-
-
-def tied_rows(
-    model: torch.nn.Module, precision_of: Callable[[str], Precision | None]
-) -> list[CoverageRow]:
-    """Return the parameters of several modules, whose gradients autograd adds."""
-    uses = Counter(p for _, p in model.named_parameters(remove_duplicate=False))
-    owners = [
-        (name.rpartition(".")[0], uses[p])
-        for name, p in model.named_parameters()
-        if uses[p] > 1
-    ]
-    return [
-        CoverageRow(SUM, count - 1, NOT_EMULATED, owner)
-        for owner, count in owners
-        if precision_of(owner) is not None
-    ]
 
 
 def _depth_of_caller() -> int:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import _operations, _optimizing
-from ._coverage import BY_POLICY, EMULATED, EXACT, NOT_EMULATED, Tally
+from . import _operations, _optimizing, _uses
+from ._coverage import BY_POLICY, EMULATED, EXACT, NOT_EMULATED, SUM, Tally
 from ._operations import Operation
 from .precision import Precision
 
@@ -92,7 +92,7 @@ class Emulation(TorchFunctionMode):
             return alone(func, args, kwargs)
         if operation.exact or operation.own:
             self._count(operation, EXACT if operation.exact else EMULATED)
-            return alone(func, args, kwargs)
+            return self._watched(func, args, kwargs)
         return self._treated(func, types, operation, args, kwargs)
 
     def _treated(
@@ -124,7 +124,7 @@ class Emulation(TorchFunctionMode):
         reason = _operations.objection(operation.name, args, kwargs)
         if reason is None:
             self._count(operation, EXACT)
-            return alone(func, args, kwargs)
+            return self._watched(func, args, kwargs)
         if precision.elementwise is None and operation.governed:
             self._count(operation, BY_POLICY)
             return alone(func, args, kwargs)
@@ -159,11 +159,17 @@ class Emulation(TorchFunctionMode):
                 raise NotImplementedError(
                     f"{operation.name} cannot be emulated: {error}"
                 ) from error
+            self._count_sums(args, kwargs, result)
         target = _operations.written(operation, args, kwargs)
         if target is None:
             return result
-        if target.numel() == 0 and target.shape != result.shape:
-            alone(Tensor.resize_, (target, result.shape), {})  # as torch for out=
+        if not torch.can_cast(result.dtype, target.dtype):
+            raise RuntimeError(
+                f"result type {result.dtype} can't be cast to the desired output type "
+                f"{target.dtype}"
+            )
+        if kwargs.get("out") is not None and target.shape != result.shape:
+            alone(Tensor.resize_, (target, result.shape), {})  # as torch does
         return alone(Tensor.copy_, (target, result), {})
 
     def _left(
@@ -182,7 +188,21 @@ class Emulation(TorchFunctionMode):
                 "the module or the operation None in a Policy"
             )
         self._count(operation, NOT_EMULATED, reason)
-        return alone(func, args, kwargs)
+        return self._watched(func, args, kwargs)
+
+    def _watched(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let a call pass, and count what autograd adds because of it."""
+        result = alone(func, args, kwargs)
+        if self.precision is not None and not torch.compiler.is_dynamo_compiling():
+            self._count_sums(args, kwargs, result)
+        return result
+
+    def _count_sums(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        sums = _uses.repeated(args, kwargs, result)
+        if sums:
+            self.tally.calls[SUM, NOT_EMULATED, self.module] += sums
 
     def _count(self, operation: Operation, treatment: str, reason: str = "") -> None:
         if not torch.compiler.is_dynamo_compiling():

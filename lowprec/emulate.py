@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ._coverage import Coverage, CoverageRow, Tally, tied_rows
+from ._coverage import Coverage, CoverageRow, Tally
 from ._emulation import Emulation, keep_frames_eager
 from .nn import _conversion
 from .precision import Policy, Precision, as_policy, as_precision
@@ -149,9 +149,7 @@ class emulate(Emulation):
         Returns:
             The operations, their treatment and the modules where they were met.
         """
-        if self._model is None:
-            return self.tally.coverage()
-        return self.tally.coverage(tied_rows(self._model, self._policy.precision_for))
+        return self.tally.coverage()
 
 
 keep_frames_eager(emulate.__torch_function__)

@@ -310,6 +310,15 @@ def test_functions_written_in_python_are_emulated_call_by_call(call, inside):
     assert not torch.equal(value, run(call)[0])
 
 
+LEARNED = torch.ones(4, requires_grad=True)
+
+
+def assigned(index, value):
+    x = X.clone()
+    x[index] = value
+    return x
+
+
 UNSUPPORTED = [
     ("index_put", lambda: X.index_put((CLASSES % 3,), Y, accumulate=True)),
     ("scatter", lambda: X.scatter(0, CLASSES[None] % 3, Y, reduce="add")),
@@ -317,6 +326,12 @@ UNSUPPORTED = [
     ("exp", lambda: torch.view_as_complex(X.view(3, 2, 2)).exp()),
     ("to", lambda: X.to(torch.bfloat16)),
     ("cumprod", lambda: X.cumprod(0)),
+    ("abs", lambda: torch.complex(X, Y).abs()),
+    ("index_put", lambda: X.index_put((CLASSES % 3,), LEARNED)),
+    ("index_fill", lambda: X.index_fill(0, CLASSES % 3, LEARNED[0])),
+    ("setitem", lambda: assigned(slice(2), LEARNED)),
+    ("embedding_bag", lambda: F.embedding_bag(CLASSES[None] % 3, X, mode="max")),
+    ("embedding_renorm_", lambda: F.embedding(CLASSES % 3, X.clone(), None, 0.5)),
 ]
 
 
@@ -346,6 +361,27 @@ def test_results_are_written_to_out():
     assert_bit_equal(out, expected[1])
 
 
+def test_results_are_written_only_where_torch_would():
+    whole = torch.ones(3, 4, dtype=torch.int64)
+    with lp.emulate(LOW):
+        for call in (lambda: whole.mul_(Y), lambda: torch.exp(X, out=whole)):
+            with pytest.raises(RuntimeError, match="can't be cast"):
+                call()
+        out = torch.empty(2, 3, 4)
+        torch.exp(X, out=out)
+    assert bool((whole == 1).all())
+    assert out.shape == X.shape
+
+
+def test_float_power_is_that_of_float64():
+    x = X.clone().requires_grad_()
+    with lp.emulate(LOW, strict=True):
+        y = torch.float_power(x, 2)
+    assert y.dtype == torch.float64
+    assert_bit_equal(y.detach(), lp.round(X.double().square(), "e6m5"))
+    assert torch.autograd.grad(y.sum(), x)[0].dtype == x.dtype
+
+
 EXACT = [
     lambda x: x.expand(2, 3, 4),
     lambda x: x[CLASSES % 3],
@@ -357,6 +393,11 @@ EXACT = [
     lambda x: x.scatter(0, CLASSES[None] % 3, Y),
     lambda x: x.index_copy(0, CLASSES[:2], Y[:2]),
     lambda x: x.index_put((CLASSES[:2],), Y[:2]),
+    lambda x: x.index_put((CLASSES[:1],), LEARNED[None]),
+    lambda x: x.index_fill(0, CLASSES[:1], 1.0),
+    lambda x: assigned(1, LEARNED),
+    lambda x: assigned((slice(None), CLASSES[:1]), LEARNED[:3, None]),
+    lambda x: torch.complex(x.abs(), x.neg()).imag.abs(),
     lambda x: torch.nn.utils.rnn.pad_sequence([x, x[:1]]),
     lambda x: torch.nn.utils.rnn.pack_padded_sequence(IMAGE[0], torch.tensor([2] * 6)),
     lambda x: torch.view_as_real(torch.view_as_complex(x.view(3, 2, 2))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -18,7 +19,7 @@ from ._products import Bind, Bound, direct
 POINTWISE = words(
     """acos acosh add addcdiv addcmul asin asinh atan atan2 atanh ceil celu clamp
     clamp_max clamp_min copysign cos cosh deg2rad digamma div elu erf erfc erfinv exp
-    exp2 expm1 float_power floor floor_divide fmax fmin fmod frac gelu hardshrink
+    exp2 expm1 floor floor_divide fmax fmin fmod frac gelu hardshrink
     hardsigmoid hardswish hypot i0 ldexp leaky_relu lerp lgamma log log10 log1p log2
     logaddexp logaddexp2 logit log_sigmoid maximum minimum mish mul nan_to_num pow
     rad2deg reciprocal remainder round rsqrt rsub selu sigmoid silu sin sinc sinh
@@ -135,6 +136,30 @@ def _max_pooling(function: Callable[..., Any]) -> Bind:
     return bind
 
 
+def _table(function: Callable[..., Any]) -> Bind:
+    takes = inspect.signature(function)
+
+    def bind(*args: Any, **kwargs: Any) -> Bound | None:
+        given = takes.bind(*args, **kwargs, precision=None).arguments
+        # These are left to torch, and reported.
+        if given.get("max_norm") is not None or given.get("sparse"):
+            return None
+        bag = function is functional.embedding_bag
+        if bag and (given.get("scale_grad_by_freq") or given.get("mode") == "max"):
+            return None
+        return function, args, kwargs
+
+    return bind
+
+
+def _float_power(input: Any, exponent: Any) -> Bound:
+    wide = [
+        x.double() if isinstance(x, Tensor) and not x.is_complex() else x
+        for x in (input, exponent)
+    ]
+    return functional.pointwise, (torch.float_power, *wide), {}
+
+
 def _extremum(function: Callable[..., Any]) -> Bind:
     def bind(input: Tensor, *args: Any, **kwargs: Any) -> Bound:
         if args and isinstance(args[0], Tensor):  # max(x, y)
@@ -194,8 +219,6 @@ _SAME_ARGUMENTS = (
     functional.dropout1d,
     functional.dropout2d,
     functional.dropout3d,
-    functional.embedding,
-    functional.embedding_bag,
     functional.feature_alpha_dropout,
     functional.group_norm,
     functional.instance_norm,
@@ -232,6 +255,9 @@ _LOSSES = (
 
 BINDINGS: dict[str, Bind] = {
     **{name: _pointwise(_canonical(name)) for name in POINTWISE},
+    "embedding": _table(functional.embedding),
+    "embedding_bag": _table(functional.embedding_bag),
+    "float_power": _float_power,
     "where": _where,
     "glu": _gated,
     "log_softmax": _softmax(functional.log_softmax),

@@ -26,7 +26,7 @@ _VIEWS = words(
     atleast_1d atleast_2d atleast_3d block_diag cat channel_shuffle chunk clone
     column_stack complex concat concatenate conj conj_physical contiguous cpu cuda
     detach detach_copy diag diag_embed diagflat diagonal diagonal_scatter dsplit
-    dstack flatten flip fliplr flipud hsplit hstack index_copy index_fill moveaxis
+    dstack flatten flip fliplr flipud hsplit hstack index_copy moveaxis
     movedim narrow native_channel_shuffle numpy pad_sequence permute pin_memory
     pixel_shuffle pixel_unshuffle ravel rename reshape reshape_as resolve_conj
     resolve_neg roll rot90 row_stack select select_scatter slice_scatter split
@@ -39,12 +39,13 @@ _JOINS = words(
     vstack"""
 )
 _CHOICES = words(
-    """abs absolute argmax argmin argsort bernoulli byte char fix hardtanh int kthvalue
-    long masked_scatter masked_select neg negative positive relu relu6 sgn short sign
-    sort threshold topk trunc"""
+    """argmax argmin argsort bernoulli byte char fix hardtanh int kthvalue long
+    masked_scatter masked_select neg negative positive relu relu6 short sign sort
+    threshold topk trunc"""
 )
 _COMPARISONS = words(
-    """all allclose any array_equal bool bucketize count_nonzero eq equal ge greater
+    """_nested_tensor_from_mask_left_aligned
+    all allclose any array_equal bool bucketize count_nonzero eq equal ge greater
     greater_equal gt isclose isfinite isin isinf isnan isneginf isposinf isreal le
     less less_equal logical_and logical_not logical_or logical_xor lt ne nonzero
     not_equal one_hot searchsorted signbit tril_indices triu_indices unique
@@ -98,7 +99,14 @@ _CONVERSIONS = {
 }
 _CONVERTERS = frozenset(("to", "type", "type_as", *_CONVERSIONS))
 # Which of them is exact depends on the arguments.
-CONDITIONAL = _CONVERTERS | _JOINS | _CHOICES_OF_SEVERAL | {"dropout", "pad"}
+_OF_COMPLEX = frozenset(("abs", "sgn"))
+CONDITIONAL = (
+    _CONVERTERS
+    | _JOINS
+    | _CHOICES_OF_SEVERAL
+    | _OF_COMPLEX
+    | {"dropout", "index_fill", "pad"}
+)
 _SIGNIFICANT_BITS = {
     torch.bool: 1,
     torch.uint8: 8,
@@ -111,6 +119,9 @@ _SIGNIFICANT_BITS = {
     torch.float32: 24,
     torch.float64: 53,
 }
+
+
+_BROADCASTS = "the gradient of a broadcast value adds in the carrier"
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -179,11 +190,29 @@ def _copy(name: str, args: _Arguments, kwargs: _Keywords) -> str | None:
         return None
     if not _holds(source.dtype, target.dtype):
         return f"converting {source.dtype} to {target.dtype} rounds"
-    # The shape that an indexed assignment broadcasts to is not known here.
-    may_broadcast = name == "setitem" or source.shape != target.shape
-    if may_broadcast and _needs_gradient([source]):
-        return "the gradient of a broadcast value adds in the carrier"
-    return None
+    if not _needs_gradient([source]):
+        return None
+    shape = _indexed_shape(target, args[1]) if name == "setitem" else target.shape
+    return _BROADCASTS if source.shape != shape else None
+
+
+def _indexed_shape(target: Tensor, index: Any) -> torch.Size | None:
+    """Return the shape of an indexed part, or None if it depends on values."""
+    if any(x.dtype in (torch.bool, torch.uint8) for x in _tensors([index])):
+        return None
+    with torch._C.DisableTorchFunction():
+        return target.detach()[index].shape
+
+
+def _index_put(args: _Arguments, kwargs: _Keywords) -> str | None:
+    if not _overwrites(args, kwargs):
+        return "it adds to elements"
+    indices = kwargs["indices"] if "indices" in kwargs else args[1]
+    values = kwargs["values"] if "values" in kwargs else args[2]
+    if not _needs_gradient([values]):
+        return None
+    shape = _indexed_shape(args[0], tuple(indices))
+    return _BROADCASTS if values.shape != shape else None
 
 
 def _promotion(operands: list[Tensor]) -> str | None:
@@ -271,8 +300,15 @@ def objection(called: str, args: _Arguments, kwargs: _Keywords) -> str | None:
             return reason
     if name in _JOINS:
         return None
-    if name in ("scatter", "index_put"):
+    if name == "scatter":
         return None if _overwrites(args, kwargs) else "it adds to elements"
+    if name == "index_put":
+        return _index_put(args, kwargs)
+    if name == "index_fill":
+        return _BROADCASTS if _needs_gradient(operands[2:]) else None
+    if name in _OF_COMPLEX:
+        rounds = any(x.is_complex() for x in operands)
+        return "the absolute value of complex numbers rounds" if rounds else None
     if name == "embedding" and kwargs.get("max_norm") is not None:
         return "max_norm scales rows of the weight"
     if name == "getitem":

@@ -14,7 +14,6 @@ from .._coverage import (
     NOT_EMULATED,
     Coverage,
     Tally,
-    tied_rows,
 )
 from ..precision import Precision
 from ._conversion import computes, emulation_of, has_own_precision
@@ -138,5 +137,4 @@ def coverage(model: torch.nn.Module) -> Coverage:
     total = Tally()
     for tally in {id(one.tally): one.tally for one in emulations.values()}.values():
         total.calls.update(tally.calls)
-    precisions = {name: one.precision for name, one in emulations.items()}
-    return total.coverage(tied_rows(model, precisions.get))
+    return total.coverage()
