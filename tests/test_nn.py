@@ -285,6 +285,8 @@ def test_report_lists_every_module_and_coverage_what_it_did():
     ]
     lines = str(report(model)).splitlines()
     assert lines[0].split() == ["name", "module", "treatment", "precision"]
+    assert lines[3].split() == ["0.0", "Linear", "emulated", "(1)"]
+    assert lines[-1] == f"(1) {LOW}"
     for _ in range(2):
         model(torch.randn(3, 4))
     assert [tuple(row) for row in coverage(model)] == [

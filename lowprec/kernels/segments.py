@@ -38,18 +38,14 @@ def _segment_sums(
     block_size: int,
     seed: Tensor | None,
 ) -> Tensor:
-    shape = terms.shape[1:]
-
     def sums(columns: Tensor, offset: int) -> Tensor:  # [terms, segments, *]
-        count = columns.shape[0]
+        ones = terms.new_ones(1, columns.shape[0])
         key = torch.tensor(0) if seed is None else seed
-        first = offset * math.prod(shape)
-        settings: Any = (accumulate, [], within, order, block_size, key, first)
-        flat = columns.reshape(count, math.prod(columns.shape[1:]))
-        result: Tensor = matmul(terms.new_ones(1, count), flat, *settings)
+        settings: Any = (accumulate, [], within, order, block_size, key, offset)
+        result: Tensor = matmul(ones, columns.flatten(1), *settings)
         return result.reshape(columns.shape[1:])
 
-    result = terms.new_zeros(size, *shape)
+    result = terms.new_zeros(size, *terms.shape[1:])
     kept = index >= 0
     if not bool(kept.all()):
         index, terms = index[kept], terms[kept]
@@ -71,7 +67,7 @@ def _segment_sums(
         here = rows[first:last]
         steps = torch.arange(int(lengths[first]), device=terms.device)
         columns = terms[starts[here] + steps.unsqueeze(1)]
-        result[here] = sums(columns, int(here[0]))
+        result[here] = sums(columns, int(here[0]) * math.prod(terms.shape[1:]))
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -44,23 +45,28 @@ class Report:
         return len(self.rows)
 
     def __str__(self) -> str:
-        """Return a table."""
-        cells = [
-            (row.name, row.module, row.treatment, str(row.precision or ""))
-            for row in self.rows
-        ]
+        """Return a table; precisions of several modules are numbered below it."""
+        uses = Counter(row.precision for row in self.rows if row.precision is not None)
+        shared = [precision for precision, count in uses.items() if count > 1]
+        labels = {each: f"({i})" for i, each in enumerate(shared, start=1)}
+        cells = [(*row[:3], _label(row.precision, labels)) for row in self.rows]
         cells.insert(0, ("name", "module", "treatment", "precision"))
         widths = [max(len(line[i]) for line in cells) for i in range(4)]
-        return "\n".join(
+        lines = [
             "  ".join(
                 cell.ljust(width) for cell, width in zip(line, widths, strict=True)
             ).rstrip()
             for line in cells
-        )
+        ]
+        return "\n".join(lines + [f"{label} {one}" for one, label in labels.items()])
 
     def of(self, treatment: str) -> tuple[ReportRow, ...]:
         """Return the rows with one treatment."""
         return tuple(row for row in self.rows if row.treatment == treatment)
+
+
+def _label(precision: Precision | None, labels: dict[Precision, str]) -> str:
+    return "" if precision is None else labels.get(precision, str(precision))
 
 
 def report(model: torch.nn.Module) -> Report:
