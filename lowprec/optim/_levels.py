@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..formats import Levels
+from ..kernels.exact import two_sum
 
 LevelsLike: TypeAlias = Levels | Tensor
 
@@ -132,7 +133,8 @@ def level_table(levels: LevelsLike, w: Tensor) -> LevelTable:
             "sort them and drop duplicates"
         )
     # Halves first: the sum of two large levels may overflow.
-    middle = lower.to(torch.float64) / 2 + upper.to(torch.float64) / 2
+    middle, error = two_sum(lower.to(torch.float64) / 2, upper.to(torch.float64) / 2)
+    middle = torch.where(error > 0, middle.nextafter(middle + math.inf), middle)
     return LevelTable(values, _rounded_up(middle, w.dtype))
 
 
@@ -168,8 +170,7 @@ def nearest(w: Tensor, levels: LevelsLike) -> Tensor:
         P(w) = \arg\min_{q \in Q} |w - q|, \quad\text{ties to the upper level}
 
     Contract:
-        Comparisons with mid-points are exact for levels that are the same for all
-        coordinates, and made in float64 otherwise. P(0) = 1 for {-1, 1}, unlike
+        Comparisons with mid-points are exact. P(0) = 1 for {-1, 1}, unlike
         ``torch.sign``. Levels mean their values in the dtype of ``w``. Infinite
         weights go to an end; NaN stays. No gradient.
 

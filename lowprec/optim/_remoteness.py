@@ -244,7 +244,8 @@ def outer_slack(gap: Gap, epsilon: float, kind: RemotenessLike) -> Gap | float:
     e = math.sqrt(epsilon)
     if kind == "quartic":
         return e
-    return 2 * e / (gap + (gap * gap + 4 * e) ** 0.5)
+    root: Gap = (gap * gap + 4 * e) ** 0.5
+    return 2 * e / (gap + root)
 
 
 def check_epsilon(epsilon: Any) -> None:

@@ -129,7 +129,7 @@ def test_levels_per_channel_and_coordinate():
     ids=str,
 )
 def test_bad_tensors_of_levels_are_refused(levels):
-    with pytest.raises(ValueError, match="levels|Levels"):
+    with pytest.raises(ValueError, match=r"levels|Levels"):
         nearest(torch.zeros(2), levels)
 
 
