@@ -174,26 +174,12 @@ class ASkewSGD(QuantizedMixin, SGD):
             param_group = {**param_group, "params": params}
             check_levels({**self.defaults, **param_group}, params)
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        if group["levels"] is None:
-            return
-        largest = largest_epsilon(group["levels"], group["remoteness"])
-        if _epsilon(group) > largest:
-            warnings.warn(
-                f"epsilon={group['epsilon']:g} is above its maximum {largest:g} for "
-                "these levels: weights between two levels are free until epsilon is "
-                "annealed below it; epsilon=None is the maximum",
-                NumericalWarning,
-                stacklevel=2,
-            )
+        warn_if_free(self.param_groups[-1], stacklevel=2)
 
     def _check_values(self, group: Group) -> None:
         super()._check_values(group)
         check_choice("coupling", group["coupling"], ("velocity", "gradient"))
-        if group["levels"] is None:
-            return
-        names = ("clip", "remoteness", "clip_mode", "midpoint")
-        check_skew(group["alpha"], _epsilon(group), *(group[name] for name in names))
+        check_skew_group(group)
         hull = group["hull"]
         if hull is not None and hull != "levels" and not hull[0] <= hull[1]:
             raise ValueError(
@@ -228,7 +214,7 @@ class ASkewSGD(QuantizedMixin, SGD):
         ) -> Tensor:
             if group["levels"] is None or stage.value != group["coupling"]:
                 return direction
-            return _skewed(direction, weights, scales[p], group)
+            return skewed_by(direction, weights, scales[p], group)
 
         self._descend(redirect)
         self._keep_scales(scales)
@@ -240,6 +226,28 @@ class ASkewSGD(QuantizedMixin, SGD):
                 if "master" in self.state[p]:
                     clamp_(self.state[p]["master"], low, high, None)
         return loss
+
+
+def check_skew_group(group: Group) -> None:
+    """Refuse parameters of the skewed direction that are out of range."""
+    if group["levels"] is not None:
+        names = ("clip", "remoteness", "clip_mode", "midpoint")
+        check_skew(group["alpha"], _epsilon(group), *(group[name] for name in names))
+
+
+def warn_if_free(group: Group, stacklevel: int) -> None:
+    """Warn if the constraint binds nowhere between two levels."""
+    if group["levels"] is None:
+        return
+    largest = largest_epsilon(group["levels"], group["remoteness"])
+    if _epsilon(group) > largest:
+        warnings.warn(
+            f"epsilon={group['epsilon']:g} is above its maximum {largest:g} for "
+            "these levels: weights between two levels are free until epsilon is "
+            "annealed below it; epsilon=None is the maximum",
+            NumericalWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def _epsilon(group: Group) -> float:
@@ -255,7 +263,9 @@ def _clip(group: Group) -> float:
     return gap / (4 * lr) if lr > 0 else gap
 
 
-def _skewed(direction: Tensor, weights: Tensor, scale: Tensor, group: Group) -> Tensor:
+def skewed_by(
+    direction: Tensor, weights: Tensor, scale: Tensor, group: Group
+) -> Tensor:
     """Return -v, a piece at a time unless levels or scale differ in it."""
     skew = Skew(
         _epsilon(group),

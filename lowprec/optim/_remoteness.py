@@ -157,7 +157,7 @@ def _separation(w: Tensor, table: LevelTable, extended: bool) -> tuple[Tensor, T
     if table.values.shape[-1] == 1:
         inner = slope = torch.zeros_like(w)
     else:
-        lower, upper = _cell_bounds(w, table, count)
+        lower, upper = cell_bounds(w, table, count)
         slope = lower + upper
         slope.sub_(w).sub_(w)
         inner = (w - lower).mul_(upper - w)
@@ -169,7 +169,7 @@ def _separation(w: Tensor, table: LevelTable, extended: bool) -> tuple[Tensor, T
     return s, torch.where(left, -1.0, torch.where(right, 1.0, slope))
 
 
-def _cell_bounds(w: Tensor, table: LevelTable, count: Tensor) -> tuple[Tensor, Tensor]:
+def cell_bounds(w: Tensor, table: LevelTable, count: Tensor) -> tuple[Tensor, Tensor]:
     """Return the ends of the cells; those of the outermost cells beyond the hull."""
     if table.shared and table.values.shape[-1] == 2:
         return table.values[0].expand(w.shape), table.values[1].expand(w.shape)
