@@ -15,6 +15,7 @@ from ._annealing import ExponentialEpsilon as ExponentialEpsilon
 from ._annealing import LinearLambda as LinearLambda
 from ._askew_sgd import ASkewSGD as ASkewSGD
 from ._binary_connect import BinaryConnect as BinaryConnect
+from ._constrained import constrained_velocity as constrained_velocity
 from ._dorefa import dorefa_int as dorefa_int
 from ._dorefa import dorefa_weight as dorefa_weight
 from ._levels import cell as cell

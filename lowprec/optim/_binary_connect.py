@@ -103,6 +103,15 @@ class BinaryConnect(AbstractQuantizingOptimizer):
             self.param_groups[-1]["sampling_step"] = steps
             self._quantize()
 
+    def load_state_dict(self, state_dict: Group) -> None:
+        """Restore both optimizers, and set parameters to P of the latent weights.
+
+        Raises:
+            ValueError: if the state is not of a wrapped optimizer.
+        """
+        super().load_state_dict(state_dict)
+        self._quantize()
+
     def _check_new(self, group: Group) -> None:
         """Refuse parameters that have no scale, which is needed at once."""
         if group["levels"] is not None:

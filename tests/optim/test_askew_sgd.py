@@ -417,3 +417,29 @@ def test_splitting_a_model():
     assert len(quantized) + len(others) == len(list(model.parameters()))
     quantized, _ = split_params(model, skip_first=True, skip_last=True, bias=True)
     assert ids(quantized) == ids([shared.weight, shared.bias])
+
+
+@pytest.mark.parametrize("kind", ["quadratic", "quartic", "quartic_ext"])
+@pytest.mark.parametrize("seed", range(2))
+def test_logistic_regression_finds_its_vertex(kind, seed):
+    # Leconte et al. 2023, section 4.1.
+    torch.manual_seed(seed)
+    x = 2 * torch.rand(6000, 10) - 1
+    vertex = torch.randint(2, (10,)) * 2.0 - 1
+    y = torch.bernoulli(torch.sigmoid(x @ vertex))
+    w = torch.nn.Parameter(1e-3 * torch.randn(10))
+    optimizer = ASkewSGD([w], 1.0, BINARY, remoteness=kind, alpha=0.1, clip=1.0)
+    annealing = Annealing(
+        optimizer, "epsilon", ExponentialEpsilon(5), steps_per_epoch=60
+    )
+    for _ in range(25):
+        for batch in torch.randperm(6000).split(100):
+            optimizer.zero_grad()
+            torch.nn.functional.binary_cross_entropy_with_logits(
+                x[batch] @ w, y[batch]
+            ).backward()
+            optimizer.step()
+            annealing.step()
+    assert optimizer.distance()[0] < 0.5
+    optimizer.project_()
+    assert torch.equal(w.detach(), vertex)
