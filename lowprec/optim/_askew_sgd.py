@@ -29,7 +29,7 @@ from ._remoteness import (
 )
 from ._scales import ScaleLike
 from ._sgd import SGD, Stage
-from ._update import UpdateLike
+from ._update import UpdateLike, step_size
 
 Hull = Literal["levels"] | tuple[float, float] | None
 
@@ -259,8 +259,13 @@ def _epsilon(group: Group) -> float:
 def _clip(group: Group) -> float:
     if group["clip"] is not None:
         return float(group["clip"])
-    lr, gap = float(group["lr"]), min_gap(group["levels"])
-    return gap / (4 * lr) if lr > 0 else gap
+    eta, gap = effective_step(group), min_gap(group["levels"])
+    return gap / (4 * eta) if eta > 0 else gap
+
+
+def effective_step(group: Group) -> float:
+    """Return the step size as the update uses it, for groups of any optimizer."""
+    return step_size(group) if "update" in group else float(group["lr"])
 
 
 def skewed_by(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ._askew_sgd import check_skew_group, skewed_by, warn_if_free
+from ._askew_sgd import check_skew_group, effective_step, skewed_by, warn_if_free
 from ._base import Group
 from ._levels import LevelsLike
 from ._quantized import stored
@@ -134,7 +134,7 @@ class Skewed(AbstractQuantizingOptimizer):
             for (p, _), gradient in zip(pairs, gradients, strict=True):
                 p.grad = gradient
         for p, group in pairs:
-            lr = float(group["lr"])
+            lr = effective_step(group)
             if p not in olds or lr == 0:
                 continue
             if group["mode"] == "displacement":
