@@ -29,6 +29,7 @@ from .errors import NumericalWarning as NumericalWarning
 from .errors import PerformanceWarning as PerformanceWarning
 from .formats import BlockFormat as BlockFormat
 from .formats import Format as Format
+from .formats import Levels as Levels
 from .formats import ScaleRule as ScaleRule
 from .formats import SharedExponent as SharedExponent
 from .formats import block_format as block_format
@@ -51,6 +52,7 @@ _add_safe_globals(
     [
         Accumulator,
         Format,
+        Levels,
         Order,
         Policy,
         Precision,

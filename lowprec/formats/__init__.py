@@ -9,6 +9,7 @@ from ._block_registry import is_block_name as is_block_name
 from ._encoding import decode_value as decode_value
 from ._encoding import encode_value as encode_value
 from ._format import Format as Format
+from ._levels import Levels as Levels
 from ._parse import format as format
 from ._registry import FormatTable as FormatTable
 from ._registry import formats as formats

@@ -222,7 +222,15 @@ def _twin(optimizer: Optimizer, groups: list[list[Tensor]]) -> Optimizer:
         for name, value in optimizer.defaults.items()
         if name in accepted
     }
+    wrapped = getattr(optimizer, "base", None)
+    if isinstance(wrapped, Optimizer):
+        # The state brings the levels; until then the twin must not move its weights.
+        options["levels"] = None
+    if "generator" in accepted:
+        options["generator"] = torch.Generator()  # a seed from the user's is not ours
     try:
+        if isinstance(wrapped, Optimizer):
+            return type(optimizer)(_twin(wrapped, groups), **options)  # type: ignore[arg-type]
         return type(optimizer)([{"params": group} for group in groups], **options)
     except TypeError as error:
         raise TypeError(

@@ -10,6 +10,16 @@ import torch as _torch
 
 from ._adam import Adam as Adam
 from ._adam import AdamW as AdamW
+from ._annealing import Annealing as Annealing
+from ._annealing import ExponentialEpsilon as ExponentialEpsilon
+from ._annealing import LinearLambda as LinearLambda
+from ._askew_sgd import ASkewSGD as ASkewSGD
+from ._binary_connect import BinaryConnect as BinaryConnect
+from ._constrained import constrained_velocity as constrained_velocity
+from ._dorefa import dorefa_int as dorefa_int
+from ._dorefa import dorefa_weight as dorefa_weight
+from ._levels import cell as cell
+from ._levels import nearest as nearest
 from ._loss_scaling import LossScaler as LossScaler
 from ._normalized_sgd import NormalizedSGD as NormalizedSGD
 from ._normalized_sgd import normalized_direction as normalized_direction
@@ -17,7 +27,17 @@ from ._normalized_sgd import normalized_sgd_step as normalized_sgd_step
 from ._projection import Ball as Ball
 from ._projection import Box as Box
 from ._projection import Projection as Projection
+from ._prox_quant import ProxQuant as ProxQuant
+from ._prox_quant import proximal_map as proximal_map
+from ._quantized import split_params as split_params
+from ._remoteness import Remoteness as Remoteness
+from ._remoteness import feasible_set as feasible_set
+from ._remoteness import largest_epsilon as largest_epsilon
+from ._remoteness import remoteness as remoteness
+from ._remoteness import skewed_direction as skewed_direction
+from ._scales import scale_of as scale_of
 from ._sgd import SGD as SGD
+from ._skewed import Skewed as Skewed
 from ._update import rounded_step_size as rounded_step_size
 
 _torch.serialization.add_safe_globals([Ball, Box])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from enum import Enum
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -152,10 +153,15 @@ class SGD(AbstractRoundedOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._descend(_unchanged)
+        return loss
+
+    def _descend(self, redirect: Redirect) -> None:
+        """Step along the directions as redirected; if it raises, nothing changes."""
         groups = [self._validated(group) for group in self.param_groups]
         seeds = self._step_seeds()
         changes = [
-            _change(p, self.state.get(p, {}), group, seeds, offset)
+            _change(p, self.state.get(p, {}), group, seeds, offset, redirect)
             for group, (_, members) in zip(groups, self._offsets(), strict=True)
             for p, offset in members
         ]
@@ -164,7 +170,27 @@ class SGD(AbstractRoundedOptimizer):
             if change.state:
                 self.state[change.p].update(change.state)
         self._advance(seeds)
-        return loss
+
+
+class Stage(Enum):
+    """Which direction a step is about to use."""
+
+    GRADIENT = "gradient"
+    VELOCITY = "velocity"  # the direction that the weights move along
+
+
+class Redirect(Protocol):
+    """Returns the direction to use instead, or the same tensor; changes neither."""
+
+    def __call__(
+        self, stage: Stage, direction: Tensor, p: Tensor, weights: Tensor, group: Group
+    ) -> Tensor: ...
+
+
+def _unchanged(
+    stage: Stage, direction: Tensor, p: Tensor, weights: Tensor, group: Group
+) -> Tensor:
+    return direction
 
 
 class _Change(NamedTuple):
@@ -189,6 +215,7 @@ def _change(
     group: Group,
     seeds: Seeds | None,
     offset: int,
+    redirect: Redirect,
 ) -> _Change:
     gradient, eta, name = cast(Tensor, p.grad), step_size(group), kept_name(group)
     kept = None if name is None else state.get(name)
@@ -197,6 +224,7 @@ def _change(
     decay, momentum = float(group["weight_decay"]), float(group["momentum"])
     if decay != 0:
         direction = direction.add(moving, alpha=decay)
+    direction = redirect(Stage.GRADIENT, direction, p, moving, group)
     changed: dict[str, Tensor] = {}
     if momentum != 0:
         known = state.get("momentum_buffer")
@@ -206,6 +234,7 @@ def _change(
             direction = direction.add(buffer, alpha=momentum)
         else:
             direction = buffer
+    direction = redirect(Stage.VELOCITY, direction, p, moving, group)
     rounding: Rounding | None = group["param_format"]
     if rounding is None:
         return _Change(p, direction, eta, None, changed)

@@ -38,7 +38,14 @@ def adamw(params):
     return lp.optim.AdamW(params, lr=0.05, param_format=STOCHASTIC, update="kahan")
 
 
-OPTIMIZERS = [sgd, normalized, adam, adamw]
+def askew(params):
+    return lp.optim.ASkewSGD(
+        params, lr=0.05, levels=lp.Levels.int_bits(2), momentum=0.9, epsilon=0.1,
+        scale="absmax", param_format=STOCHASTIC, update="kahan",
+    )  # fmt: skip
+
+
+OPTIMIZERS = [sgd, normalized, adam, adamw, askew]
 every = pytest.mark.parametrize("make", OPTIMIZERS, ids=lambda f: f.__name__)
 
 

@@ -1,0 +1,154 @@
+"""Quantization sets: finite sets of levels that a weight may take."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+__all__ = ["Levels"]
+
+_MOST_BITS = 16
+
+
+@dataclass(frozen=True)
+class Levels:
+    r"""A quantization set Q of levels q_1 < ... < q_K.
+
+    .. math::
+        P(w) = \arg\min_{q \in Q} |w - q|, \quad\text{ties to the upper level}
+
+    Contract:
+        Levels are finite floats in strictly increasing order, -0 being 0. Comparisons
+        with levels and with the mid-points between them are exact.
+
+    Args:
+        values: the levels, any iterable of numbers.
+
+    Raises:
+        TypeError: if a level is no number.
+        ValueError: if there is none, one is not finite, or they do not increase.
+
+    Example:
+        >>> Levels.int_bits(2)
+        Levels(values=(-2.0, -1.0, 0.0, 1.0))
+        >>> Levels.binary().nearest(0.0)
+        1.0
+
+    References:
+        Revisiting ASkewSGD, section 2; Leconte et al. 2023.
+    """
+
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check the levels."""
+        if isinstance(self.values, str) or not isinstance(self.values, Iterable):
+            raise TypeError(
+                "levels must be an iterable of numbers, got "
+                f"{type(self.values).__name__}: use Levels([-1, 1])"
+            )
+        try:
+            values = tuple(float(value) + 0.0 for value in self.values)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"levels must be numbers, got {self.values!r}: give levels that differ "
+                "between channels as a tensor, to the optimizer"
+            ) from error
+        if not values:
+            raise ValueError("levels must have at least one value, got none")
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"levels must be finite, got {values}")
+        if any(a >= b for a, b in pairwise(values)):
+            raise ValueError(
+                f"levels must be strictly increasing, got {values}: sort them and drop "
+                "duplicates"
+            )
+        object.__setattr__(self, "values", values)
+
+    @classmethod
+    def binary(cls) -> Levels:
+        """Return {-1, 1}."""
+        return cls((-1.0, 1.0))
+
+    @classmethod
+    def ternary(cls) -> Levels:
+        """Return {-1, 0, 1}."""
+        return cls((-1.0, 0.0, 1.0))
+
+    @classmethod
+    def int_bits(cls, bits: int) -> Levels:
+        """Return -2^(x-1), ..., 2^(x-1) - 1, the signed integers of x ``bits``.
+
+        Raises:
+            ValueError: for fewer than 2 bits, whose set would be {-1, 0}.
+        """
+        half = _half(bits)
+        return cls(tuple(range(-half, half)))
+
+    @classmethod
+    def symmetric_int(cls, bits: int) -> Levels:
+        """Return -2^(x-1), ..., 2^(x-1): 2^x + 1 levels, symmetric around 0.
+
+        Raises:
+            ValueError: for fewer than 2 bits; see `ternary`.
+        """
+        half = _half(bits)
+        return cls(tuple(range(-half, half + 1)))
+
+    @classmethod
+    def from_levels(cls, values: Iterable[float]) -> Levels:
+        """Return the set of these values, for example of a 1-D tensor."""
+        return cls(tuple(values))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def min_gap(self) -> float:
+        """Smallest distance of two levels; inf if there is only one."""
+        pairs = pairwise(self.values)
+        return min((b - a for a, b in pairs), default=math.inf)
+
+    @property
+    def midpoints(self) -> tuple[Fraction, ...]:
+        """The exact mid-points between neighbouring levels."""
+        pairs = pairwise(self.values)
+        return tuple((Fraction(a) + Fraction(b)) / 2 for a, b in pairs)
+
+    def nearest(self, w: float) -> float:
+        """Return P(w); a mid-point goes to its upper level.
+
+        Raises:
+            ValueError: for NaN, which has no nearest level.
+        """
+        exact = _comparable(w)
+        return self.values[bisect_right(self.midpoints, exact)]
+
+    def cell(self, w: float) -> int:
+        """Return the number j, 0 to K, of the cell q_j <= w < q_(j+1).
+
+        Raises:
+            ValueError: for NaN.
+        """
+        return bisect_right(self.values, _comparable(w))
+
+
+def _comparable(w: float) -> Fraction | float:
+    if math.isnan(w):
+        raise ValueError("NaN has no nearest level")
+    return w if math.isinf(w) else Fraction(w)
+
+
+def _half(bits: int) -> int:
+    if isinstance(bits, bool) or not isinstance(bits, int):
+        raise TypeError(f"bits must be an int, got {bits!r}")
+    if not 2 <= bits <= _MOST_BITS:
+        raise ValueError(
+            f"bits must be from 2 to {_MOST_BITS}, got {bits}: for one bit use "
+            "Levels.binary()"
+        )
+    return 1 << (bits - 1)

@@ -1,0 +1,166 @@
+"""ProxQuant: a proximal map draws weights to their levels after every step."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ._base import Group
+from ._levels import LevelsLike, level_table
+from ._quantized import clamp_, stored
+from ._remoteness import check_choice
+from ._scales import ScaleLike
+from ._wrapper import AbstractQuantizingOptimizer
+
+Prox = Literal["l1", "sq", "l2"]
+_PROXES = ("l1", "sq", "l2")
+
+
+def proximal_map(
+    w: Tensor, levels: LevelsLike, lam: float, prox: Prox = "l1"
+) -> Tensor:
+    r"""Return the proximal map of the distance to a quantization set.
+
+    .. math::
+        \arg\min_x \tfrac12 \|x - w\|^2 + \lambda R(x), \qquad
+        R = \|x - P(x)\|_1, \quad \tfrac12 \|x - P(x)\|^2, \quad \|x - P(x)\|
+
+    for ``"l1"``, ``"sq"`` and ``"l2"``.
+
+    Contract:
+        Closed forms around q = P(w), which is optimal for all three; the norm of
+        ``"l2"`` runs over the whole tensor and hardly moves large ones. lam = 0 gives
+        w back; NaN stays.
+
+    Args:
+        w: float32 or float64 tensor, in units of the levels.
+        levels: as `nearest`.
+        lam: lambda, not negative.
+        prox: which R.
+
+    Returns:
+        Tensor like ``w``.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> from lowprec import Levels
+        >>> w = torch.tensor([0.5, 0.875])
+        >>> proximal_map(w, Levels.binary(), 0.25).tolist()
+        [0.75, 1.0]
+
+    References:
+        Bai et al. 2019, ProxQuant; Revisiting ASkewSGD, section 3 (l2).
+    """
+    check_choice("prox", prox, _PROXES)
+    _check_lam(lam)
+    w = w.detach()
+    q = level_table(levels, w).nearest(w)
+    if lam == 0:
+        return w.clone()
+    if prox == "sq":
+        return q.mul_(lam).add_(w).div_(1 + lam)
+    rest = w - q
+    if prox == "l1":
+        shrunk = rest.abs().sub_(lam).clamp_(min=0).mul_(rest.sign())
+        return shrunk.add_(q)
+    length = float(rest.to(torch.float64).norm())
+    factor = max(0.0, 1 - lam / length) if length > 0 else 0.0
+    return rest.mul_(factor).add_(q)
+
+
+def _check_lam(lam: float) -> None:
+    if not 0 <= lam < math.inf:
+        raise ValueError(f"lam must be finite and not negative, got {lam}")
+
+
+class ProxQuant(AbstractQuantizingOptimizer):
+    r"""Wrap an optimizer so that each step ends in a proximal map toward the levels.
+
+    .. math::
+        w_t = s\,\mathrm{prox}_{\lambda R}(w' / s), \qquad
+        w' = \text{base step from } w_{t-1}
+
+    Contract:
+        Where lambda is 0, steps are the base's, bit for bit. `Annealing` of ``"lam"``
+        with `LinearLambda` is the usual schedule. The map acts on one parameter at a
+        time and is rounded to nearest even of the base's ``param_format``. Training
+        ends near the levels: call `project_`.
+
+    Args:
+        base: optimizer.
+        levels: of groups that do not say it.
+        prox: ``"l1"``, ``"sq"`` or ``"l2"``; see `proximal_map`.
+        lam: lambda, in units of the levels.
+        scale_by_lr: whether lambda is multiplied by the learning rate.
+        clip: whether to clamp to the hull of the levels.
+        scale: s; see `scale_of`; None means 1.
+        scale_until: see `ASkewSGD`.
+
+    Raises:
+        TypeError: if ``base`` is no optimizer or a parameter is not float32 or float64.
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> from lowprec import Levels
+        >>> w = torch.nn.Parameter(torch.tensor([0.25]))
+        >>> base = torch.optim.SGD([w], lr=0.5)
+        >>> optimizer = ProxQuant(base, Levels.binary(), lam=0.125)
+        >>> w.grad = torch.ones(1)
+        >>> optimizer.step()
+        >>> w.item()
+        -0.375
+
+    References:
+        Bai et al. 2019, ProxQuant.
+    """
+
+    def __init__(
+        self,
+        base: Optimizer,
+        levels: LevelsLike | None = None,
+        prox: Prox = "l1",
+        lam: float = 0.0,
+        *,
+        scale_by_lr: bool = False,
+        clip: bool = False,
+        scale: ScaleLike = None,
+        scale_until: float | None = None,
+    ) -> None:
+        defaults = {
+            "levels": levels,
+            "prox": prox,
+            "lam": lam,
+            "scale_by_lr": scale_by_lr,
+            "clip": clip,
+            "scale": scale,
+            "scale_until": scale_until,
+        }
+        super().__init__(base, defaults)
+
+    def _check_group(self, group: Group) -> None:
+        super()._check_group(group)
+        check_choice("prox", group["prox"], _PROXES)
+        _check_lam(group["lam"])
+
+    def _step(self, scales: dict[Tensor, Tensor]) -> None:
+        self.base.step()
+        for p, group in self._pairs():
+            if p.grad is None:
+                continue
+            scale = scales[p]
+            lam = float(group["lam"]) * (
+                float(group["lr"]) if group["scale_by_lr"] else 1.0
+            )
+            if lam > 0:
+                moved = proximal_map(p / scale, group["levels"], lam, group["prox"])
+                p.copy_(stored(moved.mul_(scale), group))
+            if group["clip"]:
+                table = level_table(group["levels"], p)
+                low, high = table.first * scale, table.last * scale
+                clamp_(p.detach(), low, high, group.get("param_format"))

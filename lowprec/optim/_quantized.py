@@ -1,0 +1,272 @@
+"""What optimizers of quantized weights share: scales, projection, evaluation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..rounding import Rounding, RoundingMode, Saturation, as_rounding
+from ._exact import round_exact
+from ._levels import level_table
+from ._scales import check_scale, scale_of
+
+Group = dict[str, Any]
+
+
+def quantized_params(groups: Sequence[Group]) -> Iterator[tuple[Tensor, Group]]:
+    """Yield the parameters that have levels, with their groups."""
+    for group in groups:
+        if group["levels"] is not None:
+            for p in group["params"]:
+                yield p, group
+
+
+def check_gradients(groups: Sequence[Group]) -> None:
+    """Refuse gradients that are not finite.
+
+    Raises:
+        RuntimeError: naming how many elements are not.
+    """
+    for group in groups:
+        for p in group["params"]:
+            if p.grad is None or p.grad.layout != torch.strided:
+                continue
+            # A sum costs no temporary; it may also overflow, hence the second look.
+            if not bool(p.grad.sum().isfinite()) and not bool(p.grad.isfinite().all()):
+                count = int((~p.grad.isfinite()).sum())
+                raise RuntimeError(
+                    f"the gradient of a parameter of shape {tuple(p.shape)} has "
+                    f"{count} elements that are NaN or infinite; nothing was changed. "
+                    "Skip the step, lower the learning rate or scale the loss"
+                )
+
+
+def check_levels(group: Group, params: Sequence[Any]) -> None:
+    """Refuse levels and scales that do not fit the parameters of a group.
+
+    Raises:
+        TypeError: if a parameter is not float32 or float64.
+        ValueError: if levels or scale are out of range.
+    """
+    if group["levels"] is None:
+        return
+    check_scale(group["scale"])
+    for p in params:
+        tensor = p[1] if isinstance(p, tuple) else p
+        if isinstance(tensor, Tensor):
+            level_table(group["levels"], tensor.detach())
+
+
+def clamp_(w: Tensor, low: Tensor, high: Tensor, rounding: Rounding | None) -> None:
+    """Clamp in place to bounds, moved inward to values of the format."""
+    if rounding is not None:
+        low, high = (
+            _nearest_value(bound, rounding, mode).to(w.dtype)
+            for bound, mode in (
+                (low, RoundingMode.TOWARD_POSITIVE),
+                (high, RoundingMode.TOWARD_NEGATIVE),
+            )
+        )
+    torch.clamp(w, low, high, out=w)
+
+
+def stored(w: Tensor, group: Group) -> Tensor:
+    """Return w in the format of the parameters, rounded to nearest even."""
+    rounding = group.get("param_format")
+    if rounding is None:
+        return w
+    return _nearest_value(w, as_rounding(rounding), RoundingMode.NEAREST_EVEN)
+
+
+def _nearest_value(x: Tensor, rounding: Rounding, mode: RoundingMode) -> Tensor:
+    directed = replace(rounding, mode=mode, saturation=Saturation.NONE)
+    return round_exact(x, directed, None, 0)
+
+
+class QuantizedMixin:
+    """Projection on the levels, and evaluation there, for an optimizer's groups.
+
+    The groups have ``levels`` and ``scale``. A scale that is computed from the weights
+    is kept in the state from the first step on, until `update_scales_`.
+    """
+
+    if TYPE_CHECKING:
+        param_groups: list[Group]
+        state: defaultdict[Tensor, Any]
+
+    def _scale(self, p: Tensor, group: Group) -> Tensor:
+        known = self.state.get(p, {}).get("scale")
+        if isinstance(known, Tensor):
+            return known
+        return scale_of(self._unquantized(p), group["levels"], group["scale"])
+
+    def _unquantized(self, p: Tensor) -> Tensor:
+        """Return the weights that the quantization starts from."""
+        return p.detach()
+
+    def _pending_scales(self) -> dict[Tensor, Tensor]:
+        """Return the scales of all parameters that have levels."""
+        return {p: self._scale(p, g) for p, g in quantized_params(self.param_groups)}
+
+    def _keep_scales(self, scales: dict[Tensor, Tensor]) -> None:
+        for p, group in quantized_params(self.param_groups):
+            if group["scale"] is not None:
+                self.state[p]["scale"] = scales[p]
+
+    def _project(self, p: Tensor, group: Group) -> Tensor:
+        w, scale = self._unquantized(p), self._scale(p, group)
+        table = level_table(group["levels"], w)
+        return stored(table.nearest(w / scale).mul_(scale), group)
+
+    @torch.no_grad()
+    def update_scales_(self, epoch: float | None = None) -> None:
+        """Compute the scales of all groups from the weights as they are.
+
+        Call it at the start of an epoch. Groups whose ``scale_until`` is reached keep
+        the scales that they have.
+
+        Args:
+            epoch: number of the epoch, from 0; None means all groups.
+
+        Raises:
+            ValueError: if a scale is zero or not finite; nothing has changed then.
+        """
+        chosen = [
+            (p, group)
+            for p, group in quantized_params(self.param_groups)
+            if epoch is None
+            or group["scale_until"] is None
+            or epoch < group["scale_until"]
+        ]
+        scales = [
+            scale_of(self._unquantized(p), group["levels"], group["scale"])
+            for p, group in chosen
+        ]
+        for (p, group), scale in zip(chosen, scales, strict=True):
+            if group["scale"] is not None:
+                self.state[p]["scale"] = scale
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Move every weight that has levels to its nearest level, in place.
+
+        Training ends near the levels, not on them: without this the weights are not
+        in the set. With ``param_format`` the scaled level is rounded to nearest even.
+        """
+        pairs = list(quantized_params(self.param_groups))
+        values = [self._project(p, group) for p, group in pairs]
+        for (p, _), value in zip(pairs, values, strict=True):
+            p.copy_(value)
+            state = self.state.get(p, {})
+            if isinstance(state.get("master"), Tensor):
+                state["master"].copy_(value)
+            if isinstance(state.get("compensation"), Tensor):
+                state["compensation"].zero_()
+
+    @contextmanager
+    def quantized(self) -> Iterator[None]:
+        """Evaluate with projected weights; the others come back bit for bit.
+
+        Statistics of batch normalization are left as they are.
+        """
+        with self._replaced([self._project(*x) for x in self._pairs()]):
+            yield
+
+    def _pairs(self) -> list[tuple[Tensor, Group]]:
+        return list(quantized_params(self.param_groups))
+
+    @contextmanager
+    def _replaced(self, values: list[Tensor]) -> Iterator[None]:
+        params = [p for p, _ in self._pairs()]
+        kept = [p.detach().clone() for p in params]
+        _assign(params, values)
+        try:
+            yield
+        finally:
+            _assign(params, kept)
+
+    @torch.no_grad()
+    def distance(self) -> tuple[float, float]:
+        """Return the largest and the mean |w/s - P(w/s)| over all quantized weights.
+
+        (0, 0) without any.
+        """
+        largest, total, count = 0.0, 0.0, 0
+        for p, group in quantized_params(self.param_groups):
+            if p.numel() == 0:
+                continue
+            z = self._unquantized(p) / self._scale(p, group)
+            away = (z - level_table(group["levels"], z).nearest(z)).abs_()
+            largest = max(largest, float(away.max()))
+            total += float(away.sum(dtype=torch.float64))
+            count += p.numel()
+        return largest, total / max(count, 1)
+
+
+@torch.no_grad()
+def _assign(params: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for p, value in zip(params, values, strict=True):
+        p.copy_(value)
+
+
+_FLOAT_MODULES = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.Embedding,
+)
+
+
+def split_params(
+    model: nn.Module,
+    *,
+    quantize: Sequence[str] = ("weight",),
+    exclude: tuple[type[nn.Module], ...] = _FLOAT_MODULES,
+    skip_first: bool = False,
+    skip_last: bool = False,
+    bias: bool = False,
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Split a model's parameters into those to quantize and the others.
+
+    Contract:
+        Every parameter is in exactly one list, in the order of ``model.parameters()``;
+        one that is shared between modules is quantized only if no module keeps it.
+
+    Args:
+        model: any module.
+        quantize: names of the parameters to quantize, without their modules' names.
+        exclude: types of modules whose parameters stay.
+        skip_first: whether the first module that has such parameters keeps them.
+        skip_last: whether the last one does.
+        bias: whether to quantize parameters called ``bias`` too.
+
+    Returns:
+        Parameters to quantize, and all others.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
+        >>> weights, others = split_params(model, skip_last=True)
+        >>> len(weights), len(others)
+        (1, 5)
+    """
+    names = {*quantize, "bias"} if bias else set(quantize)
+    candidates = [
+        module
+        for module in model.modules()
+        if not isinstance(module, exclude)
+        and any(name in names for name, _ in module.named_parameters(recurse=False))
+    ]
+    first, last = int(skip_first), len(candidates) - int(skip_last)
+    chosen = {id(module) for module in candidates[first:last]}
+    votes: dict[nn.Parameter, bool] = {}
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            votes[p] = votes.get(p, True) and id(module) in chosen and name in names
+    params = list(model.parameters())
+    return [p for p in params if votes[p]], [p for p in params if not votes[p]]

@@ -1,0 +1,106 @@
+"""Scales of quantization sets: a weight is the scale times a number near a level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ._levels import LevelsLike, level_table
+from ._remoteness import check_choice
+
+ScaleLike: TypeAlias = float | Tensor | str | Callable[[Tensor], Tensor | float] | None
+
+_POLICIES = ("range", "absmax", "mean_abs", "sawb")
+# The constants of 4-bit weights, whose levels span 16 gaps.
+_SAWB = (12.1, 12.2)
+
+
+def check_scale(scale: object) -> None:
+    """Refuse what is no scale policy.
+
+    Raises:
+        ValueError: for unknown names, and numbers that are not positive and finite.
+    """
+    if scale is None or callable(scale):
+        return
+    if isinstance(scale, str):
+        check_choice("scale", scale, _POLICIES)
+        return
+    numbers = torch.as_tensor(scale, dtype=torch.float64)
+    if not bool(((numbers > 0) & numbers.isfinite()).all()):
+        raise ValueError(
+            f"scale must be positive and finite, got {scale}: scale=None means 1"
+        )
+
+
+def scale_of(w: Tensor, levels: LevelsLike, scale: ScaleLike) -> Tensor:
+    r"""Return the scale s of a quantization set for the weights ``w``.
+
+    ``"range"``: (max w - min w) / (q_K - q_1); ``"absmax"``: max |w| / max |q|;
+    ``"mean_abs"``: mean |w|; ``"sawb"``: 2 (12.1 sqrt(mean w^2) - 12.2 mean |w|) /
+    (q_K - q_1), whose constants are those of 4-bit weights.
+
+    Contract:
+        Computed in float64, rounded to the dtype of ``w``.
+
+    Args:
+        w: weights.
+        levels: as `nearest`.
+        scale: a policy, a positive number or tensor that broadcasts against ``w``, a
+            function of ``w`` that returns one, or None for 1.
+
+    Returns:
+        Tensor of the dtype of ``w``, 0-d unless ``scale`` gives more.
+
+    Raises:
+        ValueError: if the scale is zero, negative or not finite, or no policy.
+
+    Example:
+        >>> from lowprec import Levels
+        >>> scale_of(torch.tensor([0.5, -0.25]), Levels.ternary(), "absmax").item()
+        0.5
+
+    References:
+        W25 notebooks of Revisiting ASkewSGD (range); Choi et al. 2019 (sawb).
+    """
+    check_scale(scale)
+    w = w.detach()
+    if isinstance(scale, str):
+        result = _by_policy(w.to(torch.float64), levels, scale)
+    elif callable(scale):
+        result = torch.as_tensor(scale(w))
+    else:
+        result = torch.as_tensor(1.0 if scale is None else scale)
+    result = result.detach().to(w)
+    if not bool(((result > 0) & result.isfinite()).all()):
+        raise ValueError(
+            f"scale {scale!r} gives {result.tolist()} for weights of shape "
+            f"{tuple(w.shape)}: it must be positive and finite; initialize the weights "
+            "to other values, or give the scale as a number"
+        )
+    if torch.broadcast_shapes(result.shape, w.shape) != w.shape:
+        raise ValueError(
+            f"scale of shape {tuple(result.shape)} does not broadcast against weights "
+            f"of shape {tuple(w.shape)}"
+        )
+    return result
+
+
+def _by_policy(w: Tensor, levels: LevelsLike, policy: str) -> Tensor:
+    if w.numel() == 0:
+        return torch.ones((), dtype=w.dtype)
+    table = level_table(levels, w)
+    first, last = table.first.min(), table.last.max()
+    if policy == "mean_abs":
+        return w.abs().mean()
+    if policy == "absmax":
+        return w.abs().max() / torch.maximum(first.abs(), last.abs())
+    if policy == "range":
+        return (w.max() - w.min()) / (last - first)
+    root, mean = _SAWB
+    clip = root * math.sqrt(w.square().mean().item()) - mean * w.abs().mean()
+    return 2 * clip / (last - first)

@@ -1,0 +1,120 @@
+"""Optimizers that quantize what another optimizer does."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ._base import Closure, Group
+from ._quantized import QuantizedMixin, check_gradients, check_levels
+
+
+class AbstractQuantizingOptimizer(QuantizedMixin, Optimizer):
+    """A quantization around a base optimizer, whose groups it shares.
+
+    The groups are the very dictionaries of the base, so that schedulers may be given
+    either; the base's state is in ``state_dict`` under ``"base"``. Levels that differ
+    between groups are given in the groups of the base: ``levels=None`` leaves the
+    parameters of a group to the base alone.
+    """
+
+    def __init__(self, base: Optimizer, defaults: Group) -> None:
+        if not isinstance(base, Optimizer):
+            raise TypeError(
+                f"{type(self).__name__} wraps a torch.optim.Optimizer, got "
+                f"{type(base).__name__}"
+            )
+        for group in base.param_groups:
+            self._check_group({**defaults, **group})
+            self._check_new({**defaults, **group})
+        self.base = base
+        super().__init__(base.param_groups, defaults)
+
+    def __getstate__(self) -> Group:
+        """Return what copies and pickles need, the base included."""
+        return {**super().__getstate__(), "base": self.base}
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group here and to the base.
+
+        Raises:
+            TypeError: if a parameter with levels is not float32 or float64.
+            ValueError: if a value is out of range.
+        """
+        if not any(param_group is group for group in self.base.param_groups):
+            params = param_group["params"]
+            params = [params] if isinstance(params, Tensor) else list(params)
+            params = [p[1] if isinstance(p, tuple) else p for p in params]
+            merged = {**self.defaults, **param_group, "params": params}
+            self._check_group(merged)
+            self._check_new(merged)
+            self.base.add_param_group({**param_group, "params": params})
+            param_group = self.base.param_groups[-1]
+        super().add_param_group(param_group)
+
+    def _check_new(self, group: Group) -> None:
+        """Refuse what only a group that is added cannot have."""
+
+    def _check_group(self, group: Group) -> None:
+        """Refuse values that are out of range."""
+        check_levels(group, group["params"])
+        if group["levels"] is None:
+            return
+        if group.get("update") == "master" and group["param_format"] is not None:
+            raise ValueError(
+                "update='master' keeps weights that a quantization around it cannot "
+                "reach: use 'fused', 'two_step' or 'kahan'"
+            )
+
+    def state_dict(self) -> Group:
+        """Return the state of both optimizers."""
+        return {**super().state_dict(), "base": self.base.state_dict()}
+
+    def load_state_dict(self, state_dict: Group) -> None:
+        """Restore both optimizers.
+
+        Raises:
+            ValueError: if the state is not of a wrapped optimizer.
+        """
+        if "base" not in state_dict:
+            raise ValueError(
+                f"this is no state_dict of {type(self).__name__}, which has the base's "
+                "under 'base': load it into the base"
+            )
+        self.base.load_state_dict(state_dict["base"])
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "base"})
+        self.base.param_groups = self.param_groups
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Any:
+        """Perform one step.
+
+        Args:
+            closure: reevaluates the model and returns the loss.
+
+        Returns:
+            The closure's result, or None.
+
+        Raises:
+            RuntimeError: for gradients that are not finite; nothing has changed then.
+            ValueError: if the group's values are out of range; likewise.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._check_group(group)
+        check_gradients(self.param_groups)
+        scales = self._pending_scales()
+        self._step(scales)
+        self._keep_scales(scales)
+        return loss
+
+    @abstractmethod
+    def _step(self, scales: dict[Tensor, Tensor]) -> None:
+        """Step the base and quantize."""
