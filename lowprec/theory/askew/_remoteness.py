@@ -221,7 +221,8 @@ class Remoteness:
         outside = torch.where(below, low - value, value - high)
         sign = torch.where(below, 1.0, -1.0)
         if self.kind == "quartic_extended":
-            gap = torch.where(below, self.gaps[0], self.gaps[-1])
+            left, right = levels[1] - levels[0], levels[-1] - levels[-2]
+            gap = torch.where(below, left, right)
             sign = sign * (2 * outside + gap)
             outside = outside * (outside + gap)
         inside = (value - low) * (high - value)

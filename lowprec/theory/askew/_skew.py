@@ -26,9 +26,9 @@ def skew_ratio(delta: Real, psi: Remoteness, cell: int) -> Real:
     (E + delta)/(E + 2 delta) with E = sqrt(gap^2 + 4e) times that factor.
 
     Contract:
-        Exact for every kind. Increases with delta inside a cell and tends to infinity
-        at the mid-point, delta = D/2, where it returns inf. Inside, the ratio is at
-        most 2 for delta <= D/3 and larger beyond for the quadratic, so Lemma 2 is
+        Exact for every kind. |u| increases with delta; the ratio tends to infinity at
+        the mid-point, delta = D/2, where inf is returned. Inside a cell the ratio is
+        at most 2 for delta <= D/3 and larger beyond for the quadratic, so Lemma 2 is
         tight; its proof is not right as printed (erratum E6), and the remark after it
         needs delta <= D/3 (E7).
 

@@ -193,7 +193,8 @@ def lemma5_count(
     Contract:
         Holds for step sizes that `step_size_conditions` allows. The loose count is
         Lemma 5, by coordinate, with tau where the paper also prints eta (E14); the
-        tight one is ours: full steps of M_c, then geometric decay.
+        tight one is ours, full steps of M_c and then geometric decay, and never more
+        than the loose one.
 
     Args:
         distance: d_0 = max_i dist(w_i, C) at the start, or an upper bound on it.
@@ -229,18 +230,18 @@ def lemma5_count(
         raise ValueError(f"count must be 'loose' or 'tight', got {count!r}")
     if start <= reach:
         return 0
+    least = _least_force(reach, psi, rate, bound)
+    loose = math.ceil((start - reach) / (step * least))
     if count == "loose":
-        return math.ceil(
-            (start - reach) / (step * _least_force(reach, psi, rate, bound))
-        )
+        return loose
     rate *= skew_ratio_bounds(psi)[0]
-    linear = math.ceil(max(start - bound / rate, 0.0) / (step * bound))
+    tight = math.ceil(max(start - bound / rate, 0.0) / (step * bound))
     close = min(start, bound / rate)
-    if close <= reach:
-        return linear
-    if rate * step >= 1:
-        return linear + 1
-    return linear + math.ceil(math.log(close / reach) / -math.log1p(-rate * step))
+    if close > reach:
+        decays = rate * step < 1
+        rounds = math.log(close / reach) / -math.log1p(-rate * step) if decays else 1
+        tight += math.ceil(rounds)
+    return min(loose, tight)
 
 
 @dataclass(frozen=True, kw_only=True)
