@@ -34,6 +34,18 @@ def test_corollary_2_table():
     assert bound.value == pytest.approx(3.62027, rel=1e-9)
 
 
+def test_theorem_4_by_hand():
+    constants = {"clip": 3.0, "d": 9, "G": 5.0, "beta": 0.5}
+    bound = askew.bound_decreasing_steps(2.0, [1.0, 0.5], **constants)
+    assert bound.floor == pytest.approx(3 * 5 * 3 + 81 / 2, rel=1e-15)
+    last = 0.5 * 81 * (1.0 + 0.25) / (2 * 1.5)
+    assert bound.value == pytest.approx(2 / 1.5 + bound.floor + last, rel=1e-15)
+    printed = askew.bound_decreasing_steps(
+        2.0, [0.1, 0.05], **constants, form="as_printed"
+    )
+    assert (printed.value, printed.floor) == (121.5, 121.5)
+
+
 # ---- structure
 
 

@@ -9,7 +9,7 @@ import torch
 
 from lowprec.theory.askew import Remoteness
 
-KINDS = ("quadratic", "quartic", "quartic_extended")
+KINDS = ("quadratic", "quartic", "quartic_ext")
 LEVELS = {
     "binary": (-1, 1),
     "integers": (-2, -1, 0, 1),
@@ -190,7 +190,7 @@ def test_half_widths_lose_no_digits():
 
 
 def test_extended_half_width_of_binary_levels():
-    psi = Remoteness((-1, 1), 0.09, "quartic_extended")
+    psi = Remoteness((-1, 1), 0.09, "quartic_ext")
     assert psi.outer_half_widths == pytest.approx([math.sqrt(1.3) - 1] * 2, rel=1e-14)
 
 
@@ -258,7 +258,7 @@ def test_both_directions_approach_from_the_mid_point():
         ((0, 1), -1.0, "quadratic", "epsilon must be positive"),
         ((0, 1), math.nan, "quadratic", "epsilon must be finite"),
         ((0, 1), 0.1, "cubic", "kind must be one of"),
-        ((0,), 0.1, "quartic_extended", "two levels"),
+        ((0,), 0.1, "quartic_ext", "two levels"),
     ],
 )
 def test_bad_input_is_refused(levels, epsilon, kind, text):

@@ -8,7 +8,7 @@ import torch
 from lowprec.theory import askew
 from lowprec.theory.askew import Remoteness
 
-KINDS = ("quadratic", "quartic", "quartic_extended")
+KINDS = ("quadratic", "quartic", "quartic_ext")
 LEVELS = ((-1, 1), (-2, -1, 0, 1), (1, 3, 7, 8, 11))
 CASES = [(kind, levels) for kind in KINDS for levels in LEVELS]
 

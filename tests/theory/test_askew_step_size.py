@@ -9,7 +9,7 @@ import torch
 from lowprec.theory import askew
 from lowprec.theory.askew import Remoteness
 
-KINDS = ("quadratic", "quartic", "quartic_extended")
+KINDS = ("quadratic", "quartic", "quartic_ext")
 LEVELS = ((-1, 1), (-2, -1, 0, 1), (1, 3, 7, 8, 11))
 CASES = [(kind, levels) for kind in KINDS for levels in LEVELS]
 SHARES = (0.01, 0.3, 0.9)
@@ -74,9 +74,7 @@ def test_lemma_2_is_tight():
     assert askew.skew_ratio(nearly.infeasible_widths[0] / 3, nearly, 1) > 1.99
 
 
-@pytest.mark.parametrize(
-    ("kind", "lowest"), [("quartic", 0.5), ("quartic_extended", 0.25)]
-)
+@pytest.mark.parametrize(("kind", "lowest"), [("quartic", 0.5), ("quartic_ext", 0.25)])
 def test_lower_bounds_of_the_quartics_are_approached(kind, lowest):
     psi = Remoteness((-1, 1), 1e-8, kind)
     assert askew.skew_ratio(1e6, psi, 0) == pytest.approx(lowest, rel=1e-3)
@@ -241,7 +239,7 @@ def test_neighbourhood_is_by_coordinate():
         ("quadratic", -20.0, 0.9, 0.3),
         ("quartic", -10.0, 0.5, 1.0),
         ("quartic", 15.0, 0.9, 0.3),
-        ("quartic_extended", -10.0, 0.5, 1.0),
+        ("quartic_ext", -10.0, 0.5, 1.0),
     ],
 )
 def test_two_steps_of_the_cycle_return(kind, start, epsilon, alpha):

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .._inputs import finite
 
-# "quadratic" is Definition 3, "quartic" Definition 2; "quartic_extended" continues the
+# "quadratic" is Definition 3, "quartic" Definition 2; "quartic_ext" continues the
 # quartic of the end cells beyond the hull, as all published code does.
-Kind: TypeAlias = Literal["quadratic", "quartic", "quartic_extended"]
+Kind: TypeAlias = Literal["quadratic", "quartic", "quartic_ext"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Remoteness:
         \psi = \epsilon - s, \quad \epsilon - x \qquad\text{(quadratic)}, \qquad
         \psi = \epsilon - s^2, \quad \epsilon - x^2 \qquad\text{(quartic)};
 
-    ``"quartic_extended"`` has epsilon - x^2 (x + gap)^2 outside. The feasible set
+    ``"quartic_ext"`` has epsilon - x^2 (x + gap)^2 outside. The feasible set
     C = {psi >= 0} consists of one closed interval around each level.
 
     Contract:
@@ -42,9 +42,9 @@ class Remoteness:
         equivariant under scaling. Everything is evaluated in binary64.
 
     Args:
-        levels: q^(1) < ... < q^(K), finite, K >= 1 (2 for ``"quartic_extended"``).
+        levels: q^(1) < ... < q^(K), finite, K >= 1 (2 for ``"quartic_ext"``).
         epsilon: slack, positive and finite.
-        kind: ``"quadratic"``, ``"quartic"`` or ``"quartic_extended"``.
+        kind: ``"quadratic"``, ``"quartic"`` or ``"quartic_ext"``.
 
     Raises:
         ValueError: if the levels are not strictly increasing and finite, epsilon is
@@ -77,9 +77,9 @@ class Remoteness:
             raise ValueError(
                 f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}"
             )
-        if self.kind == "quartic_extended" and len(self.levels) < 2:
+        if self.kind == "quartic_ext" and len(self.levels) < 2:
             raise ValueError(
-                "kind 'quartic_extended' continues the end cells, so it needs two "
+                "kind 'quartic_ext' continues the end cells, so it needs two "
                 f"levels or more, got {self.levels}: use 'quartic'"
             )
 
@@ -130,7 +130,7 @@ class Remoteness:
     @property
     def outer_half_widths(self) -> tuple[float, float]:
         """How far C reaches beyond the first and beyond the last level."""
-        if self.kind != "quartic_extended":
+        if self.kind != "quartic_ext":
             return self._threshold, self._threshold
         left, right = (
             2 * self._threshold / (gap + math.sqrt(gap**2 + 4 * self._threshold))
@@ -220,7 +220,7 @@ class Remoteness:
         below, above = index == 0, index == len(levels)
         outside = torch.where(below, low - value, value - high)
         sign = torch.where(below, 1.0, -1.0)
-        if self.kind == "quartic_extended":
+        if self.kind == "quartic_ext":
             left, right = levels[1] - levels[0], levels[-1] - levels[-2]
             gap = torch.where(below, left, right)
             sign = sign * (2 * outside + gap)

@@ -91,7 +91,7 @@ def skew_ratio_bounds(psi: Remoteness) -> tuple[float, float]:
     References:
         "Revisiting ASkewSGD", Lemma 2; lower bounds of the quartics are not in it.
     """
-    lower = {"quadratic": 1.0, "quartic": 0.5, "quartic_extended": 0.25}
+    lower = {"quadratic": 1.0, "quartic": 0.5, "quartic_ext": 0.25}
     return lower[psi.kind], 2.0
 
 
