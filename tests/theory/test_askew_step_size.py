@@ -313,3 +313,15 @@ def test_bad_distances_are_refused(delta, cell, text):
 def test_feasible_cell_has_no_ratio():
     with pytest.raises(ValueError, match="is feasible"):
         askew.skew_ratio(0.0, Remoteness((-1, 1), 1.0), 1)
+
+
+def test_single_level_has_one_piece_and_no_mid_points():
+    psi = Remoteness((0.5,), 0.25)
+    conditions = askew.step_size_conditions(psi, **CONSTANTS)
+    assert conditions.confinement == 0.5 / 2.0
+    assert conditions.skew == math.inf
+    assert askew.skew_ratio(7.0, psi, 0) == askew.skew_ratio(7.0, psi, 1) == 1.0
+    count = askew.lemma5_count(
+        0.5, psi, alpha=0.5, clip=1.0, G=1.0, gamma=0.01, count="loose"
+    )
+    assert count == 9800

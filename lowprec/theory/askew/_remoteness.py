@@ -208,7 +208,8 @@ class Remoteness:
         return self.epsilon if self._linear else math.sqrt(self.epsilon)
 
     def _cell_epsilon_max(self, gap: float) -> float:
-        return gap**2 / 4 if self._linear else gap**4 / 16
+        square = gap * gap / 4
+        return square if self._linear else square * square
 
     def _product(self, w: Any) -> tuple[Tensor, Tensor]:
         """Return s, or what stands for it outside, and the derivative of -s."""

@@ -120,8 +120,7 @@ def penalty_lyapunov_gradient(
         tensor([-0.2500,  0.5000], dtype=torch.float64)
 
     References:
-        "Revisiting ASkewSGD", proof of Theorem 6, with alpha and psi to the first
-        power (E20).
+        "Revisiting ASkewSGD", proof of Theorem 6.
     """
     push = positive("alpha", alpha) * psi(w).clamp(max=0) * psi.derivative(w)
     total: Tensor = finite("gradient", gradient) + push

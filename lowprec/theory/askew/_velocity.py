@@ -47,7 +47,7 @@ def skewing_force(
         tensor([ 0.1500, -0.2750,  0.5000], dtype=torch.float64)
 
     References:
-        "Revisiting ASkewSGD", section 4.
+        "Revisiting ASkewSGD", Algorithm 2.
     """
     rate, bound = checked_rates(alpha, clip)
     slope = psi.derivative(w)
