@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import linprog, minimize, nnls
 
 from lowprec.theory import askew
 from lowprec.theory.askew import Remoteness
@@ -210,6 +210,37 @@ def test_general_projection_against_slsqp(seed):
     )
     assert v == pytest.approx(judge.x, abs=1e-7)
     assert ((rows @ v + 0.8 * values)[active] >= -1e-12).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_general_projection_meets_its_optimality_conditions(seed):
+    """Dependent, badly scaled constraints; refusals agree with linear programming."""
+    generator = np.random.default_rng(seed)
+    refused = 0
+    for trial in range(60):
+        d, m = int(generator.integers(1, 7)), int(generator.integers(2, 9))
+        rows = generator.normal(size=(m, d)) * 10 ** generator.normal(size=(m, 1))
+        if trial % 3 == 0:
+            rows[m // 2 :] = rows[: m - m // 2] * generator.random((m - m // 2, 1))
+        demand = generator.random(m) * np.maximum(rows @ generator.normal(size=d), 0)
+        g = generator.normal(size=d) * 10 ** generator.normal()
+        length = np.linalg.norm(rows, axis=1)
+        unit, level = rows / length[:, None], demand / length
+        program = linprog(np.zeros(d), -unit, -level, bounds=[(None, None)] * d)
+        if program.status == 2:
+            refused += 1
+            with pytest.raises(ValueError, match="no velocity satisfies"):
+                askew.project_velocity(g, -demand, rows, alpha=1.0)
+            continue
+        v = askew.project_velocity(g, -demand, rows, alpha=1.0).numpy()
+        scale = 1 + np.linalg.norm(g) + level.max()
+        slack = unit @ v - level
+        assert slack.min() >= -1e-11 * scale
+        binding = slack < 1e-9 * scale
+        shift = v + g
+        residual = nnls(unit[binding].T, shift)[1] if binding.any() else shift
+        assert np.linalg.norm(residual) <= 1e-11 * scale
+    assert 0 < refused < 60
 
 
 def test_dependent_constraints_are_no_obstacle():
