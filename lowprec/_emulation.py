@@ -125,8 +125,10 @@ class Emulation(TorchFunctionMode):
             precision = self.operations.get(operation.base, precision)
         if precision is not None:
             found = _operations.product(operation, args, kwargs)
-            if found is None and precision.elementwise is not None:
-                found = _operations.rounding(func, operation, args, kwargs)
+            elementwise = precision.elementwise
+            if found is None and elementwise is not None:
+                format = elementwise.format
+                found = _operations.rounding(func, operation, args, kwargs, format)
             if found is not None:
                 return self._emulated(operation, found, precision, args, kwargs)
         if precision is None:

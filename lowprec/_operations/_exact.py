@@ -39,10 +39,12 @@ _JOINS = words(
     vstack"""
 )
 _CHOICES = words(
-    """argmax argmin argsort bernoulli byte char fix hardtanh int kthvalue long
-    masked_scatter masked_select neg negative positive relu relu6 short sign sort
-    threshold topk trunc"""
+    """argmax argmin argsort bernoulli byte char fix int kthvalue long
+    masked_scatter masked_select neg negative positive relu short sign sort
+    topk trunc"""
 )
+# Exact where the numbers that they put are values of the format.
+_CHOICES_WITH_NUMBERS = words("hardtanh relu6 threshold")
 _COMPARISONS = words(
     """_nested_tensor_from_mask_left_aligned
     all allclose any array_equal bool bucketize count_nonzero eq equal ge greater
@@ -105,6 +107,7 @@ CONDITIONAL = (
     | _JOINS
     | _CHOICES_OF_SEVERAL
     | _OF_COMPLEX
+    | _CHOICES_WITH_NUMBERS
     | {"dropout", "index_fill", "pad"}
 )
 _SIGNIFICANT_BITS = {
@@ -298,7 +301,7 @@ def objection(called: str, args: _Arguments, kwargs: _Keywords) -> str | None:
         reason = _promotion(operands)
         if reason is not None:
             return reason
-    if name in _JOINS:
+    if name in _JOINS or name in _CHOICES_WITH_NUMBERS:
         return None
     if name == "scatter":
         return None if _overwrites(args, kwargs) else "it adds to elements"
