@@ -4,6 +4,7 @@ An operation is *exact by nature* if every floating-point element of its results
 operand's element (possibly negated), a constant or fresh data, and its gradient is as
 harmless. Operations that only choose values forward but add gradients backward are
 listed apart. Whatever is in no list rounds, or may round, and is not emulated.
+Calls that put a constant which a format does not have are found by ``_constants``.
 """
 
 from __future__ import annotations
