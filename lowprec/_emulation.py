@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import _operations, _optimizing, _uses
+from . import _operations, _optimizing, _reentrant, _uses
 from ._coverage import BY_POLICY, EMULATED, EXACT, NOT_EMULATED, SUM, Tally
 from ._operations import Operation
 from .functional._wide import check_held
@@ -90,11 +90,21 @@ class Emulation(TorchFunctionMode):
             _keep_compiled_graph_alone()
         operation = _operations.operation_of(func)
         if operation is None:
+            if not torch.compiler.is_dynamo_compiling() and self.ends:
+                _reentrant.refuse(func)
             return alone(func, args, kwargs)
         if operation.exact or operation.own:
             self._count(operation, EXACT if operation.exact else EMULATED)
             return self._watched(func, args, kwargs)
         return self._treated(func, types, operation, args, kwargs)
+
+    @property
+    def ends(self) -> bool:
+        """Whether backward may run after it was left, and code that it calls with it.
+
+        Modules that were converted for good enter theirs in every call.
+        """
+        return self.owner is not None
 
     def _treated(
         self,
@@ -115,8 +125,10 @@ class Emulation(TorchFunctionMode):
             precision = self.operations.get(operation.base, precision)
         if precision is not None:
             found = _operations.product(operation, args, kwargs)
-            if found is None and precision.elementwise is not None:
-                found = _operations.rounding(func, operation, args, kwargs)
+            elementwise = precision.elementwise
+            if found is None and elementwise is not None:
+                format = elementwise.format
+                found = _operations.rounding(func, operation, args, kwargs, format)
             if found is not None:
                 return self._emulated(operation, found, precision, args, kwargs)
         if precision is None:

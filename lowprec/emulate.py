@@ -59,8 +59,9 @@ class emulate(Emulation):
         TypeError: if ``precision`` is neither, a `Policy` with patterns comes without
             ``model``, or parameters of ``model`` are in half precision.
         ValueError: if the parameters' dtype cannot hold the values of a format.
-        NotImplementedError: inside, for operations that ``strict`` refuses and for
-            tensors in half precision.
+        NotImplementedError: inside, for operations that ``strict`` refuses, for
+            tensors in half precision, and for torch's checkpoint with
+            ``use_reentrant=True``, whose second forward would not be emulated.
         RuntimeError: inside, under autocast; on entering, if another thread has
             ``model`` in a context.
 
@@ -142,6 +143,12 @@ class emulate(Emulation):
             # Dynamo pushes a mode without running its __enter__.
             _conversion.check_entered(self._model)
         return super().__torch_function__(func, types, args, kwargs)
+
+    @property
+    def ends(self) -> bool:
+        """Whether backward may run after it was left, where it emulates anything."""
+        rounds = self.precision is not None or bool(self.operations)
+        return rounds or self._model is not None
 
     def coverage(self) -> Coverage:
         """Return what was met so far, over all uses of this context.

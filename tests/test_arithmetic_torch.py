@@ -90,3 +90,12 @@ def test_compiles_without_graph_breaks(backend):
     theirs = torch.autograd.grad(run(a, b, c).sum(), (a, b, c))
     for left, right in zip(ours, theirs, strict=True):
         assert_bit_equal(left, right)
+
+
+def test_forward_mode_is_refused():
+    x = torch.ones(2)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, x)
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            lp.mul(x, dual, "e5m2")
+        assert_bit_equal(lp.mul(x, x, "e5m2"), x)

@@ -150,6 +150,19 @@ def test_numbers_are_operands_in_compiled_code():
     assert_bit_equal(compiled(x), function(x))
 
 
+def test_constants_are_rounded_in_compiled_code():
+    def function(x):
+        x = F.hardtanh(x, -0.3, 0.5).clamp(max=0.4)
+        return torch.maximum(x, torch.full((), 0.2)).masked_fill(x > 0.3, -0.1)
+
+    compiled = torch.compile(function, backend="eager", fullgraph=True)
+    x = torch.randn(4, 5)
+    with lp.emulate(LOW):
+        expected = function(x)
+        assert_bit_equal(compiled(x), expected)
+    assert_bit_equal(lp.round(expected, "bfloat16"), expected)
+
+
 def test_compiled_code_enters_a_context():
     model, x = Small(), torch.randn(4, 4)
     context = lp.emulate(LOW, strict=True)

@@ -370,6 +370,43 @@ def test_torchs_own_checkpoint_is_not_silent():
         y.sum().backward()
 
 
+@pytest.mark.parametrize("kind", ["emulate", "model"])
+def test_reentrant_checkpoints_are_refused_inside_contexts(kind):
+    model, x = Net(), torch.randn(3, 4, requires_grad=True)
+    context = lp.emulate(LOW, model if kind == "model" else None)
+    with context, pytest.raises(NotImplementedError, match=r"lowprec\.checkpoint"):
+        torch.utils.checkpoint.checkpoint(model, x, use_reentrant=True)
+    assert stack() == []
+
+
+def test_reentrant_checkpoints_of_converted_models_have_the_same_gradients():
+    model, x = lp.nn.convert_(Net(), LOW), torch.randn(3, 4, requires_grad=True)
+
+    def step(call):
+        torch.manual_seed(2)
+        model.zero_grad()
+        call(model, x).sum().backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    expected = step(lambda function, x: function(x))
+    again = step(
+        lambda f, x: torch.utils.checkpoint.checkpoint(f, x, use_reentrant=True)
+    )
+    assert_all_equal(again, expected)
+
+
+def test_reentrant_checkpoints_pass_where_they_compute_under_the_same_rules():
+    def inside(x):
+        with lp.emulate(LOW):
+            return torch.tanh(x) * 0.3
+
+    x = torch.randn(3, 4, requires_grad=True)
+    y = torch.utils.checkpoint.checkpoint(inside, x, use_reentrant=True)
+    assert_bit_equal(y.detach(), inside(x).detach())
+    with lp.emulate(Precision()):
+        torch.utils.checkpoint.checkpoint(torch.tanh, x, use_reentrant=True)
+
+
 def test_functional_transforms_go_through_a_context():
     x, w = torch.randn(5, 3), torch.randn(3, 2)
 

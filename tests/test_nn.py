@@ -272,6 +272,22 @@ def test_scripted_modules_are_named():
     convert_(model, {"*": LOW, "1": None}, strict=True)
 
 
+def test_modules_that_yield_are_named():
+    class Parts(torch.nn.Module):
+        def forward(self, x):
+            yield x * 0.3
+
+    model = torch.nn.ModuleList([torch.nn.Linear(2, 2), Parts()])
+    with pytest.raises(NotImplementedError, match=r"generator.*'1'"):
+        convert_(model, LOW, strict=True)
+    assert type(model[0]) is torch.nn.Linear
+    with pytest.warns(NumericalWarning, match=r"carrier arithmetic: '1'"):
+        convert_(model, LOW)
+    with pytest.warns(NumericalWarning, match=r"carrier arithmetic: '1'"):
+        convert_(model, LOW)  # again
+    convert_(model, {"*": LOW, "1": None}, strict=True)
+
+
 def test_report_lists_every_module_and_coverage_what_it_did():
     model = torch.nn.Sequential(mlp(), torch.nn.Flatten())
     convert_(model, {"*": LOW, "0.2": None})

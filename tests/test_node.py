@@ -53,11 +53,15 @@ def test_transforms_see_the_node():
     assert torch.equal(gradients, torch.full((4, 3), 2.0))
 
 
-def test_dual_numbers_are_refused_as_usual():
+def test_dual_numbers_are_refused_with_advice():
+    x = torch.randn(3)
     with forward_ad.dual_level():
-        x = forward_ad.make_dual(torch.ones(2), torch.ones(2))
-        with pytest.raises(RuntimeError, match="jvp"):
-            applied(Scale, x, None, 2.0)
+        dual = forward_ad.make_dual(x, x)
+        with pytest.raises(NotImplementedError, match=r"forward-mode.*jacrev"):
+            applied(Scale, dual, None, 2.0)
+        assert torch.equal(applied(Scale, x, None, 2.0), x * 2)
+    with pytest.raises(NotImplementedError, match=r"forward-mode.*jacrev"):
+        torch.func.jvp(lambda x: applied(Scale, x, None, 2.0), (x,), (x,))
 
 
 def test_one_derivative_only():

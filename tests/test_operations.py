@@ -409,6 +409,78 @@ EXACT = [
 ]
 
 
+MASK = Y > 1
+# What puts 0.3, or another number that e6m5 has not, and its rounded twin.
+OFF_GRID = {
+    "clamp": (lambda x: x.clamp(min=0.3), lambda x: torch.clamp(x, 0.3)),
+    "clamp_max": (lambda x: x.clamp_max(0.3), lambda x: x.clamp(max=0.3)),
+    "clip_": (lambda x: x.clone().clip_(0.3), lambda x: torch.clamp(x, 0.3)),
+    "hardtanh": (lambda x: F.hardtanh(x, -0.3, 0.3), lambda x: x.clamp(-0.3, 0.3)),
+    "Hardtanh": (torch.nn.Hardtanh(-0.3, 0.3), lambda x: x.clamp(-0.3, 0.3)),
+    "hardtanh_": (
+        lambda x: F.hardtanh(x.clone(), -0.3, 1.0, inplace=True),
+        lambda x: x.clamp(-0.3, 1.0),
+    ),
+    "threshold": (
+        lambda x: F.threshold(x, 0.1, 0.3),
+        lambda x: torch.where(x > 0.1, x, 0.3),
+    ),
+    "masked_fill": (
+        lambda x: x.masked_fill(MASK, -1e9),
+        lambda x: torch.where(MASK, -1e9, x),
+    ),
+    "masked_fill_": (
+        lambda x: x.clone().masked_fill_(MASK, torch.tensor(0.3)),
+        lambda x: torch.where(MASK, 0.3, x),
+    ),
+    "pad": (lambda x: F.pad(x, (1, 2), value=0.3), None),
+    "where": (lambda x: torch.where(MASK, x, 0.3), lambda x: x.masked_fill(~MASK, 0.3)),
+    "where_method": (
+        lambda x: x.where(MASK, 0.3),
+        lambda x: x.masked_fill(~MASK, 0.3),
+    ),
+    "maximum": (
+        lambda x: torch.maximum(torch.tensor(0.3), x),
+        lambda x: x.clamp(min=0.3),
+    ),
+    "min": (lambda x: x.min(torch.tensor(0.3)), lambda x: x.clamp(max=0.3)),
+}
+
+
+@pytest.mark.parametrize(("call", "twin"), OFF_GRID.values(), ids=OFF_GRID)
+def test_constants_off_the_grid_are_rounded_once(call, twin):
+    x = lp.round(X, "e6m5").requires_grad_()
+    with lp.emulate(LOW, strict=True) as context:
+        y = call(x)
+    rows = context.coverage().rows
+    assert [row.treatment for row in rows][-1] in ("emulated", "exact by nature")
+    assert "emulated" in {row.treatment for row in rows}
+    expected = (twin or call)(x.double())
+    assert_bit_equal(y.detach(), lp.round(expected.detach(), "e6m5").float())
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    gradient, plain = (
+        torch.autograd.grad(result, x, upstream.to(result.dtype))[0]
+        for result in (y, expected)
+    )
+    assert_bit_equal(gradient, lp.round(plain, "e6m5"))
+
+
+def test_infinite_constants_stay_in_formats_without_infinities():
+    scores = torch.zeros(3, 4)
+    low = Precision(elementwise="e4m3fn")
+    with lp.emulate(low, strict=True) as context:
+        for value in (-torch.inf, torch.tensor(-torch.inf)):
+            masked = scores.masked_fill(MASK, value)
+            assert torch.equal(masked == -torch.inf, MASK)
+        assert F.relu6(scores + 7).max() == 6
+    treatments = {row.operation: row.treatment for row in context.coverage().rows}
+    assert treatments["masked_fill"] == treatments["relu6"] == "exact by nature"
+    powers = lp.Format(precision=1, emax=9)
+    with lp.emulate(Precision(elementwise=powers), strict=True):
+        six = F.relu6(torch.tensor([8.0]))
+    assert_bit_equal(six, lp.round(torch.tensor([6.0]), powers))
+
+
 @pytest.mark.parametrize("call", EXACT)
 def test_what_is_exact_stays_exact_where_no_gradient_adds(call):
     with lp.emulate(LOW, strict=True) as context:

@@ -18,12 +18,12 @@ from ._products import Bind, Bound, direct
 # Each element of a result depends on one element of each operand.
 POINTWISE = words(
     """acos acosh add addcdiv addcmul asin asinh atan atan2 atanh ceil celu clamp
-    clamp_max clamp_min copysign cos cosh deg2rad digamma div elu erf erfc erfinv exp
-    exp2 expm1 floor floor_divide fmax fmin fmod frac gelu hardshrink
-    hardsigmoid hardswish hypot i0 ldexp leaky_relu lerp lgamma log log10 log1p log2
-    logaddexp logaddexp2 logit log_sigmoid maximum minimum mish mul nan_to_num pow
-    rad2deg reciprocal remainder round rsqrt rsub selu sigmoid silu sin sinc sinh
-    softplus softshrink softsign sqrt square sub tan tanh tanhshrink xlogy"""
+    clamp_max clamp_min clip copysign cos cosh deg2rad digamma div elu erf erfc erfinv
+    exp exp2 expm1 floor floor_divide fmax fmin fmod frac gelu hardshrink hardsigmoid
+    hardswish hardtanh hypot i0 ldexp leaky_relu lerp lgamma log log10 log1p log2
+    log_sigmoid logaddexp logaddexp2 logit maximum minimum mish mul nan_to_num pow
+    rad2deg reciprocal relu6 remainder round rsqrt rsub selu sigmoid silu sin sinc sinh
+    softplus softshrink softsign sqrt square sub tan tanh tanhshrink threshold xlogy"""
 )
 # Elements of the first operand, each any number of times.
 SELECTIONS = words(
@@ -58,12 +58,18 @@ def _pointwise(function: Callable[..., Any]) -> Bind:
     return bind
 
 
-def _where(first: Tensor, second: Tensor, third: Any) -> Bound:
+def _where(*args: Any, **kwargs: Any) -> Bound:
+    named = ("condition", "input", "self", "other")
+    given = [*args, *(kwargs[name] for name in named if name in kwargs)]
+    first, second, third = given
     # The method's own tensor is the second argument of the function.
-    condition, chosen = (
-        (first, second) if first.dtype == torch.bool else (second, first)
-    )
-    return functional.pointwise, (torch.where, condition, chosen, third), {}
+    if not (isinstance(first, Tensor) and first.dtype == torch.bool):
+        first, second = second, first
+    return functional.pointwise, (torch.where, first, second, third), {}
+
+
+def _masked_fill(input: Tensor, mask: Tensor, value: Any) -> Bound:
+    return functional.pointwise, (torch.where, mask, value, input), {}
 
 
 def _gated(input: Tensor, dim: int = -1) -> Bound:
@@ -258,6 +264,7 @@ BINDINGS: dict[str, Bind] = {
     "embedding": _table(functional.embedding),
     "embedding_bag": _table(functional.embedding_bag),
     "float_power": _float_power,
+    "masked_fill": _masked_fill,
     "where": _where,
     "glu": _gated,
     "log_softmax": _softmax(functional.log_softmax),
@@ -293,9 +300,19 @@ def binds(name: str, func: Any) -> bool:
 
 
 def bound(
-    name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    name: str,
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    off_grid: bool,
 ) -> Bound | None:
-    """Return the functional for a call and its arguments."""
+    """Return the functional for a call and its arguments.
+
+    ``off_grid`` says that it puts constants that have to be rounded.
+    """
+    if name == "pad" and off_grid:
+        return functional.pointwise, (func, *args), kwargs
     if name in SELECTIONS:
         return functional.selection, (func, *args), kwargs
     return BINDINGS[name](*args, **kwargs)

@@ -4,6 +4,7 @@ An operation is *exact by nature* if every floating-point element of its results
 operand's element (possibly negated), a constant or fresh data, and its gradient is as
 harmless. Operations that only choose values forward but add gradients backward are
 listed apart. Whatever is in no list rounds, or may round, and is not emulated.
+Calls that put a constant which a format does not have are found by ``_constants``.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ _JOINS = words(
     vstack"""
 )
 _CHOICES = words(
-    """argmax argmin argsort bernoulli byte char fix hardtanh int kthvalue long
-    masked_scatter masked_select neg negative positive relu relu6 short sign sort
-    threshold topk trunc"""
+    """argmax argmin argsort bernoulli byte char fix int kthvalue long
+    masked_scatter masked_select neg negative positive relu short sign sort
+    topk trunc"""
 )
+# Exact where the numbers that they put are values of the format.
+_CHOICES_WITH_NUMBERS = words("hardtanh relu6 threshold")
 _COMPARISONS = words(
     """_nested_tensor_from_mask_left_aligned
     all allclose any array_equal bool bucketize count_nonzero eq equal ge greater
@@ -105,6 +108,7 @@ CONDITIONAL = (
     | _JOINS
     | _CHOICES_OF_SEVERAL
     | _OF_COMPLEX
+    | _CHOICES_WITH_NUMBERS
     | {"dropout", "index_fill", "pad"}
 )
 _SIGNIFICANT_BITS = {
@@ -298,7 +302,7 @@ def objection(called: str, args: _Arguments, kwargs: _Keywords) -> str | None:
         reason = _promotion(operands)
         if reason is not None:
             return reason
-    if name in _JOINS:
+    if name in _JOINS or name in _CHOICES_WITH_NUMBERS:
         return None
     if name == "scatter":
         return None if _overwrites(args, kwargs) else "it adds to elements"

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..formats import Format
 from . import _elementwise, _names
+from ._constants import puts_off_grid
 from ._exact import CONDITIONAL, GRADIENT_ADDS, always_exact, objection
 from ._products import PRODUCTS, Bound
 
@@ -145,7 +147,11 @@ def product(
 
 
 def rounding(
-    func: Any, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
+    func: Any,
+    operation: Operation,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    format: Format,
 ) -> Bound | None:
     """Return the functional for a call that ``elementwise`` governs.
 
@@ -154,18 +160,22 @@ def rounding(
         operation: what is known about it.
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
+        format: of ``elementwise``.
 
     Returns:
         None if this form of the call is exact by nature, or not emulated as `product`.
     """
     if not operation.elementwise:
         return None
+    name = operation.base
     # The table of an embedding is a weight, which is rounded also where all is exact.
-    if operation.base != "embedding" and not objection(operation.name, args, kwargs):
+    is_exact = name != "embedding" and not objection(operation.name, args, kwargs)
+    off_grid = puts_off_grid(name, args, kwargs, format)
+    if is_exact and not off_grid:
         return None
     args, kwargs = _plain(operation, args, kwargs)
     try:
-        found = _elementwise.bound(operation.base, func, args, kwargs)
+        found = _elementwise.bound(name, func, args, kwargs, off_grid=off_grid)
     except TypeError:
         return None
     return found if found is not None and _is_dense(found) else None

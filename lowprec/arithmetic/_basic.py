@@ -12,6 +12,7 @@ from ..kernels import basic as kernel
 from ..random import as_seed
 from ..rounding import Rounding, RoundingLike, RoundingMode, Saturation, Variant
 from ._correct import aligned, check_operands, computed, with_gradient_of
+from ._node import has_dual_numbers, refuse_tangents
 from ._overrides import overridable
 from ._round import chosen, refuse_compiled_transforms, transforms_active
 
@@ -53,6 +54,8 @@ def _apply(
         isinstance(x, Tensor) and x.requires_grad for x in given
     )
     if not differentiable and not transforms_active():
+        if has_dual_numbers():
+            refuse_tangents(*given)
         return computed(operation.kernel, inputs, dtype, rounding, key, offset)
     y = operation.carrier(*given)
     return with_gradient_of(

@@ -38,6 +38,26 @@ def _plain(node: type[torch.autograd.Function]) -> Callable[..., Tensor]:
     return result
 
 
+def refuse_tangents(*args: Any) -> None:
+    """Refuse dual numbers, whose tangents would be lost.
+
+    Raises:
+        NotImplementedError: saying what to do instead.
+    """
+    for x in args:
+        if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:
+            raise NotImplementedError(
+                "emulated operations have no forward-mode derivative (jvp): their "
+                "arithmetic is defined for the backward pass, so use torch.func.vjp, "
+                "jacrev or backward, or differentiate outside of the emulation"
+            )
+
+
+def has_dual_numbers() -> bool:
+    """Whether a level of forward-mode differentiation is entered."""
+    return getattr(forward_ad, "_current_level", 0) >= 0  # private to torch
+
+
 def applied(node: type[torch.autograd.Function], *args: Any) -> Tensor:
     """Apply an autograd function with ``setup_context`` and one result.
 
@@ -48,14 +68,17 @@ def applied(node: type[torch.autograd.Function], *args: Any) -> Tensor:
 
     Returns:
         What ``node.apply`` would return.
+
+    Raises:
+        NotImplementedError: under forward-mode differentiation.
     """
     result: Tensor
-    if (
-        torch.compiler.is_compiling()
-        or transforms_active()
-        # Private, and only where dual numbers are in use.
-        or getattr(forward_ad, "_current_level", 0) >= 0
-    ):
+    if torch.compiler.is_compiling():
+        result = node.apply(*args)
+    elif has_dual_numbers():
+        refuse_tangents(*args)
+        result = node.apply(*args)
+    elif transforms_active():
         result = node.apply(*args)
     elif torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in args

@@ -34,6 +34,8 @@ def _safe_softmax(x: Tensor, precision: Precision, seed: Tensor | None) -> Tenso
     if precision.elementwise is None:
         plain: Tensor = torch.ops.aten._safe_softmax.default(x, -1)
         return plain
+    if x.numel() == 0:  # no keys, and no maximum of them
+        return x
     wide = wide_for(precision, x.dtype, None, seed)
     scores = wide.enter(x)
     largest = scores.detach().amax(-1, keepdim=True)
@@ -115,6 +117,7 @@ def _check(
     value: Tensor,
     mask: Tensor | None,
     dropout_p: float,
+    causal: bool,
     grouped: bool,
 ) -> None:
     check_carrier(query, "query")
@@ -125,11 +128,10 @@ def _check(
         min(map(len, shapes)) < 2
         or query.shape[-1] != key.shape[-1]
         or key.shape[-2] != value.shape[-2]
-        or key.shape[-2] == 0
     ):
         raise ValueError(
-            "query, key and value must be [..., L, E], [..., S, E] and [..., S, V] "
-            f"with S at least 1, got {shapes}"
+            "query, key and value must be [..., L, E], [..., S, E] and [..., S, V], "
+            f"got {shapes}"
         )
     if grouped and (
         min(map(len, shapes)) < 3
@@ -142,8 +144,18 @@ def _check(
         )
     if not 0 <= dropout_p <= 1:
         raise ValueError(f"dropout_p must be from 0 to 1, got {dropout_p}")
+    if mask is not None and causal:
+        raise RuntimeError(
+            "attn_mask must be None with is_causal=True, as in torch: put the causal "
+            "part into the mask"
+        )
     if mask is not None and mask.dtype != torch.bool:
         check_same("attn_mask", mask, query, "query")
+
+
+def _default_scale(query: Tensor) -> float:
+    features = query.shape[-1]
+    return 1 / math.sqrt(features) if features else 1.0  # all scores are zero
 
 
 @overridable
@@ -201,7 +213,7 @@ def scaled_dot_product_attention(
         TypeError: as `linear`.
         ValueError: if shapes do not match, or the carrier cannot hold the values.
         NotImplementedError: as `linear`.
-        RuntimeError: as `linear`.
+        RuntimeError: as `linear`, and for ``attn_mask`` with ``is_causal``.
 
     Example:
         >>> q, v = torch.zeros(1, 257, 4), torch.ones(1, 257, 1)
@@ -224,7 +236,7 @@ def scaled_dot_product_attention(
             scale=scale,
             enable_gqa=enable_gqa,
         )
-    _check(query, key, value, attn_mask, dropout_p, enable_gqa)
+    _check(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
     base = seed_with_elementwise(precision, generator, seed)
     result, _ = attend(
         query,
@@ -233,7 +245,7 @@ def scaled_dot_product_attention(
         attn_mask,
         is_causal,
         dropout_p,
-        1 / math.sqrt(query.shape[-1]) if scale is None else scale,
+        _default_scale(query) if scale is None else scale,
         enable_gqa,
         precision,
         AttentionSeeds(*seeds_of_parts(base, len(AttentionSeeds._fields))),

@@ -19,12 +19,17 @@ def _class_dim(input: Tensor) -> int:
 
 
 def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    """Refuse targets and weights that would broadcast.
+    """Refuse inputs without classes, and targets and weights that would broadcast.
 
     Raises:
         ValueError: saying what fits.
     """
     dim, wanted = _class_dim(input), input.shape
+    if input.dim() == 0 or input.shape[dim] == 0:
+        raise ValueError(
+            "input must be [N, C, ...] or [C] with at least one class, got shape "
+            f"{tuple(input.shape)}"
+        )
     if not target.is_floating_point():
         wanted = input.shape[:dim] + input.shape[dim + 1 :]
     if target.shape != wanted:

@@ -57,6 +57,7 @@ class TensorStatistics:
     Args:
         elements: elements seen.
         compared: elements compared.
+        measured: those of them that are finite, as is their exact value.
         signal: sum of squares of the exact values.
         noise: sum of squared errors.
         ulps: sum of the absolute errors in units in the last place (`Format.ulp` at
@@ -82,6 +83,7 @@ class TensorStatistics:
 
     elements: int = 0
     compared: int = 0
+    measured: int = 0
     signal: float = 0.0
     noise: float = 0.0
     ulps: float = 0.0
@@ -113,8 +115,7 @@ class TensorStatistics:
     @property
     def mean_ulps(self) -> float:
         """Mean absolute error in units in the last place; 0 without elements."""
-        finite = self.compared - self.nonfinite
-        return self.ulps / finite if finite else 0.0
+        return self.ulps / self.measured if self.measured else 0.0
 
     def update(
         self,
@@ -166,6 +167,7 @@ class TensorStatistics:
     def _add(self, computed: Tensor, wanted: Tensor, format: Format | None) -> None:
         if computed.numel() == 0:
             return
+        self.measured += computed.numel()
         error = (computed - wanted).abs()
         self.signal += float(wanted.square().sum())
         self.noise += float(error.square().sum())

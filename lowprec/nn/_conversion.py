@@ -138,6 +138,14 @@ def emulation_of(module: torch.nn.Module) -> Emulation | None:
     return emulation
 
 
+def original_forward(module: torch.nn.Module) -> Any:
+    """Return what a module calls, or called before it was converted."""
+    if not is_converted(module):
+        return module.forward
+    kind = cast(Any, module)._lowprec_kind
+    return module.__dict__.get(_PATCH, kind.forward)
+
+
 def swap(module: torch.nn.Module, emulation: Emulation | None) -> None:
     """Give a module another emulation: None makes it what it was."""
     if emulation is not None and is_converted(module):

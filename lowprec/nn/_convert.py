@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import TypeVar
@@ -38,10 +39,10 @@ def convert_(
         A module whose precision is None or rounds nothing computes as torch does.
         Converting again replaces the precision. Modules built as `lowprec.nn` ones
         keep their own. Code outside of a ``forward`` is not seen (methods called by
-        other names, hooks, a loss function of its own); nor are TorchScript modules,
-        which a `NumericalWarning` names. What an operation is that a precision is
-        about, but cannot be emulated, is reported when it is met: `coverage` lists
-        what was met, `report` lists the modules.
+        other names, hooks, a loss function of its own); nor are TorchScript modules and
+        those whose ``forward`` is a generator, which a `NumericalWarning` names. What a
+        precision is about, but cannot be emulated, is reported when it is met:
+        `coverage` lists what was met, `report` lists the modules.
 
     Args:
         model: the module to convert; it may itself be a layer.
@@ -74,7 +75,7 @@ precision=Precision(input='e4m3fn'))
     rules = as_policy(policy)
     _conversion.check(model, rules)
     _check_restorable(model)
-    _check_scripted(model, rules, strict)
+    _check_missed(model, rules, strict)
     _check_not_lent(model)
     plan = _conversion.emulations(
         list(model.named_modules()),
@@ -88,24 +89,52 @@ precision=Precision(input='e4m3fn'))
     return model
 
 
-def _check_scripted(model: torch.nn.Module, policy: Policy, strict: bool) -> None:
-    missed = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.jit.ScriptModule)
-        and policy.precision_for(name) is not None
-    ]
-    if not missed:
-        return
-    text = (
+def _check_missed(model: torch.nn.Module, policy: Policy, strict: bool) -> None:
+    scripted, generators = [], []
+    for name, module in model.named_modules():
+        if policy.precision_for(name) is None:
+            continue
+        if isinstance(module, torch.jit.ScriptModule):
+            scripted.append(name)
+        elif _yields(module):
+            generators.append(name)
+    _miss(
+        scripted,
         "TorchScript modules have a precision in the policy but cannot be converted "
-        f"and stay in carrier arithmetic: {', '.join(map(repr, missed[:5]))}"
-        f"{', ...' if len(missed) > 5 else ''}; use the Python modules that they were "
-        "made from, or give them None in the policy"
+        "and stay in carrier arithmetic: {}; use the Python modules that they were "
+        "made from, or give them None in the policy",
+        strict,
     )
+    _miss(
+        generators,
+        "these modules have a precision in the policy, but their forward is a "
+        "generator, whose body runs after it was left, in carrier arithmetic: {}; "
+        "return a list instead of yielding, or give them None in the policy",
+        strict,
+    )
+
+
+def _yields(module: torch.nn.Module) -> bool:
+    """Whether calling a module only makes a generator or a coroutine."""
+    forward = _conversion.original_forward(module)
+    return any(
+        is_lazy(forward)
+        for is_lazy in (
+            inspect.isgeneratorfunction,
+            inspect.iscoroutinefunction,
+            inspect.isasyncgenfunction,
+        )
+    )
+
+
+def _miss(names: list[str], text: str, strict: bool) -> None:
+    """Warn of modules that are not emulated, or refuse them."""
+    if not names:
+        return
+    shown = ", ".join(map(repr, names[:5])) + (", ..." if names[5:] else "")
     if strict:
-        raise NotImplementedError(text)
-    warnings.warn(text, NumericalWarning, stacklevel=3)
+        raise NotImplementedError(text.format(shown))
+    warnings.warn(text.format(shown), NumericalWarning, stacklevel=4)
 
 
 def _check_not_lent(model: torch.nn.Module) -> None:

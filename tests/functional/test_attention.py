@@ -288,10 +288,37 @@ def test_per_sample_gradients_by_torch_func():
     weights = torch.randn(2, 3, 4)
 
     def loss(q, k, v):
-        y = attention(q, k, v, torch.ones(3, 5), is_causal=True, precision=LOW)
+        y = attention(q, k, v, torch.ones(3, 5), precision=LOW)
         return (y * weights).sum()
 
     gradient = torch.func.grad(loss, argnums=(0, 1, 2))
     actual = torch.func.vmap(gradient, in_dims=(0, None, 0))(q, k, v)
     for i in range(3):
         assert_all_equal([part[i] for part in actual], gradient(q[i], k, v[i]))
+
+
+@pytest.mark.parametrize("keys", [0, 5])
+@pytest.mark.parametrize("features", [0, 4])
+def test_empty_sizes_are_torchs(keys, features):
+    shapes = [(2, 3, features), (2, keys, features), (2, keys, 6)]
+    source = torch.Generator().manual_seed(4)
+    leaves = [torch.randn(s, generator=source).requires_grad_() for s in shapes]
+    torchs = torch.nn.functional.scaled_dot_product_attention
+    for options in ({}, {"is_causal": True}, {"attn_mask": torch.zeros(3, keys)}):
+        for precision in (WIDE_32, Precision(accumulator="binary32")):
+            y = attention(*leaves, **options, precision=precision)
+            expected = torchs(*leaves, **options)
+            torch.testing.assert_close(y, expected)
+            for ours, theirs in zip(
+                torch.autograd.grad(y.sum(), leaves, materialize_grads=True),
+                torch.autograd.grad(expected.sum(), leaves, materialize_grads=True),
+                strict=True,
+            ):
+                torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_a_mask_and_a_causal_one_are_refused_as_by_torch(dtype):
+    q, mask = torch.ones(2, 3, 4), torch.ones(3, 3, dtype=dtype)
+    with pytest.raises(RuntimeError, match="attn_mask must be None with is_causal"):
+        attention(q, q, q, mask, is_causal=True, precision=LOW)

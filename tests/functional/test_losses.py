@@ -326,3 +326,16 @@ def test_refusals():
         functional.cross_entropy(
             x.half().unsqueeze(0), torch.tensor([0]), precision=PRECISION
         )
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("loss", [functional.cross_entropy, functional.nll_loss])
+def test_inputs_without_classes_are_refused(loss, reduction):
+    low = Precision(elementwise="e6m5")
+    for x, target in (
+        (torch.ones(2, 0), torch.tensor([-100, -100])),
+        (torch.ones(0), torch.tensor(-100)),
+        (torch.tensor(1.0), torch.tensor(0)),
+    ):
+        with pytest.raises(ValueError, match="at least one class"):
+            loss(x, target, reduction=reduction, precision=low)

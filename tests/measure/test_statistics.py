@@ -124,6 +124,14 @@ def test_merging_calls_is_seeing_all_at_once():
             assert getattr(first, name) == pytest.approx(value, rel=1e-12), name
 
 
+def test_means_are_over_elements_that_have_an_error():
+    statistics = TensorStatistics()
+    exact, actual = [math.inf, 1.09375, 1.0], [448.0, 1.0625, math.inf]
+    statistics.update(torch.tensor(actual), torch.tensor(exact), lp.format("e4m3fn"))
+    assert (statistics.compared, statistics.measured) == (3, 1)
+    assert statistics.mean_ulps == 0.25
+
+
 def test_no_errors_and_no_values():
     empty = TensorStatistics()
     empty.update(torch.ones(0), torch.ones(0), lp.format("e5m2"))
