@@ -1,155 +1,24 @@
-"""The function mode that computes in a precision, and the tally of what it met."""
+"""The function mode that computes in a precision."""
 
 from __future__ import annotations
 
 import functools
-import sys
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from . import _operations, _optimizing
+from ._coverage import BY_POLICY, EMULATED, EXACT, NOT_EMULATED, Tally
 from ._operations import Operation
-from .errors import NumericalWarning
 from .precision import Precision
 
-EMULATED = "emulated"
-EXACT = "exact by nature"
-NOT_EMULATED = "not emulated"
-BY_POLICY = "carrier by policy"
-SUM = "sum of gradients"
-TREATMENTS = (EMULATED, EXACT, NOT_EMULATED, BY_POLICY)
-
 _Result = TypeVar("_Result")
-
-
-class CoverageRow(NamedTuple):
-    """How often an operation was met in a module, and what was done with it.
-
-    ``module`` is a name of ``named_modules()``; it is empty for the model itself, for
-    what runs outside of its modules, and where no model was given.
-    """
-
-    operation: str
-    calls: int
-    treatment: str
-    module: str = ""
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What an emulation met, most frequent first within each treatment.
-
-    Treatments: ``"emulated"``; ``"exact by nature"`` (moves, chooses or compares
-    values); ``"not emulated"`` (computed in the carrier although a precision was
-    asked for); ``"carrier by policy"`` (the policy says None there, or the precision
-    leaves such operations to torch). The operation ``"sum of gradients"`` is that of
-    autograd, which adds the gradients of a parameter that several modules have; it
-    always runs in the carrier, and is not refused.
-    """
-
-    rows: tuple[CoverageRow, ...]
-
-    def __iter__(self) -> Iterator[CoverageRow]:
-        """Iterate over the rows."""
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.rows)
-
-    def __str__(self) -> str:
-        """Return a table."""
-        cells = [(row.operation, str(row.calls), *row[2:]) for row in self.rows]
-        named = any(row.module for row in self.rows)
-        cells.insert(0, ("operation", "calls", "treatment", "module" if named else ""))
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join(
-            f"{operation:<{widths[0]}}  {calls:>{widths[1]}}  "
-            f"{treatment:<{widths[2]}}  {module}".rstrip()
-            for operation, calls, treatment, module in cells
-        )
-
-    def to_dict(self) -> dict[str, dict[str, int]]:
-        """Return calls by treatment and operation, over all modules."""
-        result: dict[str, dict[str, int]] = {name: {} for name in TREATMENTS}
-        for row in self.rows:
-            calls = result[row.treatment]
-            calls[row.operation] = calls.get(row.operation, 0) + row.calls
-        return result
-
-
-@dataclass
-class Tally:
-    """Counts of calls by operation, treatment and module; a mode must not change."""
-
-    calls: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-
-    def add(self, operation: str, treatment: str, module: str, reason: str) -> None:
-        """Count a call, and warn the first time that one is not emulated."""
-        key = (operation, treatment, module)
-        if treatment == NOT_EMULATED and not any(
-            known[:2] == key[:2] for known in self.calls
-        ):
-            warnings.warn(
-                f"{operation} is not emulated and runs in the carrier's arithmetic: "
-                f"{reason}; coverage() counts such calls, strict=True refuses them",
-                NumericalWarning,
-                stacklevel=_depth_of_caller(),
-            )
-        self.calls[key] += 1
-
-    def coverage(self, tied: Iterable[CoverageRow] = ()) -> Coverage:
-        """Return the counts as a table, with rows that nothing counts."""
-        rows = [
-            CoverageRow(operation, calls, treatment, module)
-            for (operation, treatment, module), calls in self.calls.items()
-        ]
-        rows += tied
-        rows.sort(
-            key=lambda row: (
-                TREATMENTS.index(row.treatment),
-                -row.calls,
-                row.operation,
-                row.module,
-            )
-        )
-        return Coverage(tuple(rows))
-
-
-def tied_rows(
-    model: torch.nn.Module, precision_of: Callable[[str], Precision | None]
-) -> list[CoverageRow]:
-    """Return the parameters of several modules, whose gradients autograd adds."""
-    uses = Counter(p for _, p in model.named_parameters(remove_duplicate=False))
-    owners = [
-        (name.rpartition(".")[0], uses[p])
-        for name, p in model.named_parameters()
-        if uses[p] > 1
-    ]
-    return [
-        CoverageRow(SUM, count - 1, NOT_EMULATED, owner)
-        for owner, count in owners
-        if precision_of(owner) is not None
-    ]
-
-
-def _depth_of_caller() -> int:
-    """Return how far up the first frame outside of lowprec and torch is."""
-    frame, depth = sys._getframe(1), 1
-    while frame.f_back is not None:
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in ("lowprec", "torch"):
-            break
-        frame, depth = frame.f_back, depth + 1
-    return depth
+# Runs the body of an overridden function, whose calls a mode can see; from torch 2.13.
+_redispatch: Any = getattr(torch.overrides, "redispatch_function", None)
 
 
 class Owner(Protocol):
@@ -224,11 +93,12 @@ class Emulation(TorchFunctionMode):
         if operation.exact or operation.own:
             self._count(operation, EXACT if operation.exact else EMULATED)
             return alone(func, args, kwargs)
-        return self._treated(func, operation, args, kwargs)
+        return self._treated(func, types, operation, args, kwargs)
 
     def _treated(
         self,
         func: Any,
+        types: Any,
         operation: Operation,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -258,6 +128,8 @@ class Emulation(TorchFunctionMode):
         if precision.elementwise is None and operation.governed:
             self._count(operation, BY_POLICY)
             return alone(func, args, kwargs)
+        if operation.composite and _redispatch is not None:
+            return under(self, _redispatch, (func, types, args, kwargs), {})
         return self._left(func, operation, reason, args, kwargs)
 
     def _emulated(
@@ -287,10 +159,12 @@ class Emulation(TorchFunctionMode):
                 raise NotImplementedError(
                     f"{operation.name} cannot be emulated: {error}"
                 ) from error
-        if _operations.works_in_place(operation, args, kwargs):
-            alone(Tensor.copy_, (args[0], result), {})
-            return args[0]
-        return result
+        target = _operations.written(operation, args, kwargs)
+        if target is None:
+            return result
+        if target.numel() == 0 and target.shape != result.shape:
+            alone(Tensor.resize_, (target, result.shape), {})  # as torch for out=
+        return alone(Tensor.copy_, (target, result), {})
 
     def _left(
         self,
@@ -418,3 +292,18 @@ def _keep_compiled_graph_alone() -> None:
 # these run while Dynamo traces, and are not traced themselves.
 _keep_compiled_graph_alone._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _operations.operation_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def keep_frames_eager(function: Any) -> None:
+    """Keep Dynamo from compiling the handling of a call as a frame of its own.
+
+    It still traces it in line. Frames for single calls would cost more than the calls,
+    and torch's guards do not tell the properties of a tensor apart.
+    """
+    dynamo: Any = torch._C._dynamo.eval_frame
+    skip = dynamo._FrameAction.SKIP
+    strategy = dynamo._FrameExecStrategy(skip, skip)
+    dynamo.set_code_exec_strategy(function.__code__, strategy)
+
+
+keep_frames_eager(Emulation.__torch_function__)

@@ -13,14 +13,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import __version__
-from .formats import describe, format, formats
+from .formats import block_format, describe, format, formats, is_block_name
 
 _INTERRUPTED = 130
 _USER_ERRORS = (TypeError, ValueError, NotImplementedError, OSError, ImportError)
 
 
 def _format_command(arguments: argparse.Namespace) -> None:
-    print(describe(*(format(name) for name in arguments.names)))
+    blocks = [name for name in arguments.names if is_block_name(name)]
+    scalars = [name for name in arguments.names if name not in blocks]
+    tables = [describe(*map(format, scalars))] if scalars else []
+    print("\n\n".join([*tables, *(str(block_format(name)) for name in blocks)]))
 
 
 def _formats_command(_: argparse.Namespace) -> None:

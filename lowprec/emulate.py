@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ._emulation import Coverage, CoverageRow, Emulation, Tally, tied_rows
+from ._coverage import Coverage, CoverageRow, Tally, tied_rows
+from ._emulation import Emulation, keep_frames_eager
 from .nn import _conversion
 from .precision import Policy, Precision, as_policy, as_precision
 
@@ -151,6 +152,9 @@ class emulate(Emulation):
         if self._model is None:
             return self.tally.coverage()
         return self.tally.coverage(tied_rows(self._model, self._policy.precision_for))
+
+
+keep_frames_eager(emulate.__torch_function__)
 
 
 class _Entrance:

@@ -25,6 +25,7 @@ from lowprec.testing import (
     exact_tensor_scale,
     random_word,
 )
+from lowprec.testing import strategies as lps
 
 NAMED = list(lp.block_formats())
 SHARED_RULES = ["floor", "ceil", "rceil", "even"]
@@ -54,7 +55,7 @@ def label(value):
     return str(value)
 
 
-def inputs(dtype, rows=24):
+def inputs(dtype, rows=16):
     """Rows of 19 numbers: all magnitudes, ties, neighbours of powers of two, zeros."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(rows, LENGTH, generator=generator, dtype=dtype)
@@ -119,7 +120,7 @@ def in_carrier(value, dtype):
     return float(exact_round(value, name))
 
 
-def values(blocks, dtype):
+def values_of(blocks, dtype):
     return torch.tensor(
         [
             [in_carrier(v, dtype) for block in row for v in block.values]
@@ -136,7 +137,7 @@ def test_every_rule_is_the_oracle(format, dtype):
     blocks, _ = expected(x, BlockRounding(format))
     actual = lp.round(x, format)
     assert actual.dtype == dtype
-    assert_bit_equal(actual, values(blocks, dtype))
+    assert_bit_equal(actual, values_of(blocks, dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -149,7 +150,7 @@ def test_every_mode_is_the_oracle(format, mode, dtype):
         seed = 11 if rounding.stochastic else None
         blocks, _ = expected(x, rounding, seed)
         actual = lp.round(x, rounding, seed=seed)
-        assert_bit_equal(actual, values(blocks, dtype))
+        assert_bit_equal(actual, values_of(blocks, dtype))
 
 
 @pytest.mark.parametrize("format", [*NAMED, *SCALED], ids=label)
@@ -185,9 +186,35 @@ def scale_code(scale, format):
     return math.frexp(scale)[1] - 1 + format.scale.bias
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("rule", ["amax", "nv"])
+def test_quotients_next_to_ties_round_as_exact_ones(rule, dtype):
+    """x is the carrier number at or next to a tie times S, for many awkward S."""
+    format = BlockFormat("e2m1fn", "e4m3fn", 16, rule, "binary32")
+    generator = torch.Generator().manual_seed(0)
+    largest = 1 + torch.rand(12, generator=generator, dtype=torch.float64)
+    largest = largest.to(dtype)
+    values = format.element.values()
+    ties = [(a + b) / 2 for a, b in itertools.pairwise(values) if a >= 0]
+    for amax in largest.tolist():
+        second = exact_tensor_scale([amax], format)
+        scale = exact_block_scale([amax], format, second)
+        places = [float(Fraction(t) * Fraction(scale) * Fraction(second)) for t in ties]
+        middle = torch.tensor(places, dtype=torch.float64).to(dtype)
+        below = torch.nextafter(middle, torch.zeros_like(middle))
+        above = torch.nextafter(middle, 2 * middle)
+        rest = torch.full((1,), amax, dtype=dtype)
+        x = torch.cat([rest, below, middle, rest, above, rest, rest, rest])[:32]
+        x = torch.cat([x, rest.expand(32 - len(x))])[None]
+        for mode in ("nearest_even", "toward_positive"):
+            rounding = BlockRounding(format, mode)
+            blocks, _ = expected(x, rounding)
+            assert_bit_equal(lp.round(x, rounding), values_of(blocks, dtype))
+
+
 def test_every_pair_of_fp4_multiples_is_the_oracle():
-    """All blocks of two numbers k/4, |k| <= 32: every tie of every binade."""
-    numbers = [k / 4 for k in range(-32, 33)]
+    """All blocks of two numbers k/4, abs(k) <= 28: every tie of every binade."""
+    numbers = [k / 4 for k in range(-28, 29)]
     x = torch.tensor(list(itertools.product(numbers, numbers)))
     for rule in SHARED_RULES:
         format = BlockFormat("e2m1fn", "e8m0", 2, rule)
@@ -344,6 +371,21 @@ def test_stochastic_rounding_of_elements_is_unbiased():
 numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@given(data=st.data(), other=lps.roundings())
+def test_any_format_and_mode_is_the_oracle(data, other, dtype):
+    format = data.draw(lps.block_formats(carrier=dtype))
+    near = lps.values_near(format.element, dtype) | st.floats(width=32)
+    row = data.draw(st.lists(near, min_size=1, max_size=12))
+    rounding = BlockRounding(
+        format, other.mode, other.saturation, other.random_bits, other.variant
+    )
+    seed = 3 if rounding.stochastic else None
+    x = torch.tensor([row], dtype=dtype)
+    blocks, _ = expected(x, rounding, seed)
+    assert_bit_equal(lp.round(x, rounding, seed=seed), values_of(blocks, dtype))
+
+
 @given(st.lists(numbers, min_size=1, max_size=9), st.sampled_from(SHARED))
 def test_rounding_again_changes_nothing(block, format):
     once = lp.round(torch.tensor(block, dtype=torch.float64), format)
@@ -394,6 +436,19 @@ def test_transforms_and_dual_numbers():
         assert torch.equal(gradient, torch.ones_like(x))
         _, tangent = torch.func.jvp(lambda one, f=format: lp.round(one, f), (x,), (x,))
         assert torch.equal(tangent, x)
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "nvfp4"])
+def test_an_emulation_around_leaves_the_arithmetic_inside_alone(name):
+    x = torch.randn(3, 40)
+    rounded, codes = lp.round(x, name), lp.encode_blocks(x, name)
+    with lp.emulate(lp.Precision(elementwise="e5m2"), strict=True):
+        assert_bit_equal(lp.round(x, name), rounded)
+        again = lp.encode_blocks(x, name)
+        decoded = lp.decode_blocks(again, name)
+    assert torch.equal(again.codes, codes.codes)
+    assert torch.equal(again.scales, codes.scales)
+    assert_bit_equal(decoded, rounded)
 
 
 @pytest.mark.slow
@@ -457,7 +512,12 @@ def test_names_sizes_and_published_ranges():
         (lambda: BlockFormat("e11m5"), "within the range of binary32"),
         (
             lambda: BlockFormat("e2m1fn", "e4m3fn", 16, "amax", "binary64"),
-            "significant bits",
+            "scales must have values that binary32 has",
+        ),
+        (lambda: BlockFormat("e2m1fn", "e11m3"), "scales must have values"),
+        (
+            lambda: BlockFormat("e2m5", "e4m6", 16, "amax", "binary32"),
+            "at most 28 significant bits, got 31",
         ),
         (lambda: SharedExponent(9), "2 to 8 bits"),
         (lambda: SharedExponent(1), "at least 2"),

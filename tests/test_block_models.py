@@ -293,6 +293,54 @@ def test_attention_has_blocks_along_heads_and_keys():
         assert gradient.isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_recurrent_layers_are_their_linear_steps():
+    fine = BlockFormat("e4m7", "e8m0", 8)
+    precision = Precision(input=fine, weight=fine, grad_output=fine)
+    torch.manual_seed(0)
+    layer = torch.nn.LSTM(40, 12, proj_size=5)
+    x = torch.randn(6, 3, 40, requires_grad=True)
+    g = torch.randn(6, 3, 5)
+    wanted = torch.autograd.grad(layer(x)[0], (x, *layer.parameters()), g)
+    with lp.emulate(precision):
+        y, _ = layer(x)
+    actual = torch.autograd.grad(y, (x, *layer.parameters()), g)
+    for one, other in zip(actual, wanted, strict=True):
+        assert (one - other).norm() < 0.02 * other.norm()
+    h, c = torch.zeros(3, 5), torch.zeros(3, 12)
+    w_ih, w_hh, b_ih, b_hh, w_hr = layer.parameters()
+    with torch.no_grad():
+        for step, result in zip(x, y, strict=True):
+            own = functional.linear(step, w_ih, b_ih, precision=precision)
+            recurrent = functional.linear(h, w_hh, b_hh, precision=precision)
+            i, f, n, o = (own + recurrent).chunk(4, -1)
+            c = f.sigmoid() * c + i.sigmoid() * n.tanh()
+            h = functional.linear(o.sigmoid() * c.tanh(), w_hr, precision=precision)
+            assert torch.allclose(result, h, rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_of_a_recurrent_weight_has_blocks_of_steps():
+    precision = Precision(input=SMALL, weight=SMALL, grad_output=SMALL)
+    torch.manual_seed(0)
+    layer = torch.nn.RNN(8, 6, nonlinearity="relu", bias=False)
+    x, g = torch.randn(5, 3, 8), torch.randn(5, 3, 6)
+    with lp.emulate(precision):
+        y, _ = layer(x)
+    (actual,) = torch.autograd.grad(y, layer.weight_hh_l0, g)
+    h, steps, states = torch.zeros(3, 6), [], []
+    for step in x:
+        states.append(h.detach())
+        own = functional.linear(step, layer.weight_ih_l0, precision=precision)
+        steps.append(functional.linear(h, layer.weight_hh_l0, precision=precision))
+        steps[-1].retain_grad()
+        h = (own + steps[-1]).relu()
+        states.append(h)
+    torch.autograd.backward(states[1::2], list(g))
+    incoming = lp.round(torch.cat([step.grad for step in steps]), SMALL, axis=0)
+    before = lp.round(torch.cat(states[0::2]), SMALL, axis=0)
+    assert torch.allclose(actual, incoming.mT @ before, rtol=1e-5, atol=1e-6)
+
+
 def test_norms_round_parameters_elementwise():
     precision = Precision(weight="mxfp8", elementwise="bfloat16")
     x, gamma, beta = leaf(3, 8), leaf(8), leaf(8)
@@ -519,3 +567,15 @@ def test_presets_keep_tensors_on_the_grid(name):
     for tensor in (y.detach(), x.grad, *(each.grad for each in model.parameters())):
         assert_bit_equal(tensor, lp.round(tensor, "bfloat16"))
         assert tensor.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["mxfp8", "nvfp4"])
+def test_presets_hold_a_transformer_layer(name):
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 48, batch_first=True, dropout=0.0)
+    x = torch.randn(2, 20, 32, requires_grad=True)
+    with lp.emulate(lp.preset(name), model=layer, strict=True):
+        y = layer(x)
+    y.backward(torch.randn_like(y))
+    for tensor in (y.detach(), *(each.grad for each in layer.parameters())):
+        assert_bit_equal(tensor, lp.round(tensor, "bfloat16"))

@@ -32,6 +32,13 @@ def test_format_prints_a_table(capsys):
     assert "2^-16" in out
 
 
+def test_format_prints_block_formats_too(capsys):
+    main(["format", "e2m1fn", "mxfp4"])
+    text = capsys.readouterr().out
+    assert "e2m1fn" in text.splitlines()[0]
+    assert "bits per value       4.25" in text
+
+
 def test_formats_lists_known_names(capsys):
     status, out, _ = outcome(capsys, "formats")
     assert status == 0

@@ -1,11 +1,13 @@
 """torch.compile: converted models, and contexts around and inside of compiled code."""
 
 import contextlib
+import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
 from layer_roundings import ignore_dynamo
+from model_zoo import CASES
 
 import lowprec as lp
 import lowprec.nn
@@ -28,6 +30,7 @@ RANDOM = Precision(
     elementwise=Rounding("bfloat16", "stochastic"),
     accumulator=Rounding("e8m7", "stochastic"),
 )
+OTHER = Precision(elementwise="e8m1")
 pytestmark = [
     ignore_dynamo,
     # Dynamo looks at .grad of every tensor it meets.
@@ -57,6 +60,18 @@ class Block(torch.nn.Module):
         return y @ x
 
 
+class Small(torch.nn.Module):
+    """A layer, a fused operation and a method in place: quick to trace."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+        self.norm = torch.nn.LayerNorm(4)
+
+    def forward(self, x):
+        return self.norm(self.layer(x)).transpose(0, 1).exp_()
+
+
 def step(call, model, x):
     model.zero_grad()
     torch.manual_seed(3)
@@ -71,10 +86,17 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.parametrize(
-    "precision", [LOW, RANDOM, None], ids=["low", "random", "none"]
+    ("precision", "kind"),
+    [
+        (LOW, Small),
+        (RANDOM, Small),
+        (None, Block),
+        pytest.param(LOW, Block, marks=pytest.mark.slow),
+        pytest.param(RANDOM, Block, marks=pytest.mark.slow),
+    ],
 )
-def test_converted_models_compile(precision):
-    model, x = lp.nn.convert_(Block(), Policy({"*": precision})), torch.randn(4, 4)
+def test_converted_models_compile(precision, kind):
+    model, x = lp.nn.convert_(kind(), Policy({"*": precision})), torch.randn(4, 4)
     expected = step(model, model, x)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     assert_same(step(compiled, model, x), expected)
@@ -82,17 +104,19 @@ def test_converted_models_compile(precision):
 
 
 def test_precisions_of_modules_reach_compiled_code():
-    policy = Policy({"*": LOW, "inner.*": None, "norm": None}, operations={"relu": LOW})
-    model, x = lp.nn.convert_(Block(), policy), torch.randn(4, 4)
+    policy = Policy({"*": LOW, "norm": None}, operations={"exp": OTHER})
+    model, x = lp.nn.convert_(Small(), policy), torch.randn(4, 4)
     expected = step(model, model, x)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     assert_same(step(compiled, model, x), expected)
 
 
 @pytest.mark.parametrize("precision", [LOW, RANDOM], ids=["low", "random"])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(
+    "backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)]
+)
 def test_compiled_models_are_emulated_inside_a_context(backend, precision):
-    model, x = Block(), torch.randn(4, 4)
+    model, x = Small(), torch.randn(4, 4)
     plain = step(model, model, x)
     compiled = torch.compile(model, backend=backend, fullgraph=True)
     for context in (
@@ -107,8 +131,16 @@ def test_compiled_models_are_emulated_inside_a_context(backend, precision):
         assert_same(step(compiled, model, x), plain)
 
 
+def test_sizes_may_change():
+    model = lp.nn.convert_(Small(), LOW)
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=True)
+    for rows in (3, 5, 7):
+        x = torch.randn(rows, 4)
+        assert_same(step(compiled, model, x), step(model, model, x))
+
+
 def test_compiled_code_enters_a_context():
-    model, x = Block(), torch.randn(4, 4)
+    model, x = Small(), torch.randn(4, 4)
     context = lp.emulate(LOW, strict=True)
 
     def inside(x):
@@ -117,16 +149,16 @@ def test_compiled_code_enters_a_context():
         return y + 1
 
     expected = step(inside, model, x)
-    compiled = torch.compile(inside, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(inside, backend="eager", fullgraph=True)
     assert_same(step(compiled, model, x), expected)
-    with lp.emulate(Precision(elementwise="e8m1")):
+    with lp.emulate(OTHER):
         again = step(inside, model, x)
         assert_same(step(compiled, model, x), again)
     assert not torch.equal(again[0], expected[0])
 
 
 def test_compiled_code_cannot_enter_a_context_with_a_model():
-    model, x = Block(), torch.randn(4, 4)
+    model, x = Small(), torch.randn(4, 4)
     context = lp.emulate(Policy({"*": LOW}), model)
 
     @torch.compile(backend="eager", fullgraph=True)
@@ -151,6 +183,47 @@ def test_graph_breaks_keep_the_context():
         with context:
             expected = broken(x).detach()
             assert_bit_equal(compiled(x).detach(), expected)
+
+
+class Recurrent(torch.nn.Module):
+    """Dynamo breaks its graph at the LSTM."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(4, 4)
+        self.lstm = torch.nn.LSTM(4, 3)
+
+    def forward(self, x):
+        return self.lstm(torch.tanh(self.first(x)))[0]
+
+
+@pytest.mark.parametrize("kind", ["convert", "emulate", "model"])
+def test_modules_that_dynamo_does_not_trace_run_eagerly(kind):
+    model, x = Recurrent(), torch.randn(5, 4)
+    contexts = {"emulate": lp.emulate(LOW), "model": lp.emulate({"*": LOW}, model)}
+    if kind == "convert":
+        lp.nn.convert_(model, LOW)
+    compiled = torch.compile(model, backend="aot_eager")
+    with contexts.get(kind, contextlib.nullcontext()):
+        expected = step(model, model, x)
+        for _ in range(2):
+            assert_same(step(compiled, model, x), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@torch._dynamo.config.patch(allow_rnn=True)
+def test_the_six_models_compile(case):
+    model = lp.nn.convert_(case.build(0), LOW)
+    for module in model.modules():  # masks come from another stream when compiled
+        for name in ("p", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    start, (x, _) = copy.deepcopy(model.state_dict()), case.batch(1)
+    expected = step(model, model, x)
+    model.load_state_dict(start)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert_same(step(compiled, model, x), expected)
 
 
 @pytest.mark.slow

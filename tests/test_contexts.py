@@ -30,7 +30,9 @@ RANDOM = Precision(
     grad_weight=Rounding("e4m3fn", "stochastic"),
 )
 OTHER = Precision(weight="e8m1", elementwise="e8m1")
-A, B = torch.randn(2, 3), torch.randn(3, 2)
+_SOURCE = torch.Generator().manual_seed(0)
+A = torch.randn(2, 3, generator=_SOURCE)
+B = torch.randn(3, 2, generator=_SOURCE)
 
 
 class Net(torch.nn.Module):

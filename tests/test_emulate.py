@@ -234,7 +234,6 @@ def test_what_elementwise_is_about_is_left_to_torch_without_it(name, call):
 UNKNOWN = [
     ("conv_tbc", lambda: torch.conv_tbc(X[None], X[None], X[0])),
     ("cdist", lambda: torch.cdist(X, X)),
-    ("mm", lambda: torch.mm(X, X, out=torch.empty(2, 2))),
     ("matmul", lambda: torch.view_as_complex(X) @ torch.view_as_complex(X)),
     ("matmul", lambda: X.to_sparse() @ X),
     ("_foreach_add_", lambda: torch._foreach_add_([X.clone()], 1.0)),

@@ -101,6 +101,14 @@ def test_half_precision_parameters_are_refused():
     lp.nn.convert_(model, {"*": None})
 
 
+def test_lazy_modules_must_have_run():
+    model = torch.nn.Sequential(torch.nn.LazyLinear(3))
+    with pytest.raises(ValueError, match=r"'0' is a lazy module.*run the model"):
+        lp.nn.convert_(model, LOW)
+    model(torch.ones(2, 4))
+    assert lp.nn.convert_(model, LOW, strict=True)(torch.ones(2, 4)).shape == (2, 3)
+
+
 def test_a_dtype_that_holds_too_little_is_refused():
     wide = Precision(weight="e8m50")
     with pytest.raises(ValueError, match=r"0\.weight.*weight=e8m50.*model\.double\(\)"):

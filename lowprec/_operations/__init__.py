@@ -8,4 +8,4 @@ from ._table import is_known as is_known
 from ._table import operation_of as operation_of
 from ._table import product as product
 from ._table import rounding as rounding
-from ._table import works_in_place as works_in_place
+from ._table import written as written

@@ -31,7 +31,7 @@ SELECTIONS = words(
 )
 # Operations that may round and have no functional: emulated by none of the tables.
 _OTHERS = words(
-    """_weight_norm arange cumprod dist gaussian_nll_loss gumbel_softmax linalg_norm
+    """_weight_norm arange cumprod dist gaussian_nll_loss gumbel_softmax
     linspace logcumsumexp logspace lp_pool1d lp_pool2d nanmean nansum
     poisson_nll_loss rrelu soft_margin_loss std_mean var_mean"""
 )
@@ -135,6 +135,31 @@ def _max_pooling(function: Callable[..., Any]) -> Bind:
     return bind
 
 
+def _extremum(function: Callable[..., Any]) -> Bind:
+    def bind(input: Tensor, *args: Any, **kwargs: Any) -> Bound:
+        if args and isinstance(args[0], Tensor):  # max(x, y)
+            of_two = torch.maximum if function is torch.max else torch.minimum
+            return functional.pointwise, (of_two, input, *args), kwargs
+        return functional.extremum, (function, input, *args), kwargs
+
+    return bind
+
+
+def _norm(
+    A: Tensor,
+    ord: Any = None,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Bound | None:
+    of_vectors = isinstance(dim, int) or (dim is None and A.dim() == 1)
+    if ord is not None and not of_vectors:
+        return None
+    order = 2 if ord is None else ord
+    return functional.norm, (A, order, dim, keepdim), {"dtype": dtype}
+
+
 def _loss(function: Callable[..., Any]) -> Bind:
     def bind(
         input: Tensor,
@@ -214,6 +239,11 @@ BINDINGS: dict[str, Bind] = {
     "softmin": _softmax(functional.softmin),
     "std": _variance(functional.std),
     "var": _variance(functional.var),
+    **{
+        name: _extremum(getattr(torch, name))
+        for name in ("amax", "amin", "max", "min", "median")
+    },
+    "linalg_norm": _norm,
     "linalg_vector_norm": _vector_norm,
     "max_pool1d_with_indices": _max_pooling(functional.max_pool1d),
     "max_pool2d_with_indices": _max_pooling(functional.max_pool2d),

@@ -22,15 +22,17 @@ _Keywords = Mapping[str, Any]
 
 
 _VIEWS = words(
-    """adjoint alias align_to as_subclass atleast_1d atleast_2d atleast_3d block_diag
-    cat channel_shuffle chunk clone column_stack complex concat concatenate
-    contiguous cpu cuda detach detach_copy diag diag_embed diagflat diagonal dsplit
-    dstack flatten flip fliplr flipud hsplit hstack movedim moveaxis narrow
-    native_channel_shuffle numpy permute pin_memory pixel_shuffle pixel_unshuffle
-    ravel rename reshape reshape_as resolve_conj resolve_neg roll rot90 row_stack
-    select split split_with_sizes squeeze stack swapaxes swapdims t tensor_split
-    transpose tril triu unbind unflatten unsqueeze view view_as view_as_complex
-    view_as_real vsplit vstack conj conj_physical"""
+    """_pack_padded_sequence _pad_packed_sequence adjoint alias align_to as_subclass
+    atleast_1d atleast_2d atleast_3d block_diag cat channel_shuffle chunk clone
+    column_stack complex concat concatenate conj conj_physical contiguous cpu cuda
+    detach detach_copy diag diag_embed diagflat diagonal diagonal_scatter dsplit
+    dstack flatten flip fliplr flipud hsplit hstack index_copy index_fill moveaxis
+    movedim narrow native_channel_shuffle numpy pad_sequence permute pin_memory
+    pixel_shuffle pixel_unshuffle ravel rename reshape reshape_as resolve_conj
+    resolve_neg roll rot90 row_stack select select_scatter slice_scatter split
+    split_with_sizes squeeze stack swapaxes swapdims t tensor_split transpose tril
+    triu unbind unflatten unsqueeze view view_as view_as_complex view_as_real vsplit
+    vstack"""
 )
 _JOINS = words(
     """block_diag cat column_stack concat concatenate dstack hstack row_stack stack
@@ -205,6 +207,12 @@ def _indexes_with_integers(index: Any) -> bool:
     )
 
 
+def _overwrites(args: _Arguments, kwargs: _Keywords) -> bool:
+    """Whether scattered values replace elements; else they are combined with them."""
+    adds = args[3] if len(args) > 3 and isinstance(args[3], bool) else False
+    return not kwargs.get("accumulate", adds) and kwargs.get("reduce") is None
+
+
 def _dropout(args: _Arguments, kwargs: _Keywords) -> str | None:
     p = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
     training = args[2] if len(args) > 2 else kwargs.get("training", True)
@@ -263,6 +271,8 @@ def objection(called: str, args: _Arguments, kwargs: _Keywords) -> str | None:
             return reason
     if name in _JOINS:
         return None
+    if name in ("scatter", "index_put"):
+        return None if _overwrites(args, kwargs) else "it adds to elements"
     if name == "embedding" and kwargs.get("max_norm") is not None:
         return "max_norm scales rows of the weight"
     if name == "getitem":
@@ -279,7 +289,8 @@ def objection(called: str, args: _Arguments, kwargs: _Keywords) -> str | None:
 def _gradient_objection(
     name: str, args: _Arguments, kwargs: _Keywords, operands: list[Tensor]
 ) -> str | None:
-    if name in _CHOICES_OF_SEVERAL:
+    two = name in ("max", "min") and len(args) > 1 and isinstance(args[1], Tensor)
+    if name in _CHOICES_OF_SEVERAL or two:
         full = torch.broadcast_shapes(*(x.shape for x in operands))
         if _needs_gradient([x for x in operands if x.shape != full]):
             return "the gradient of a broadcast operand adds in the carrier"

@@ -87,6 +87,7 @@ PRODUCTS: dict[str, Bind] = {
     "bmm": _bmm,
     "mv": _mv,
     "dot": _dot,
+    "vdot": _dot,
     "ger": direct(functional.outer),
     "chain_matmul": _chain_matmul,
     "linalg_multi_dot": direct(functional.multi_dot),

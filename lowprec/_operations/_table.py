@@ -28,6 +28,7 @@ class Operation:
         product: whether a functional computes it as a product of matrices.
         elementwise: whether a functional computes it under ``elementwise``.
         reversed: whether the first argument is the right operand.
+        composite: whether it is written in Python, in terms of other operations.
         inplace: position of an argument that asks for a result in place, or None.
     """
 
@@ -39,19 +40,20 @@ class Operation:
     product: bool = False
     elementwise: bool = False
     reversed: bool = False
+    composite: bool = False
     inplace: int | None = None
 
 
-def works_in_place(
-    operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> bool:
-    """Whether a call changes its first argument."""
+def written(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the tensor that a call writes its result to, or None."""
+    if kwargs.get("out") is not None:
+        return kwargs["out"]
     if operation.name.endswith("_"):
-        return True
+        return args[0]
     if operation.inplace is None:
-        return False
+        return None
     given = args[operation.inplace] if len(args) > operation.inplace else False
-    return bool(kwargs.get("inplace", given))
+    return args[0] if kwargs.get("inplace", given) else None
 
 
 _LARGEST = 10_000  # functions that are remembered; torch has about 2,000
@@ -103,6 +105,7 @@ def _described(func: Any) -> Operation | None:
         product=base in PRODUCTS,
         elementwise=_elementwise.binds(base, func),
         reversed=_names.is_reversed(func),
+        composite=isinstance(func, FunctionType),
         inplace=_inplace_position(func),
     )
 
@@ -129,9 +132,9 @@ def product(
 
     Returns:
         None if this form of the call is not emulated: integers, complex numbers,
-        sparse tensors, ``out=``, a spelling that is not torch's documented one.
+        sparse tensors, a spelling that is not torch's documented one.
     """
-    if not operation.product or kwargs.get("out") is not None:
+    if not operation.product:
         return None
     args, kwargs = _plain(operation, args, kwargs)
     try:
@@ -155,7 +158,7 @@ def rounding(
     Returns:
         None if this form of the call is exact by nature, or not emulated as `product`.
     """
-    if not operation.elementwise or kwargs.get("out") is not None:
+    if not operation.elementwise:
         return None
     # The table of an embedding is a weight, which is rounded also where all is exact.
     if operation.base != "embedding" and not objection(operation.name, args, kwargs):

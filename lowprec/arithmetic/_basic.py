@@ -105,8 +105,8 @@ def add(
     Raises:
         TypeError: if no operand is a tensor, or tensors are not float32 or float64 of
             one dtype.
-        ValueError: if the dtype cannot hold the format's values, devices differ, or
-            both ``generator`` and ``seed`` are given.
+        ValueError: if the dtype cannot hold the format's values, an integer is beyond
+            2^53, devices differ, or both ``generator`` and ``seed`` are given.
         NotImplementedError: for more than 51 significant bits.
 
     Example:

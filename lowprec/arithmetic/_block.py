@@ -12,6 +12,7 @@ from .. import kernels
 from ..block_rounding import BlockRounding
 from ..formats import BlockFormat, Format, ScaleRule, SharedExponent
 from ..rounding import Rounding, Saturation
+from ._overrides import overridable
 
 _BINARY32 = Rounding("binary32")
 
@@ -30,7 +31,8 @@ class AlongAxis:
 
     def apply(self, x: Tensor, seed: Tensor | None, offset: int) -> Tensor:
         """Round without autograd: q s t, rounded once if a float32 carrier must."""
-        return with_tensor_scale(*self.without_tensor_scale(x, seed, offset))
+        values, scale = self.without_tensor_scale(x, seed, offset)
+        return values if scale is None else with_tensor_scale(values, scale)
 
     def without_tensor_scale(
         self, x: Tensor, seed: Tensor | None, offset: int
@@ -43,10 +45,9 @@ class AlongAxis:
         return values, None if format.tensor_scale is None else scale
 
 
-def with_tensor_scale(values: Tensor, scale: Tensor | None) -> Tensor:
+@overridable
+def with_tensor_scale(values: Tensor, scale: Tensor) -> Tensor:
     """Return q s t from q s and t, rounded once to the carrier."""
-    if scale is None:
-        return values
     wide = values.to(torch.float64) * scale  # exact
     if values.dtype == torch.float64:
         return wide

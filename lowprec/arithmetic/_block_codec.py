@@ -15,6 +15,7 @@ from ..kernels.portable import CARRIERS
 from ..random import as_seed
 from ._block import block_code, normalised_axis, refuse_unheld, with_tensor_scale
 from ._codec import decode, encode
+from ._overrides import overridable
 from ._round import check_carrier
 
 
@@ -82,6 +83,7 @@ def _check_range(codes: Tensor, bits: int, what: str) -> None:
         )
 
 
+@overridable
 def encode_blocks(
     x: Tensor,
     rounding: BlockRoundingLike,
@@ -142,6 +144,7 @@ def encode_blocks(
     )
 
 
+@overridable
 def decode_blocks(
     blocks: BlockCodes,
     format: BlockFormat | str,
@@ -202,4 +205,4 @@ def decode_blocks(
         torch.ones(()),
     )
     values = kernels.block_values(quantized, along, target.block_size, dtype)
-    return with_tensor_scale(values, second)
+    return values if second is None else with_tensor_scale(values, second)

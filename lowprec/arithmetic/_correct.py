@@ -14,6 +14,7 @@ from ._node import applied
 from ._round import check_carrier, round
 
 WIDEST = 51
+_LARGEST_INTEGER = 2**53
 
 # Operands of every kernel: a, b, c. Those that it does not use are a again.
 Operands = tuple[Tensor, Tensor, Tensor]
@@ -135,7 +136,8 @@ def check_operands(
 
     Raises:
         TypeError: for operands that are no carriers, or differ.
-        ValueError: for devices that differ, or a format that the carrier cannot hold.
+        ValueError: for devices that differ, integers that float64 may not hold, or a
+            format that the carrier cannot hold.
         NotImplementedError: for more than 51 significant bits.
     """
     tensors = {key: x for key, x in operands.items() if isinstance(x, Tensor)}
@@ -143,6 +145,11 @@ def check_operands(
         if isinstance(x, bool) or not isinstance(x, (Tensor, int, float)):
             raise TypeError(
                 f"{key} must be a tensor or a number, got {type(x).__name__}"
+            )
+        if isinstance(x, int) and abs(x) > _LARGEST_INTEGER:
+            raise ValueError(
+                f"{key}={x} may be no float64 number: integers are exact up to 2^53; "
+                "give a float or a tensor"
             )
     if not tensors:
         raise TypeError(

@@ -30,6 +30,7 @@ from ._block import AlongAxis, normalised_axis
 Bound: TypeAlias = Rounding | AlongAxis
 
 _LARGEST_OFFSET = 2**62
+_NO_CHANGES = (None, None, None, None)
 # Elements below which a second pass costs less than a Python autograd function.
 _SMALL = 8192
 
@@ -253,9 +254,12 @@ def _as_rounding(value: OperandLike) -> AnyRounding:
     return chosen(value, None, None, None, None)
 
 
-def _modified_block(rounding: BlockRounding, **changes: Any) -> BlockRounding:
-    given = {name: value for name, value in changes.items() if value is not None}
-    return replace(rounding, **given)
+def _modified_block(rounding: BlockRounding, *changes: Any) -> BlockRounding:
+    names = ("mode", "saturation", "random_bits", "variant")
+    pairs = zip(names, changes, strict=True)
+    return replace(
+        rounding, **{name: value for name, value in pairs if value is not None}
+    )
 
 
 def _bound(rounding: AnyRounding, axis: int | None, dims: int) -> Bound:
@@ -350,20 +354,13 @@ def round(
         _check_offset(offset)
     if seed is not None and generator is not None:
         raise ValueError("give either seed= or generator=, not both")
-    if mode is None and saturation is None and random_bits is None and variant is None:
-        given = rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
-    else:
-        given = _as_rounding(rounding)
+    given = rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
+    changes = (mode, saturation, random_bits, variant)
+    if changes != _NO_CHANGES:
         if isinstance(given, BlockRounding):
-            given = _modified_block(
-                given,
-                mode=mode,
-                saturation=saturation,
-                random_bits=random_bits,
-                variant=variant,
-            )
+            given = _modified_block(given, *changes)
         else:
-            given = chosen(given, mode, saturation, random_bits, variant)
+            given = chosen(given, *changes)
     forward: Bound
     if axis is None and isinstance(given, Rounding):
         forward = given

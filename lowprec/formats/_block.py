@@ -217,10 +217,25 @@ class BlockFormat:
             parts.append(f"name={self.name!r}")
         return f"BlockFormat({', '.join(parts)})"
 
-    @property
-    def fixed(self) -> bool:
-        """Whether the elements are fixed-point numbers."""
-        return self.element.emin == self.element.emax
+    def __str__(self) -> str:
+        """Return the properties as a small text table."""
+        scale = self.scale
+        if isinstance(scale, SharedExponent):
+            text = f"2^k, |k| <= {scale.bias} ({scale.bits} bits)"
+        else:
+            text = f"{_label(scale)} ({scale.bits} bits)"
+        rows = {
+            "": self.name or "(no name)",
+            "element": f"{_label(self.element)} ({self.element.bits} bits)",
+            "largest element": f"{self.element.max:g}",
+            "scale": text,
+            "scale of the tensor": _label(self.tensor_scale),
+            "rule": self.rule.value,
+            "block size": f"{self.block_size}",
+            "bits per value": f"{self.bits_per_value:g}",
+        }
+        width = max(map(len, rows))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
     @property
     def scale_bits(self) -> int:
@@ -267,6 +282,16 @@ def _fixed_point(magnitude_bits: int, signed_zero: bool = True) -> Format:
     )
 
 
+def _label(format: Format | None) -> str:
+    if format is None:
+        return "none"
+    if format.name is not None:
+        return format.name
+    if format.emin == format.emax:
+        return f"fixed point, {format.precision} magnitude bits"
+    return repr(format)
+
+
 def _short(value: SharedExponent | Format) -> str:
     if value == SharedExponent():
         return "'e8m0'"
@@ -301,19 +326,28 @@ def _significant_bits(value: Any) -> int:
     return (numerator // (numerator & -numerator)).bit_length()
 
 
+def _is_within_binary32(format: Format) -> bool:
+    binary32 = as_format("binary32")
+    smallest = floor_log2(Fraction(format.smallest_subnormal))
+    return (
+        Fraction(format.max) <= Fraction(binary32.max)
+        and smallest >= floor_log2(Fraction(binary32.smallest_subnormal))
+        and format.precision <= binary32.precision
+    )
+
+
 def _validate(format: BlockFormat) -> None:
     element, scale, second = format.element, format.scale, format.tensor_scale
-    binary32 = as_format("binary32")
-    smallest = floor_log2(Fraction(element.smallest_subnormal))
-    if (
-        element.precision > _WIDEST_ELEMENT
-        or Fraction(element.max) > Fraction(binary32.max)
-        or smallest < floor_log2(Fraction(binary32.smallest_subnormal))
-    ):
+    if element.precision > _WIDEST_ELEMENT or not _is_within_binary32(element):
         raise ValueError(
             f"the element of a block format has at most {_WIDEST_ELEMENT} bits of "
             f"precision and values within the range of binary32, got {element!r}"
         )
+    for each in (scale, second):
+        if isinstance(each, Format) and not _is_within_binary32(each):
+            raise ValueError(
+                f"scales must have values that binary32 has too, got {each!r}"
+            )
     if isinstance(scale, SharedExponent):
         if second is not None:
             raise ValueError(
@@ -325,8 +359,6 @@ def _validate(format: BlockFormat) -> None:
         raise ValueError(
             f"the scale of a block must be able to say NaN, which {scale!r} cannot"
         )
-    if second is not None and not second.nans:
-        raise ValueError(f"tensor_scale must have NaN, which {second!r} has not")
     # Dividends are divided by the element's largest value, the scales, their products.
     widest = _WIDEST_STEP if format.rule is ScaleRule.NV else _WIDEST_DIVISOR
     top = Fraction(element.max)

@@ -1,9 +1,18 @@
-"""Layers as functions, with emulated arithmetic in forward and backward.
+"""Layers and operations as functions, with emulated arithmetic forward and backward.
 
-Every product has three GEMMs (output, grad_input, grad_weight); a `Precision` says how
-each rounds. One seed serves a call: the sum of the output takes it as it is (the words
-are those of `lowprec.matmul` with that seed), everything else takes the numbered parts
-of ``random.split_seed(seed, 11)`` (`Seeds`). Backward therefore needs no generator.
+Names and arguments are torch's, then a `Precision`. Where nothing is rounded torch's
+own function computes, bit for bit.
+
+Products (`linear`, `matmul`, `einsum`, convolutions ...) have three GEMMs each (output,
+grad_input, grad_weight). One seed serves a call: the sum of the output takes it as it
+is (the words are those of `lowprec.matmul` with that seed), everything else takes the
+numbered parts of ``random.split_seed(seed, 11)`` (`Seeds`). Backward therefore needs no
+generator.
+
+Everything else (`softmax`, norms, losses, `pointwise` ...) is governed by the field
+``elementwise`` and behaves like one fused kernel: float64 inside, a rounding at each
+border, sums that are the accumulators'. Attention and recurrent networks are composed
+of both.
 """
 
 from ._added import addbmm as addbmm
@@ -26,6 +35,7 @@ from ._dropout import dropout3d as dropout3d
 from ._dropout import feature_alpha_dropout as feature_alpha_dropout
 from ._embedding import embedding as embedding
 from ._embedding_bag import embedding_bag as embedding_bag
+from ._extremes import extremum as extremum
 from ._linear import linear as linear
 from ._losses import huber_loss as huber_loss
 from ._losses import l1_loss as l1_loss

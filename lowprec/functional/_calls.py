@@ -36,10 +36,11 @@ def seed_with_elementwise(
     seed: int | Tensor | None,
 ) -> Tensor | None:
     """Draw only if a product or an elementwise operation rounds stochastically."""
+    products = seed_for(precision, generator, seed)
     elementwise = precision.elementwise
-    if elementwise is not None and elementwise.stochastic:
+    if products is None and elementwise is not None and elementwise.stochastic:
         return as_seed(seed, generator)
-    return seed_for(precision, generator, seed)
+    return products
 
 
 def seeds_of_parts(seed: Tensor | None, count: int) -> tuple[Tensor | None, ...]:

@@ -29,15 +29,14 @@ def _likelihood_loss(
 ) -> Tensor:
     """Return the loss of integer targets.
 
-    A mean divides by the sum of the weights of all targets, those ignored apart.
+    A mean divides by the number of targets that count, or the sum of their weights.
     """
     dim = _class_dim(log_probabilities)
     counted = target != ignore_index
     place = torch.where(counted, target, 0)
     chosen = log_probabilities.gather(dim, place.unsqueeze(dim)).squeeze(dim)
-    weights = torch.ones_like(chosen) if weight is None else weight[place]
-    weights = torch.where(counted, weights, 0.0)
-    terms = torch.where(counted, -chosen * weights, 0.0)
+    losses = -chosen if weight is None else -chosen * weight[place]
+    terms = torch.where(counted, losses, 0.0)
     if smoothing > 0:
         classes = log_probabilities.shape[dim]
         spread = -log_probabilities
@@ -46,7 +45,10 @@ def _likelihood_loss(
         share = torch.where(counted, wide.sum(spread, dim), 0.0)
         terms = (1 - smoothing) * terms + smoothing / classes * share
     total = None
-    if reduction == "mean":
+    if reduction == "mean" and weight is None:
+        total = counted.sum()  # an integer, which no accumulator rounds
+    elif reduction == "mean" and weight is not None:
+        weights = torch.where(counted, weight[place], 0.0)
         total = wide.sum(weights, range(weights.dim()))
     return reduce(wide, terms, reduction, total)
 
@@ -79,7 +81,8 @@ def cross_entropy(
     """Return the cross entropy of softmax(x) and classes or probabilities.
 
     y = fl(acc(sum over n of w_t (-log p_t)) / acc(sum w_t)), log p = x - m -
-    log(acc(sum over classes of exp(x - m))), m the largest x, t the class of n.
+    log(acc(sum over classes of exp(x - m))), m the largest x, t the class of n;
+    without weights the divisor is the number of samples.
 
     Contract:
         One fused operation in float64: logarithms and exponentials are not rounded,

@@ -13,6 +13,7 @@ from ..precision import Precision, as_precision
 from ._calls import seed_with_elementwise, seeds_of_parts
 from ._parts import isolated, rounded
 from ._sums import segment_sums
+from ._wide import check_held
 
 
 class _EmbeddingSeeds(NamedTuple):
@@ -41,7 +42,7 @@ class _Embedding(torch.autograd.Function):
     ) -> Tensor:
         with isolated(weight):
             keys = _EmbeddingSeeds(*seeds)
-            table = rounded(weight, precision.weight, keys.weight)
+            table = rounded(weight, precision.parameter, keys.weight)
             rows = table.index_select(0, index)
             return rounded(rows, precision.elementwise, keys.output)
 
@@ -153,6 +154,8 @@ def embedding(
             f"max_norm={max_norm!r} and sparse={sparse!r} are not emulated: scale the "
             "table before the call, and use dense gradients"
         )
+    check_held("elementwise", precision.elementwise, weight.dtype)
+    check_held("grad_weight", precision.grad_weight, weight.dtype)
     count = weight.shape[0]
     if padding_idx is not None:
         if not -count <= padding_idx < count:

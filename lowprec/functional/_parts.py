@@ -197,7 +197,9 @@ def isolated(x: Tensor) -> Iterator[None]:
     """
     device = x.device.type
     with torch._C.DisableTorchFunction():
-        if torch.amp.is_autocast_available(device):
+        # Asked first, because switching off what is off takes as long as a small sum.
+        available = torch.amp.is_autocast_available(device)
+        if available and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 yield
         else:

@@ -15,19 +15,23 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..block_rounding import BlockRounding
 from ..precision import Precision
 from ..random import split_seed
 from ..rounding import Rounding
 from ._cells import Cell
 from ._parts import (
-    Seeds,
+    Factor,
     add_bias,
     column_sums,
+    factor,
+    factor_product,
     isolated,
-    product,
     rounded,
+    rounded_once,
     split,
 )
+from ._wide import check_held
 
 _States = tuple[Tensor, ...]
 
@@ -91,30 +95,32 @@ class Walk(NamedTuple):
 
 def _product(
     x: Tensor,
-    weight: Tensor,
+    weight: Factor,
     bias: Tensor | None,
     precision: Precision,
     seed: Tensor | None,
 ) -> Tensor:
     """Return fl_output(fl_acc(acc(fl_input(x) W^T) + b)), as `linear`."""
     seeds, accumulator = split(seed), precision.accumulator
-    x = rounded(x, precision.input, seeds.input)
-    if accumulator is None:
-        total = torch.nn.functional.linear(x, weight, bias)
+    x = rounded_once(x, precision.input, seeds.input)
+    if accumulator is None and not precision.blocked:
+        total = torch.nn.functional.linear(x, weight.values, bias)
     else:
-        total = product(x, weight.mT, accumulator, seed)
+        operand = factor(x, precision.input, -1, seeds.input)
+        total = factor_product(operand, weight.mT, accumulator, seed)
         if bias is not None:
             total = add_bias(total, bias, accumulator, seeds.bias)
     return rounded(total, precision.output, seeds.output)
 
 
 def _product_backward(
-    grad: Tensor, weight: Tensor, precision: Precision, seed: Tensor | None
+    grad: Tensor, weight: Factor, precision: Precision, seed: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the rounded incoming gradient and the gradient of the operand."""
-    seeds = split(seed)
-    grad = rounded(grad, precision.grad_output, seeds.grad_output)
-    total = product(grad, weight, precision.backward_accumulator, seeds.grad_input_sum)
+    """Return the incoming gradient, rounded once, and that of the operand."""
+    seeds, accumulator = split(seed), precision.backward_accumulator
+    grad = rounded_once(grad, precision.grad_output, seeds.grad_output)
+    g = factor(grad, precision.grad_output, -1, seeds.grad_output)
+    total = factor_product(g, weight, accumulator, seeds.grad_input_sum)
     return grad, rounded(total, precision.grad_input, seeds.grad_input)
 
 
@@ -169,6 +175,24 @@ class _Fused(NamedTuple):
         )
 
 
+def _weights(
+    weight: Tensor,
+    projection: Tensor | None,
+    precision: Precision,
+    seeds: LayerSeeds,
+    axis: int,
+    *,
+    again: bool = False,
+) -> tuple[Factor, Factor | None]:
+    """Return the weights as factors of products that sum over ``axis``."""
+    fl, own = precision.weight, split(seeds.recurrent).weight
+    first = factor(weight, fl, axis, own, again=again)
+    if projection is None:
+        return first, None
+    own = split(seeds.projection).weight
+    return first, factor(projection, fl, axis, own, again=again)
+
+
 def _replaced(whole: Tensor, first: Tensor) -> Tensor:
     """Return ``whole`` with its first rows replaced."""
     rest = whole[first.shape[0] :]
@@ -176,7 +200,7 @@ def _replaced(whole: Tensor, first: Tensor) -> Tensor:
 
 
 class _Recurrence(torch.autograd.Function):
-    """All steps of a layer; weights are rounded already.
+    """All steps of a layer; weights are rounded already, or in blocks here.
 
     The outputs after the final states are what backward needs: the preactivations,
     states and unprojected results of every step.
@@ -198,19 +222,21 @@ class _Recurrence(torch.autograd.Function):
         *seeds: Tensor | None,
     ) -> tuple[Tensor, ...]:
         with isolated(own):
-            steps = _steps(LayerSeeds(*seeds).steps, len(walk.sizes))
+            keys = LayerSeeds(*seeds)
+            steps = _steps(keys.steps, len(walk.sizes))
+            w, w_projection = _weights(weight, projection, precision, keys, -1)
             fused = _Fused(cell, precision.elementwise)
             states = [hidden] if kept is None else [hidden, kept]
             pieces: dict[int, list[Tensor]] = {}
             for number, rows in walk.slices():
                 key = steps[number]
                 before = tuple(state[: walk.sizes[number]] for state in states)
-                recurrent = _product(before[0], weight, bias, precision, key.recurrent)
+                recurrent = _product(before[0], w, bias, precision, key.recurrent)
                 new = fused.forward(own[rows], recurrent, before, key)
                 result = new[0]
-                if projection is not None:
+                if w_projection is not None:
                     result = _product(
-                        new[0], projection, None, precision, key.projection
+                        new[0], w_projection, None, precision, key.projection
                     )
                 states = [
                     _replaced(state, part)
@@ -243,6 +269,9 @@ class _Recurrence(torch.autograd.Function):
         seeds = LayerSeeds(*rest[-len(LayerSeeds._fields) :])
         with isolated(own):
             steps = _steps(seeds.steps, len(walk.sizes))
+            w, w_projection = _weights(
+                weight, projection, precision, seeds, 0, again=True
+            )
             fused = _Fused(cell, precision.elementwise)
             grad_result, *grad_states = grads[: 1 + cell.states]
             pieces: dict[int, list[Tensor]] = {}
@@ -251,9 +280,9 @@ class _Recurrence(torch.autograd.Function):
                 arriving = [state[:size] for state in grad_states]
                 arriving[0] = arriving[0] + grad_result[rows]
                 extra = []
-                if projection is not None:
+                if w_projection is not None:
                     projected, arriving[0] = _product_backward(
-                        arriving[0], projection, precision, key.projection
+                        arriving[0], w_projection, precision, key.projection
                     )
                     extra = [projected]
                 states = tuple(state[rows] for state in before)
@@ -261,7 +290,7 @@ class _Recurrence(torch.autograd.Function):
                     own[rows], recurrent[rows], states, tuple(arriving), key
                 )
                 incoming, d_hidden = _product_backward(
-                    d_recurrent, weight, precision, key.recurrent
+                    d_recurrent, w, precision, key.recurrent
                 )
                 if d_states[0] is not None:
                     d_hidden = d_hidden + d_states[0]
@@ -317,20 +346,21 @@ def _weight_gradient(
     seed: Tensor | None,
 ) -> Tensor:
     """Return the gradient of a weight of all steps: one sum over them."""
-    if precision.input is None or not precision.input.stochastic:
-        x = rounded(operand, precision.input, None)
+    fl, part = precision.input, split(seed)
+    if fl is None or not fl.stochastic or isinstance(fl, BlockRounding):
+        operand = rounded_once(operand, fl, None)
     else:  # each step has its own random words
         slices = Walk(walk.sizes, False).slices()
-        x = torch.cat(
+        operand = torch.cat(
             [
-                rounded(operand[rows], precision.input, split(steps[i][which]).input)
+                rounded(operand[rows], fl, split(steps[i][which]).input)
                 for i, rows in slices
             ]
         )
-    part: Seeds = split(seed)
-    total = product(
-        incoming.mT, x, precision.backward_accumulator, part.grad_weight_sum
-    )
+    g = factor(incoming, precision.grad_output, 0, part.grad_output)
+    x = factor(operand, fl, 0, part.input)
+    accumulator = precision.backward_accumulator
+    total = factor_product(g.mT, x, accumulator, part.grad_weight_sum)
     return rounded(total, precision.grad_weight, part.grad_weight)
 
 
@@ -346,9 +376,10 @@ def recurrence(
     seeds: LayerSeeds,
 ) -> tuple[Tensor, _States]:
     """Return the results [P, R] of all steps and the final states."""
-    w = rounded(weight, precision.weight, split(seeds.recurrent).weight)
+    check_held("elementwise", precision.elementwise, own.dtype)
+    w = rounded_once(weight, precision.weight, split(seeds.recurrent).weight)
     if projection is not None:
-        projection = rounded(
+        projection = rounded_once(
             projection, precision.weight, split(seeds.projection).weight
         )
     kept = states[1] if cell.states == 2 else None

@@ -12,6 +12,13 @@ from ..arithmetic import check_carrier, overridable
 from ..precision import Precision, as_precision
 from ._wide import wide_for
 
+_BROADCASTS = (
+    torch.broadcast_to,
+    Tensor.broadcast_to,
+    Tensor.expand,
+    Tensor.expand_as,
+)
+
 
 def index_map(
     function: Callable[..., Tensor],
@@ -22,18 +29,20 @@ def index_map(
     """Return which element of x each element of ``function(x)`` is.
 
     Args:
-        function: chooses elements, and may put zeros between them.
+        function: chooses elements, and may put constants between them.
         x: what it is applied to; only its shape matters.
         args: further arguments.
         options: keyword arguments.
 
     Returns:
-        int64 tensor of row-major indices, -1 where the result is a zero.
+        int64 tensor of row-major indices, -1 where the result is a constant.
     """
-    # From one, so that zeros of padding differ from the first element. In float64
-    # because not every operation moves integers.
+    # In float64 because not every operation moves integers. From one, so that elements
+    # change their sign with the numbers, and constants do not.
     numbers = torch.arange(1, x.numel() + 1, dtype=torch.float64, device=x.device)
-    return function(numbers.view(x.shape), *args, **options).to(torch.int64) - 1
+    chosen = function(numbers.view(x.shape), *args, **options)
+    mirrored = function(-numbers.view(x.shape), *args, **options)
+    return torch.where(mirrored == -chosen, chosen, 0.0).to(torch.int64) - 1
 
 
 @overridable
@@ -52,10 +61,10 @@ def selection(
     with fl that of ``elementwise`` and the sum that of ``grad_accumulator``.
 
     Contract:
-        The index map I is the function applied to the elements' numbers; zeros that
-        it puts in have no gradient. Every element's sum, also of one term, starts from
-        +0 and has the random words of that element. With ``elementwise=None`` this is
-        torch's own function, bit for bit. The result is a copy, never a view.
+        The index map I is the function applied to the elements' numbers; constants
+        that it puts in have no gradient. Every element's sum, also of one term, starts
+        from +0 and has the random words of that element. With ``elementwise=None`` this
+        is torch's own function, bit for bit. The result is a copy, never a view.
 
     Args:
         function: a function of torch that copies elements whatever their values, such
@@ -93,7 +102,9 @@ def selection(
     wide = wide_for(precision, x.dtype, generator, seed)
     with torch.no_grad():
         chosen = function(x.detach(), *args, **options)
-        index = index_map(function, x, *args, **options)
+        index = None
+        if function not in _BROADCASTS:
+            index = index_map(function, x, *args, **options)
     return wide.select_across(x, chosen, index)
 
 

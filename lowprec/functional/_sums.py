@@ -13,9 +13,8 @@ from ..kernels.segments import segment_sums as sum_segments
 from ..rounding import Accumulator, Rounding
 from ._parts import plain, product
 
-# Terms outside are too large or too small for the kernels' exact products. To a format
-# whose values lie well inside, such a term is only huge or only a sign.
-_SMALLEST_TERM, _LARGEST_TERM = 2.0**-960, 2.0**989
+# To a format whose values lie well inside the range of the kernels' exact products, a
+# term outside of it is only huge or only a sign.
 _SMALLEST_QUANTUM, _LARGEST_EXPONENT = -900, 900
 
 
@@ -31,7 +30,8 @@ def _summable(terms: Tensor, accumulator: Accumulator) -> Tensor:
     """Return terms with the same sums, all in the range of the kernels."""
     if not (_is_ordinary(accumulator.rounding) and _is_ordinary(accumulator.within)):
         return terms
-    size = terms.abs().clamp(_SMALLEST_TERM, _LARGEST_TERM)
+    # Literals: Dynamo takes global floats for variables where shapes are dynamic.
+    size = terms.abs().clamp(2.0**-960, 2.0**989)
     ordinary = terms.isfinite() & (terms != 0)
     return torch.where(ordinary, size.copysign(terms), terms)
 

@@ -139,7 +139,7 @@ class _Select(torch.autograd.Function):
     def forward(
         x: Tensor,
         chosen: Tensor,
-        index: Tensor,
+        index: Tensor | None,
         accumulator: Accumulator | None,
         seed: Tensor | None,
         backward: Rounding | None,
@@ -162,13 +162,14 @@ class _Select(torch.autograd.Function):
         index, seed, arriving_seed, leaving_seed = ctx.saved_tensors
         with isolated(gradient):
             terms = rounded(gradient, ctx.rounding, arriving_seed).to(torch.float64)
-            total = segment_sums(
-                terms.reshape(-1),
-                index.reshape(-1),
-                math.prod(ctx.shape),
-                ctx.accumulator,
-                seed,
-            ).reshape(ctx.shape)
+            if index is None:
+                dims = copied_dims(ctx.shape, terms.shape)
+                total = sum_over(terms, dims, ctx.accumulator, seed)
+            else:
+                terms, places = terms.reshape(-1), index.reshape(-1)
+                size = math.prod(ctx.shape)
+                total = segment_sums(terms, places, size, ctx.accumulator, seed)
+            total = total.reshape(ctx.shape)
             result = rounded(total, ctx.rounding, leaving_seed).to(ctx.dtype)
         return result, *(None,) * 7
 
@@ -236,7 +237,7 @@ class Wide:
         self._given = seed
         self._number = 0
         self._seeds: tuple[Tensor, ...] = ()
-        _check_held("elementwise", precision.elementwise, dtype)
+        check_held("elementwise", precision.elementwise, dtype)
 
     def enter(self, x: Tensor) -> Tensor:
         """Return x in float64; its gradient is rounded to ``elementwise``."""
@@ -248,12 +249,12 @@ class Wide:
         Where ``weight`` has a block format, ``elementwise`` takes its place.
         """
         precision = self._precision
-        _check_held("grad_weight", precision.grad_weight, self._dtype)
+        check_held("grad_weight", precision.grad_weight, self._dtype)
         return self._cross(w, torch.float64, precision.parameter, precision.grad_weight)
 
     def enter_bias(self, b: Tensor) -> Tensor:
         """Return b in float64; its gradient is rounded to ``grad_weight``."""
-        _check_held("grad_weight", self._precision.grad_weight, self._dtype)
+        check_held("grad_weight", self._precision.grad_weight, self._dtype)
         return self._cross(b, torch.float64, None, self._precision.grad_weight)
 
     def leave(self, y: Tensor) -> Tensor:
@@ -303,12 +304,15 @@ class Wide:
         """
         return self._select(x, chosen, index, None)
 
-    def select_across(self, x: Tensor, chosen: Tensor, index: Tensor) -> Tensor:
-        """Do the same in the carrier; both gradients are rounded to ``elementwise``."""
+    def select_across(self, x: Tensor, chosen: Tensor, index: Tensor | None) -> Tensor:
+        """Do the same in the carrier; both gradients are rounded to ``elementwise``.
+
+        No index means that x was broadcast, which needs no sorting.
+        """
         return self._select(x, chosen, index, self._precision.elementwise)
 
     def _select(
-        self, x: Tensor, chosen: Tensor, index: Tensor, outside: Rounding | None
+        self, x: Tensor, chosen: Tensor, index: Tensor | None, outside: Rounding | None
     ) -> Tensor:
         accumulator = self._precision.backward_accumulator
         _, seed = self._pair(accumulator)
@@ -370,7 +374,12 @@ class Wide:
         return self._seeds[first], self._seeds[first + 1]
 
 
-def _check_held(field: str, rounding: Rounding | None, dtype: torch.dtype) -> None:
+def check_held(field: str, rounding: Rounding | None, dtype: torch.dtype) -> None:
+    """Refuse a format whose values do not fit into the carrier.
+
+    Raises:
+        ValueError: saying what to do.
+    """
     if rounding is None or fits(rounding.format, dtype):
         return
     name = str(dtype).removeprefix("torch.")

@@ -205,7 +205,7 @@ def _basic(
     named = decode(code)
     operands = (a, b, c)[: _OPERANDS[operation]]
     if a.numel() <= _PIECE or a.device.type != "cpu":
-        return _piece(operation, operands, named, seed, offset)
+        return _piece(operation, operands, named, seed, offset).contiguous()
     result = torch.empty(a.shape, dtype=torch.float64, device=a.device)
     flat = [x.reshape(-1) for x in operands]
     for start in range(0, a.numel(), _PIECE):

@@ -9,6 +9,7 @@ the exact quotient. `lowprec.testing.exact_block_round` says the same in fractio
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -28,9 +29,18 @@ NV = 5
 _STORED = 52
 _BIAS = 1023
 _FRACTION = (1 << _STORED) - 1
-# Multiples of an element's quantum below 2^-400 round alike; scales are above 2^-200.
+# Below 2^-300 all multiples of an element's quantum round alike; S is above 2^-300.
 _TINY = 2.0**-600
 _LARGEST_SHIFT = 900
+# Above this quantum, and with 32 random bits, numbers below 2^-126 round as zero does.
+_COARSE = 2.0**-80
+_IGNORE_UNDERFLOW = (
+    codes.NEAREST_EVEN,
+    codes.NEAREST_AWAY,
+    codes.NEAREST_ZERO,
+    codes.TOWARD_ZERO,
+    codes.STOCHASTIC,
+)
 # Quotients get 26 bits in each of two integer divisions by 28-bit numbers.
 _DIVISOR_BITS = 28
 _QUOTIENT_STEP = 26
@@ -62,7 +72,7 @@ class Quantized(NamedTuple):
     """A tensor in a block format: q s t.
 
     Args:
-        elements: q, values of the element format, float64, in the tensor's shape.
+        elements: q, values of the element format, in the tensor's shape.
         scales: s, float64, the blocked axis having one entry per block; NaN marks a
             block of NaN.
         tensor_scale: t, a 0-d float64 tensor, 1 if the format has none.
@@ -116,6 +126,35 @@ def per_element(scales: Tensor, axis: int, size: int, length: int) -> Tensor:
     return repeated.narrow(axis, 0, length)
 
 
+def _with_blocks(
+    operation: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    numbers: Tensor,
+    axis: int,
+    size: int,
+) -> Tensor:
+    """Apply an operation to each element and the number of its block."""
+    count, length = numbers.shape[axis], x.shape[axis]
+    numbers = numbers.to(x.dtype)  # exact
+    if count * size != length:
+        return operation(x, per_element(numbers, axis, size, length))
+    blocks = x.unflatten(axis, (count, size))
+    return operation(blocks, numbers.unsqueeze(axis + 1)).flatten(axis, axis + 1)
+
+
+def _working_dtype(x: Tensor, code: BlockCode) -> torch.dtype:
+    """Return float32 for ``NV``, and where its underflow cannot change an element.
+
+    Scaled by a power of two, a float32 number loses bits below 2^-126 only.
+    """
+    if code.rule == NV:
+        return torch.float32
+    element = RoundingCode(*code.element)
+    ignores = element.mode in _IGNORE_UNDERFLOW and _smallest(element) >= _COARSE
+    narrow = x.dtype == torch.float32 and not code.scale and ignores
+    return torch.float32 if narrow else torch.float64
+
+
 def _shared_scales(largest: Tensor, code: BlockCode) -> Tensor:
     """Return the powers of two of blocks with these largest magnitudes."""
     # Every rule is: the exponent goes up if the significand is above a bound. Added to
@@ -166,6 +205,17 @@ def _divided(x: Tensor, divisor: Tensor, code: BlockCode) -> Tensor:
     return odd_quotient(x, divisor)
 
 
+def _divides_at_once(dtype: torch.dtype, code: BlockCode) -> bool:
+    """Whether one division rounds to nearest as the rule says, or harmlessly.
+
+    In ``NV`` it is the published step. Otherwise, for float32 numbers in float64:
+    elements have at most 17 bits where they change, divisors 28, so a quotient that is
+    no such place is 2^-45 of itself away from it, or more. Random bits move the places.
+    """
+    deterministic = code.element[5] < codes.STOCHASTIC
+    return code.rule == NV or (dtype == torch.float32 and deterministic)
+
+
 def _tensor_scale(largest: Tensor, code: BlockCode) -> Tensor:
     """Return t = fl(amax / (M_element M_scale)), so that no block scale overflows."""
     one = largest.new_ones(())
@@ -212,26 +262,26 @@ def quantize(
     Returns:
         Elements and scales.
     """
-    length = x.shape[axis]
-    wide = x.to(torch.float64)
-    if code.rule == NV:
-        wide = _fl(wide, code.single)
-    elif x.dtype == torch.float64:
+    if x.dtype == torch.float64 and code.rule == NV:
+        x = _fl(x, code.single)
+    wide, size = x.to(_working_dtype(x, code)), code.block_size
+    if wide.dtype == torch.float64 and x.dtype == torch.float64:
         tiny = (wide.abs() < _TINY) & (wide != 0)
         wide = torch.where(tiny, torch.copysign(wide.new_tensor(_TINY), wide), wide)
-    largest = _in_blocks(wide.abs(), axis, code.block_size).amax(axis + 1)
+    largest = _in_blocks(wide.abs(), axis, size).amax(axis + 1)
+    largest = largest.to(torch.float64)
     finite = largest < math.inf
     largest = torch.where(finite, largest, 0.0)
     second = _tensor_scale(largest, code)
     if code.scale:
         scales = _rounded_scales(largest, code, second)
         divisors = _divisors(scales, second, code)
-        divisors = per_element(divisors, axis, code.block_size, length)
-        quotient = _divided(wide, divisors, code)
+        divide = torch.div if _divides_at_once(x.dtype, code) else odd_quotient
+        quotient = _with_blocks(divide, wide, divisors, axis, size)
     else:
         scales = _shared_scales(largest, code)
         factors = scales.reciprocal()  # exact
-        quotient = wide * per_element(factors, axis, code.block_size, length)
+        quotient = _with_blocks(torch.mul, wide, factors, axis, size)
     quotient = quotient.contiguous()
     if seed is None:
         elements = _fl(quotient, code.element)
@@ -245,8 +295,10 @@ def block_values(
 ) -> Tensor:
     """Return q s in a carrier that holds it."""
     elements, scales, _ = quantized
-    repeated = per_element(scales, axis, size, elements.shape[axis])
-    return (elements * repeated).to(dtype).contiguous()
+    if dtype == torch.float64:  # before multiplying: float32 need not hold q s
+        elements = elements.to(dtype)
+    result = _with_blocks(torch.mul, elements, scales, axis, size)
+    return result.to(dtype).contiguous()
 
 
 # An operation, as Inductor miscompiles loops over short blocks (torch 2.13, CPU).

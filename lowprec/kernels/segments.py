@@ -38,13 +38,27 @@ def _segment_sums(
     block_size: int,
     seed: Tensor | None,
 ) -> Tensor:
-    result = terms.new_zeros(size, *terms.shape[1:])
-    kept = (index >= 0).nonzero().flatten()
-    index = index[kept]
-    if kept.numel() == 0:
+    shape = terms.shape[1:]
+
+    def sums(columns: Tensor, offset: int) -> Tensor:  # [terms, segments, *]
+        count = columns.shape[0]
+        key = torch.tensor(0) if seed is None else seed
+        first = offset * math.prod(shape)
+        settings: Any = (accumulate, [], within, order, block_size, key, first)
+        flat = columns.reshape(count, math.prod(columns.shape[1:]))
+        result: Tensor = matmul(terms.new_ones(1, count), flat, *settings)
+        return result.reshape(columns.shape[1:])
+
+    result = terms.new_zeros(size, *shape)
+    kept = index >= 0
+    if not bool(kept.all()):
+        index, terms = index[kept], terms[kept]
+    if index.numel() == 0:
         return result
-    terms = terms[kept][index.argsort(stable=True)]
     counts = torch.bincount(index, minlength=size)
+    if int(counts.max()) == 1:  # a permutation, which needs no sorting
+        return sums(result.index_copy(0, index, terms).unsqueeze(0), 0)
+    terms = terms[index.argsort(stable=True)]
     starts = counts.cumsum(0) - counts
     rows = counts.nonzero().flatten()
     if seed is None:
@@ -53,24 +67,11 @@ def _segment_sums(
         rows = rows[counts[rows].argsort(stable=True)]
     lengths = counts[rows]
     bounds = _runs(rows, lengths, adjacent=seed is not None)
-    certain = torch.tensor(0)
     for first, last in itertools.pairwise(bounds):
         here = rows[first:last]
-        length = int(lengths[first])
-        steps = torch.arange(length, device=terms.device)
-        columns = terms[starts[here] + steps.unsqueeze(1)]  # [length, segments, *]
-        sums = matmul(
-            terms.new_ones(1, length),
-            columns.reshape(length, -1),
-            accumulate,
-            [],
-            within,
-            order,
-            block_size,
-            certain if seed is None else seed,
-            int(here[0]) * math.prod(terms.shape[1:]),
-        )
-        result[here] = sums.reshape(-1, *terms.shape[1:])
+        steps = torch.arange(int(lengths[first]), device=terms.device)
+        columns = terms[starts[here] + steps.unsqueeze(1)]
+        result[here] = sums(columns, int(here[0]))
     return result
 
 

@@ -150,8 +150,8 @@ def attribute(
         field of one module or operation. A site is off where its field is None, which
         leaves that rounding out and, for an accumulator, means the carrier's sum. The
         model, its gradients and torch's generators are not changed: copies are used,
-        which hold one model and seven gradients at a time. Modules whose precision changes
-        nothing get a row of zeros.
+        which hold one model and seven gradients at a time. Modules whose precision
+        changes nothing get a row of zeros.
 
     Args:
         model: the model; how it was converted does not matter.
@@ -243,26 +243,10 @@ class _Runs:
         return list(gradients.values())
 
     def gradient(self, plan: _Plan) -> _Vector:
-        with random_state_kept(self._reference.devices):
-            twin = unconvert_(copy.deepcopy(self._model))
-            twin.zero_grad()
-            modules = _precisions(plan, of_operations=False)
-            # Those that the policy names never fall back on their module's precision.
-            operations = dict.fromkeys(self._operations) | _precisions(
-                plan, of_operations=True
-            )
-            policy = Policy({_literal(n): p for n, p in modules.items()}, operations)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NumericalWarning)
-                convert_(twin, policy)
-            module: Any
-            for number, (name, module) in enumerate(twin.named_modules()):
-                if isinstance(getattr(module, "precision", None), Precision):
-                    # Built as an emulated layer, which `convert_` leaves alone.
-                    module.precision = modules.get(name, Precision())
-                    # Its own, so that it draws the same whatever the others do.
-                    generator = torch.Generator()
-                    module.generator = generator.manual_seed(self._seed + number)
+        with random_state_kept(self._reference.devices), warnings.catch_warnings():
+            # Of what is not emulated the user is told when the model itself runs.
+            warnings.simplefilter("ignore", NumericalWarning)
+            twin = self._converted(plan)
             self._closure(twin, _identity).backward()
         return [
             torch.zeros_like(p, dtype=self._dtype)
@@ -271,6 +255,27 @@ class _Runs:
             for p in twin.parameters()
             if p.requires_grad
         ]
+
+    def _converted(self, plan: _Plan) -> torch.nn.Module:
+        """Return a copy of the model under the precisions of a plan."""
+        twin = unconvert_(copy.deepcopy(self._model))
+        twin.zero_grad()
+        modules = _precisions(plan, of_operations=False)
+        # Those that the policy names never fall back on their module's precision.
+        operations = dict.fromkeys(self._operations) | _precisions(
+            plan, of_operations=True
+        )
+        convert_(twin, Policy({_literal(n): p for n, p in modules.items()}, operations))
+        module: Any
+        for number, (name, module) in enumerate(twin.named_modules()):
+            if isinstance(getattr(module, "precision", None), Precision):
+                # Built as an emulated layer, which `convert_` leaves alone.
+                module.precision = modules.get(name, Precision())
+            if hasattr(module, "precision") and hasattr(module, "generator"):
+                # Its own, so that it draws the same whatever the others do.
+                generator = torch.Generator()
+                module.generator = generator.manual_seed(self._seed + number)
+        return twin
 
 
 def _plan(model: torch.nn.Module, policy: Policy) -> _Plan:

@@ -45,7 +45,7 @@ def _domain(values: list[float], logarithmic: bool) -> tuple[float, float]:
         return low / 1.15, high * 1.15
     if low == high:
         margin = abs(low) / 2 or 1.0
-        return low - margin, high + margin
+        return (low - margin if low else 0.0), high + margin
     margin = 0.06 * (high - low)
     return (0.0 if 0 <= low < margin else low - margin), high + margin
 
@@ -111,7 +111,7 @@ def line_chart(
         x += size
     top += 12
     ys = [y for one in series for y in _finite(one.y, logarithmic)]
-    xs = [float(x) for one in series for x in one.x]
+    xs = [x for one in series for x in _finite(one.x, False)]
     if not ys or not xs:
         what = "no positive value" if logarithmic else "no value"
         parts.append(text_at(width / 2, height / 2, what, anchor="middle"))
@@ -137,7 +137,7 @@ def line_chart(
 def _polyline(one: Series, across: Scale, up: Scale) -> str:
     pieces: list[list[tuple[float, float]]] = [[]]
     for x, y in _thinned(one.x, one.y):
-        if math.isfinite(y) and (y > 0 or not up.logarithmic):
+        if math.isfinite(x + y) and (y > 0 or not up.logarithmic):
             pieces[-1].append((across(x), up(y)))
         elif pieces[-1]:
             pieces.append([])

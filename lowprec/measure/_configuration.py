@@ -33,8 +33,11 @@ def describe(
         "optimizer": f"{type(optimizer).__name__}: {_options(optimizer)}",
     }
     if policy is not None:
-        rules = dict(as_policy(policy).rules)
-        result |= {f"precision of {name!r}": str(one) for name, one in rules.items()}
+        given = as_policy(policy)
+        result |= {f"precision of {name!r}": str(one) for name, one in given.rules}
+        result |= {
+            f"precision of {name}()": str(one) for name, one in given.operations.items()
+        }
     else:
         groups: dict[Precision, list[str]] = {}
         for name, module in model.named_modules():

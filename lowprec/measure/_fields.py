@@ -36,6 +36,7 @@ _SHARES = (
     (0.5, (244, 140, 90)),
     (1.0, (178, 24, 43)),
 )
+_MOST_BINADES = 48
 _PAGE = 1150.0  # width for wide pictures
 
 
@@ -179,6 +180,7 @@ def histogram_grid(
     }
     first = min((_first_place(one.counts) for one in cells.values()), default=-1)
     last = max((max(one.counts) for one in cells.values()), default=0)
+    first = max(first, last - _MOST_BINADES)
     height, top, left = 46.0, 44.0, label_width(rows)
     width = min(max((_PAGE - left) / max(1, len(columns)), 90.0), 180.0)
     parts = [text_at(0, 16, title, size=13, color=INK, weight=600)]
@@ -207,8 +209,8 @@ def histogram_grid(
 
 
 def _first_place(counts: dict[int, int]) -> int:
-    """Return the exponent below which fewer than one value in a thousand lies."""
-    allowed, below = sum(counts.values()) / 1000, 0
+    """Return the exponent below which fewer than one value in a hundred lies."""
+    allowed, below = sum(counts.values()) / 100, 0
     for e in sorted(counts):
         below += counts[e]
         if below > allowed:

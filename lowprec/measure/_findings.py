@@ -15,7 +15,6 @@ from ._svg import number, share
 _UNDERFLOW = _SWAMPED = 0.01
 _STAGNATION = _SYSTEMATIC = 0.5
 _LOWEST_DECIBELS = 10.0
-_FEWEST_STEPS = 4  # for a bias to mean something
 
 _Share = Callable[[TensorStatistics], float]
 
@@ -28,9 +27,10 @@ def findings(ledger: Ledger, layers: LayerMonitor | None) -> list[str]:
 def _of_run(ledger: Ledger) -> Iterator[str]:
     for letter, what in (("r", "gradient errors r_k"), ("s", "update errors s_k")):
         name = f"{letter}_bias"
-        if len(ledger) >= _FEWEST_STEPS and name in ledger.names:
+        if name in ledger.names:
             last = ledger.summary()[name].last
-            if last > _SYSTEMATIC:
+            # Of few errors the bias is large by chance.
+            if last > max(_SYSTEMATIC, 2 / math.sqrt(len(ledger))):
                 yield (
                     f"The {what} add up instead of averaging out: their bias is "
                     f"{number(last)}, where independent errors would have about "

@@ -48,7 +48,8 @@ _LOSSES: dict[str, tuple[_Share, tuple[str, ...]]] = {
 def layer_sections(layers: LayerMonitor) -> Iterator[tuple[str, tuple[str, str]]]:
     inexact = [name for name in layers.layers if _rounds(layers, name)]
     shown = inexact[:_MOST_LAYERS]
-    exact = [name for name in layers.layers if name not in inexact]
+    known = {name for name, role in layers.measured if role != UPDATE}
+    exact = [n for n in layers.layers if n in known and n not in inexact]
     roles = [r for r in ROLES if any((n, r) in layers.measured for n in shown)]
     labels = [f"{_name(name)}  {layers.kind(name)}" for name in shown]
     notes = []
@@ -96,7 +97,8 @@ def layer_sections(layers: LayerMonitor) -> Iterator[tuple[str, tuple[str, str]]
 
     text = (
         "How many exact values lie in each binade, on a square-root scale; the axis is "
-        "the binary exponent. The lowest thousandth of the values is left out."
+        "the binary exponent. Values too small for it, "
+        "most often less than one in a hundred, are in the table only."
     )
     keys = (
         '<p class="faint"><span class="mark" style="background:#e7f3ec"></span>normal '

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -43,8 +44,11 @@ class LayerMonitor:
         the parameter; uses of a parameter outside of its layers are unknown to the
         shadow. Left out are calls that change their inputs in place, and swamped
         additions (`TensorStatistics`) in layers other than linear ones and
-        convolutions with zero padding. Operands are rounded here with other random
-        numbers than the layer's, of the same distribution.
+        convolutions with zero padding. Models that ``torch.compile`` made run
+        eagerly while they are observed. Activation checkpointing (only with
+        ``use_reentrant=False``) calls layers twice, and they count twice. Operands are
+        rounded here with other random numbers than the layer's, of the same
+        distribution.
 
         Memory: a copy of the parameters in the reference dtype; the inputs of each
         layer until its backward; one layer's computation in the reference dtype at a
@@ -103,7 +107,7 @@ class LayerMonitor:
         self._step = 0
         self._total: dict[_Key, TensorStatistics] = {}
         self._formats: dict[_Key, Any] = {}
-        self._active = False
+        self._session: object | None = None
         self._start()
 
     def _start(self) -> None:
@@ -125,17 +129,18 @@ class LayerMonitor:
         Raises:
             RuntimeError: if a step is observed already.
         """
-        if self._active:
+        if self._session is not None:
             raise RuntimeError("this LayerMonitor observes a step already")
         with without_emulation(), torch.no_grad():
             self._shadow.synchronize()
         handles = self._hooks()
-        self._active = True
+        self._session = object()
         try:
-            yield
+            with _eagerly():
+                yield
             self._record(self._step if step is None else step)
         finally:
-            self._active = False
+            self._session = None
             for handle in handles:
                 handle.remove()
             self._start()
@@ -220,7 +225,7 @@ class LayerMonitor:
             arguments: tuple[Any, Any] = mapped((args, kwargs), view)
             with torch.no_grad():
                 layer = Layer(name, module, self._precision(name, module))
-                call = self._shadow.note(layer, arguments)
+                call = self._shadow.note(layer, arguments, self._session)
         for i, x in enumerate(floating_tensors(arguments)):
             if id(x) in {id(copy) for copy in views.values()}:
                 x.register_hook(partial(self._on_input_gradient, call, i))
@@ -259,7 +264,7 @@ class LayerMonitor:
     def _on_output_gradients(
         self, call: Call, learning: list[bool], gradients: Sequence[Tensor | None]
     ) -> None:
-        if not (self._active and call.unchanged):
+        if call.session is not self._session or not call.unchanged:
             return
         with without_emulation(), torch.no_grad():
             arrived = iter(gradients)
@@ -283,13 +288,13 @@ class LayerMonitor:
 
     def _on_input_gradient(self, call: Call, position: int, gradient: Tensor) -> None:
         exact = call.input_gradients.pop(position, None)
-        if self._active and exact is not None:
+        if call.session is self._session and exact is not None:
             with without_emulation(), torch.no_grad():
                 self._compare(call.layer, "grad_input", dense(gradient), exact)
 
     def _on_weight_gradient(self, parameter: int, gradient: Tensor) -> None:
         exact = self._weight_gradients.pop(parameter, None)
-        if self._active and exact is not None:
+        if exact is not None:
             with without_emulation(), torch.no_grad():
                 layer = self._owners[parameter]
                 self._compare(layer, "grad_weight", dense(gradient), exact)
@@ -374,6 +379,14 @@ class LayerMonitor:
                 }
             )
         self._step = step + 1
+
+
+def _eagerly() -> AbstractContextManager[Any]:
+    """Let compiled models run as they were: compiled code would trace the hooks."""
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

@@ -326,7 +326,7 @@ class RoundoffMonitor:
             bounds: by quantity, from `lowprec.theory`: numbers, one per record, or
                 several by label.
             coverage: rows of the context's ``coverage()``; None takes those of
-                `lowprec.nn.report`.
+                `lowprec.nn.coverage`, or `lowprec.nn.report` if nothing is converted.
             attribution: of the gradient's error, from `attribute`.
 
         Returns:
@@ -337,7 +337,8 @@ class RoundoffMonitor:
         """
         described = describe(self._model, self._optimizer, policy)
         if coverage is None:
-            coverage = nn.report(self._model)
+            counted = nn.coverage(self._model)
+            coverage = counted if len(counted) else nn.report(self._model)
         return write_report(
             path,
             self.ledger,

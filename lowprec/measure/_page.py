@@ -38,6 +38,7 @@ table { border-collapse: collapse; font-size: 13px; margin: 6px 0 4px;
   font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 3px 14px 3px 0; vertical-align: top;
   border-bottom: 1px solid #edf0f2; }
+td:first-child { max-width: 360px; }
 th { color: var(--faint); font-weight: 600; white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 td.code { font-family: ui-monospace, "Liberation Mono", monospace; font-size: 12px;

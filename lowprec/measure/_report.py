@@ -25,6 +25,7 @@ from ._svg import COLORS, number, share
 Bounds = Mapping[str, Any]
 
 _MOST_ROWS = 120
+_MOST_NAMES = 5
 _FORMULA = (
     '<p class="formula"><i>w</i><sub>k+1</sub> = <i>w</i><sub>k</sub> - '
     "<i>η</i><sub>k</sub> (<i>g</i><sub>k</sub> + <i>r</i><sub>k</sub>) + "
@@ -107,7 +108,7 @@ def write_report(
         bounds: by quantity a number, one per record, or several of them by label, for
             example from `lowprec.theory`: ``{"s_norm": {"u ||w||": 0.03}}``.
         layers: errors of each layer.
-        coverage: rows of ``coverage()`` or `lowprec.nn.report`.
+        coverage: rows of ``coverage()``, or others that are named tuples.
         attribution: of the gradient's error.
 
     Returns:
@@ -211,8 +212,15 @@ def _sections(
 def _scope(ledger: Ledger) -> str:
     if len(ledger) == 0:
         return "No step was measured."
-    steps = ledger["step"] if "step" in ledger.names else np.arange(len(ledger))
+    steps = _steps(ledger)
     return f"{len(ledger)} measured steps, {steps[0]:g} to {steps[-1]:g}."
+
+
+def _steps(ledger: Ledger) -> Any:
+    """Return the steps' numbers; if any record has none, the records' numbers."""
+    if "step" in ledger.names and np.isfinite(ledger["step"]).all():
+        return ledger["step"]
+    return np.arange(len(ledger), dtype=np.float64)
 
 
 def _figures(ledger: Ledger) -> str:
@@ -239,8 +247,7 @@ def _figures(ledger: Ledger) -> str:
 
 
 def _run_charts(ledger: Ledger, bounds: Bounds) -> Iterator[str]:
-    steps = ledger["step"] if "step" in ledger.names else np.arange(len(ledger))
-    x = [float(step) for step in steps]
+    x = _steps(ledger).tolist()
     for i, chart in enumerate(_CHARTS):
         present = [pair for pair in chart.quantities if pair[0] in ledger.names]
         if not present:
@@ -332,12 +339,36 @@ def _attribution(table: Attribution) -> str:
 
 def _coverage(rows: list[Any]) -> str:
     text = "What was emulated, what is exact by its nature, and what was not emulated."
+    parts = []
+    if rows and {"operation", "calls", "treatment", "module"} <= set(rows[0]._fields):
+        met: dict[tuple[str, str], list[Any]] = {}
+        for row in rows:
+            met.setdefault((row.treatment, row.operation), []).append(row)
+        lines = [
+            (
+                operation,
+                str(sum(row.calls for row in group)),
+                treatment,
+                _listed([row.module or "(model)" for row in group]),
+            )
+            for (treatment, operation), group in met.items()
+        ]
+        header = ("operation", "calls", "treatment", "modules")
+        parts.append(html.wide("Operations", html.table(header, lines, numbers=[1])))
+        parts.append(html.folded("Every operation of every module", _named(rows)))
+    else:
+        parts.append(html.wide("Coverage", _named(rows)))
+    return html.section("coverage", "Coverage", text, parts)
+
+
+def _named(rows: list[Any]) -> str:
+    """Return named tuples as a table."""
     header = list(rows[0]._fields) if rows else ["operation", "treatment"]
     cells = [["" if x is None else str(x) for x in row] for row in rows]
     codes = [i for i, name in enumerate(header) if name == "precision"]
-    return html.section(
-        "coverage",
-        "Coverage",
-        text,
-        [html.wide("Table", html.table(header, cells, code=codes))],
-    )
+    return html.table(header, cells, code=codes)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

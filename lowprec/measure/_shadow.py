@@ -28,6 +28,7 @@ class Call:
 
     Args:
         layer: the module that was called.
+        session: in which it was called; its gradients may come later.
         arguments: positional and keyword arguments, detached.
         learning: whether each floating-point argument needs a gradient.
         versions: of these arguments, which change if they are changed in place.
@@ -36,6 +37,7 @@ class Call:
     """
 
     layer: Layer
+    session: object
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
     learning: list[bool]
     versions: list[int]
@@ -67,7 +69,7 @@ class Shadow:
         """Copy parameters and buffers from the original."""
         self._reference.synchronize()
 
-    def note(self, layer: Layer, arguments: tuple[Any, Any]) -> Call:
+    def note(self, layer: Layer, arguments: tuple[Any, Any], session: object) -> Call:
         """Return a call that is about to be made."""
         copies: dict[int, Tensor] = {}
 
@@ -78,6 +80,7 @@ class Shadow:
         inputs = floating_tensors(arguments)
         return Call(
             layer,
+            session,
             mapped(arguments, detached),
             [x.requires_grad for x in inputs],
             [x._version for x in inputs],

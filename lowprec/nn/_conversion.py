@@ -12,8 +12,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch.nn.modules.lazy import LazyModuleMixin
 
-from .._emulation import Emulation, Owner, Tally, under
+from .._coverage import Tally
+from .._emulation import Emulation, Owner, under
 from .._operations import is_known
 from ..arithmetic import fits
 from ..errors import NumericalWarning
@@ -290,6 +292,11 @@ def check(model: Any, policy: Policy) -> None:
 
 
 def _check_tensors(name: str, module: torch.nn.Module, precision: Precision) -> None:
+    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        raise ValueError(
+            f"{name or 'the model'!r} is a lazy module, which changes its class in its "
+            "first forward: run the model on a batch before"
+        )
     own = [
         *module.named_parameters(recurse=False),
         *module.named_buffers(recurse=False),

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from .._emulation import Tally
+from .._coverage import Tally
 from ..errors import NumericalWarning
 from ..precision import Policy, Precision, as_policy
 from . import _conversion

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from .._emulation import (
+from .._coverage import (
     BY_POLICY,
     EMULATED,
     NOT_EMULATED,

@@ -24,12 +24,16 @@ _CARRIER = "carrier"
 
 @dataclass(frozen=True, init=False, repr=False)
 class Precision:
-    """The roundings of one layer: operands, results and sums of its three GEMMs.
+    """The roundings of an operation: its operands, its results and its sums.
 
-    output = fl_output(input . weight), grad_input = fl_grad_input(grad_output .
+    Products of matrices (linear, convolutions, attention, recurrent layers) have three
+    GEMMs: output = fl_output(input . weight), grad_input = fl_grad_input(grad_output .
     weight), grad_weight = fl_grad_weight(input . grad_output), where the operands are
     first rounded to ``input``, ``weight`` and ``grad_output`` and the sums of products
     are those of ``accumulator`` (output) and ``grad_accumulator`` (the gradients).
+    All else that rounds is a fused operation: y = fl_elementwise(f(x)), dx =
+    fl_elementwise(J^T fl_elementwise(dy)), whose sums are those of the same
+    accumulators, and whose parameters are rounded as weights are.
 
     Contract:
         None means *not rounded*: the tensor keeps its carrier values; for
@@ -61,7 +65,8 @@ class Precision:
         accumulator: sums of the output, an `Accumulator` or its shorthand.
         grad_accumulator: sums of the gradients; None: as ``accumulator``;
             ``"carrier"``: not emulated.
-        elementwise: rounding of the results of elementwise operations.
+        elementwise: rounding of the results of all that is no product of matrices;
+            None: torch computes it.
 
     Raises:
         TypeError: if a field is neither a rounding nor a shorthand for one.

@@ -12,10 +12,12 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
+from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ..formats import Format
+from ..arithmetic import fits
+from ..formats import BlockFormat, Format, SharedExponent
 from ..formats import format as as_format
 from ..rounding import (
     Accumulator,
@@ -27,7 +29,14 @@ from ..rounding import (
 )
 from ._conformance import boundary_inputs
 
-__all__ = ["accumulators", "formats", "roundings", "tensors", "values_near"]
+__all__ = [
+    "accumulators",
+    "block_formats",
+    "formats",
+    "roundings",
+    "tensors",
+    "values_near",
+]
 
 # Precision, emin and emax of the carriers.
 _CARRIERS = {torch.float32: (24, -126, 127), torch.float64: (53, -1022, 1023)}
@@ -161,6 +170,52 @@ def accumulators(
         case 2:
             product = draw(narrow)
     return Accumulator(draw(narrow), product, order, draw(blocks), draw(within))
+
+
+@st.composite
+def block_formats(
+    draw: st.DrawFn,
+    *,
+    max_precision: int = 8,
+    max_block_size: int = 8,
+    carrier: torch.dtype = torch.float32,
+) -> BlockFormat:
+    """Generate block formats: shared exponents and scales, one level or two, each rule.
+
+    Args:
+        draw: supplied by hypothesis.
+        max_precision: largest precision of the elements (bits), at most 16.
+        max_block_size: largest block (elements).
+        carrier: torch.float32 or torch.float64, which holds every value.
+
+    Returns:
+        A strategy of `BlockFormat`.
+
+    Example:
+        >>> block_formats(max_precision=4).map(str)
+        block_formats(max_precision=4).map(str)
+    """
+    size = draw(st.integers(1, max_block_size))
+    elements = formats(max_precision=max_precision, max_exponent_bits=4)
+    fixed = st.builds(_fixed_point, st.integers(1, max_precision))
+    element = draw(elements | fixed)
+    if draw(st.booleans()):
+        scale = SharedExponent(draw(st.integers(2, 8)))
+        rule = draw(st.sampled_from(["floor", "ceil", "rceil", "even"]))
+        made = BlockFormat(element, scale, size, rule)
+    else:
+        second = draw(st.sampled_from([None, "binary32", "bfloat16"]))
+        rule = draw(st.sampled_from(["amax", "nv"]))
+        narrow = draw(st.sampled_from(["e4m3fn", "e5m2", "e3m3"]))
+        # More than four bits leave no room for a scale in binary32.
+        short = element if element.precision <= 4 else as_format("e2m1fn")
+        made = BlockFormat(short, narrow, size, rule, second)
+    assume(fits(made, carrier))
+    return made
+
+
+def _fixed_point(precision: int) -> Format:
+    return BlockFormat.fixed_point(precision + 1).element
 
 
 _default_roundings = roundings

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from gradients import assert_all_close, assert_all_equal, everything, incoming, sums
 from layer_roundings import ROUNDINGS, STOCHASTIC, ignore_dynamo, leaf
 
 import lowprec as lp
@@ -30,26 +31,8 @@ WIDE = Precision(elementwise="e11m50", accumulator="e11m50")
 Q, K, V = (2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 3)
 
 
-def everything(function, leaves):
-    y = function(*leaves)
-    g = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(5))
-    return [y.detach(), *torch.autograd.grad(y, leaves, g)]
-
-
-def assert_all_equal(ours, theirs):
-    for left, right in zip(ours, theirs, strict=True):
-        assert_bit_equal(left, right)
-
-
 def leaves_of(*shapes, dtype=torch.float32):
     return [leaf(*shape, dtype=dtype) for shape in shapes]
-
-
-def sums(terms, accumulator, seed=None):
-    """Sums over the last dimension, which have no products."""
-    plain = accumulator.replace(product="exact")
-    ones = torch.ones(terms.shape[-1], 1, dtype=terms.dtype)
-    return lp.matmul(terms, ones, accumulator=plain, seed=seed)
 
 
 def product(a, b, precision, seed):
@@ -100,7 +83,7 @@ def expected(q, k, v, mask, scale, precision, seed=None):
     weights = fl(e / s, leave_p[0])
     y, to_pv = product(weights, v, precision, parts[5])
 
-    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(5))
+    (g,) = incoming([y])
     dp, dv = to_pv(g)
     g = fl(dp, leave_p[1]).double()
     backward = precision.backward_accumulator
@@ -172,8 +155,7 @@ def test_wide_formats_are_nearly_float64(options):
     leaves = leaves_of(Q, K, V, dtype=torch.float64)
     ours = everything(lambda *x: attention(*x, precision=WIDE, **options), leaves)
     theirs = everything(lambda *x: torchs_attention(*x, **options), leaves)
-    for actual, wanted in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(actual, wanted, rtol=1e-11, atol=1e-12)
+    assert_all_close(ours, theirs)
 
 
 @pytest.mark.parametrize("precision", [WIDE, Precision(accumulator="e8m50")])
@@ -185,8 +167,7 @@ def test_grouped_queries(heads, precision):
         lambda *x: attention(*x, enable_gqa=True, precision=precision), leaves
     )
     theirs = everything(lambda *x: torchs_attention(*x, enable_gqa=True), leaves)
-    for actual, wanted in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(actual, wanted, rtol=1e-11, atol=1e-12)
+    assert_all_close(ours, theirs)
 
 
 def test_groups_are_one_sum():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gradients import assert_all_close, assert_all_equal, everything, incoming
 from layer_roundings import ignore_dynamo, leaf
 
 import lowprec as lp
@@ -28,17 +29,6 @@ ACCUMULATORS = [
     Accumulator("e6m4", order="kahan"),
     Accumulator(Rounding("e6m4", "stochastic")),
 ]
-
-
-def everything(function, w):
-    y = function(w)
-    g = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(5))
-    return [y.detach(), *torch.autograd.grad(y, w, g)]
-
-
-def assert_all_equal(ours, theirs):
-    for left, right in zip(ours, theirs, strict=True):
-        assert_bit_equal(left, right)
 
 
 @pytest.mark.parametrize("accumulator", ACCUMULATORS, ids=repr)
@@ -68,11 +58,11 @@ def test_it_is_its_formula(padding, by_frequency, dtype):
     w = leaf(6, 3, dtype=dtype)
     y, dw = everything(
         lambda w: embedding(INDEX, w, padding, None, 2.0, by_frequency, precision=LOW),
-        w,
+        [w],
     )
     table = lp.round(w.detach(), LOW.weight)
     assert_bit_equal(y, lp.round(table[INDEX], LOW.elementwise))
-    g = torch.randn(y.shape, dtype=dtype, generator=torch.Generator().manual_seed(5))
+    (g,) = incoming([y])
     g = lp.round(g, LOW.elementwise).double().reshape(-1, 3)
     expected = torch.zeros(6, 3, dtype=torch.float64)
     adder = LOW.grad_accumulator.replace(product="exact")
@@ -90,18 +80,17 @@ def test_it_is_its_formula(padding, by_frequency, dtype):
 )
 def test_wide_formats_are_nearly_float64(options):
     w = leaf(6, 3, dtype=torch.float64)
-    ours = everything(lambda w: embedding(INDEX, w, precision=WIDE, **options), w)
-    theirs = everything(lambda w: torchs(INDEX, w, **options), w)
-    for left, right in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-14)
+    ours = everything(lambda w: embedding(INDEX, w, precision=WIDE, **options), [w])
+    theirs = everything(lambda w: torchs(INDEX, w, **options), [w])
+    assert_all_close(ours, theirs)
 
 
 def test_without_elementwise_it_is_torchs():
     w = leaf(6, 3)
     precision = Precision(weight="e5m2", accumulator="e6m4")
     assert_all_equal(
-        everything(lambda w: embedding(INDEX, w, precision=precision), w),
-        everything(lambda w: torchs(INDEX, w), w),
+        everything(lambda w: embedding(INDEX, w, precision=precision), [w]),
+        everything(lambda w: torchs(INDEX, w), [w]),
     )
 
 
@@ -119,7 +108,7 @@ def test_stochastic_weights_are_rounded_once():
 def test_shapes_at_the_edge(shape):
     w = leaf(6, 3)
     index = torch.zeros(shape, dtype=torch.int32)
-    y, dw = everything(lambda w: embedding(index, w, precision=LOW), w)
+    y, dw = everything(lambda w: embedding(index, w, precision=LOW), [w])
     assert y.shape == (*shape, 3)
     assert dw.shape == w.shape
     assert dw.any() == (shape == ())
@@ -145,6 +134,13 @@ def test_refusals(arguments, kind, message):
         embedding(*arguments, precision=LOW)
 
 
+@pytest.mark.parametrize("field", ["elementwise", "grad_weight"])
+def test_formats_wider_than_the_carrier_are_refused(field):
+    precision = Precision(**({"elementwise": "e5m2"} | {field: "e11m50"}))
+    with pytest.raises(ValueError, match=f"hold every value of {field}"):
+        embedding(INDEX, W, precision=precision)
+
+
 @ignore_dynamo
 def test_compiles_without_graph_breaks():
     w = leaf(6, 3)
@@ -154,7 +150,7 @@ def test_compiles_without_graph_breaks():
 
     torch._dynamo.reset()
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-    assert_all_equal(everything(compiled, w), everything(run, w))
+    assert_all_equal(everything(compiled, [w]), everything(run, [w]))
 
 
 def test_per_sample_gradients_by_torch_func():

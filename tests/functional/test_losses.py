@@ -12,6 +12,7 @@ from fused_operations import (
 )
 from layer_roundings import ignore_dynamo, leaf
 
+import lowprec as lp
 from lowprec import Precision, functional
 from lowprec.testing import assert_bit_equal
 
@@ -214,7 +215,7 @@ def test_cross_entropy_of_classes(reduction, weighted, dtype):
     weights = torch.where(counted, weights, 0.0)
     rows = torch.arange(6)
     terms = torch.where(counted, -logs[rows, place] * weights, 0.0)
-    count = oracle_sum(weights.unsqueeze(0)).item()
+    count = oracle_sum(weights.unsqueeze(0)).item() if weighted else 5
     value = reduced(terms, reduction, count)
     assert_bit_equal(y.detach(), oracle_round(value, "e5m2").to(dtype))
     g = torch.randn_like(y)
@@ -226,6 +227,15 @@ def test_cross_entropy_of_classes(reduction, weighted, dtype):
     back = -oracle_sum(dlogs, "e6m4").unsqueeze(1) / total
     wanted = oracle_round(dlogs + back * e, "e5m2")
     assert_bit_equal(dx, wanted.to(dtype))
+
+
+def test_the_number_of_samples_is_not_rounded():
+    # An accumulator of 8 bits would count to 256.
+    precision = Precision(elementwise="bfloat16", accumulator="bfloat16")
+    x = torch.full((1000, 2), 0.0)
+    y = functional.cross_entropy(x, torch.zeros(1000).long(), precision=precision)
+    # ln 2 is 0.693; the sum stops growing at 256, where the unit is 2.
+    assert y.item() == lp.round(torch.tensor(256 / 1000), "bfloat16").item()
 
 
 CLASSES = {
@@ -290,6 +300,20 @@ def test_compiles_without_graph_breaks(backend):
     assert_bit_equal(y.detach(), run(x, t).detach())
     (ours,) = torch.autograd.grad(y, x)
     assert_bit_equal(ours, torch.autograd.grad(run(x, t), x)[0])
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "binary_cross_entropy"])
+def test_autocast_changes_nothing(name):
+    x, t = inputs(name, torch.float32)
+    loss = getattr(functional, name)
+    expected = loss(x, t, precision=PRECISION)
+    gradients = torch.autograd.grad(expected, (x, t))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = loss(x, t, precision=PRECISION)
+        inside = torch.autograd.grad(actual, (x, t))
+    assert_bit_equal(actual.detach(), expected.detach())
+    for ours, theirs in zip(inside, gradients, strict=True):
+        assert_bit_equal(ours, theirs)
 
 
 def test_refusals():

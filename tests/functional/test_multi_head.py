@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from gradients import assert_all_close, assert_all_equal, incoming
 from layer_roundings import ROUNDINGS, STOCHASTIC, leaf
 
 import lowprec as lp
@@ -66,8 +67,7 @@ def call(function, inputs, leaves, options, **keywords):
 def everything(function, inputs, leaves, options, **keywords):
     y, weights = call(function, inputs, leaves, options, **keywords)
     results = [y] if weights is None else [y, weights]
-    generator = torch.Generator().manual_seed(5)
-    gs = [torch.randn(x.shape, dtype=x.dtype, generator=generator) for x in results]
+    gs = incoming(results)
     unique = {id(x): x for x in (*inputs, *leaves.values())}
     gradients = torch.autograd.grad(results, list(unique.values()), gs)
     return [*(x.detach() for x in results), *gradients]
@@ -133,8 +133,7 @@ def test_wide_formats_are_nearly_float64(case):
     options = options_for(case, torch.float64)
     actual = everything(ours, inputs, leaves, options, precision=WIDE)
     wanted = everything(torchs, inputs, leaves, options)
-    for left, right in zip(actual, wanted, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-11, atol=1e-12)
+    assert_all_close(actual, wanted)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -145,8 +144,7 @@ def test_identity_precision_is_torchs(case):
     options = options_for(case, torch.float32)
     actual = everything(ours, inputs, leaves, options, precision=Precision())
     wanted = everything(torchs, inputs, leaves, options)
-    for left, right in zip(actual, wanted, strict=True):
-        assert_bit_equal(left, right)
+    assert_all_equal(actual, wanted)
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
@@ -160,8 +158,7 @@ def test_separate_weights(need_weights):
     options = {"need_weights": need_weights}
     actual = everything(ours, inputs, leaves, options, precision=WIDE)
     wanted = everything(torchs, inputs, leaves, options)
-    for left, right in zip(actual, wanted, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-11, atol=1e-12)
+    assert_all_close(actual, wanted)
 
 
 def test_static_keys_and_values():

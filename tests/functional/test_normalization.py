@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gradients import assert_all_close, assert_all_equal, incoming, sums
 from layer_roundings import ignore_dynamo, leaf
 
 import lowprec as lp
@@ -68,20 +69,7 @@ def leaves_of(case, dtype=torch.float32):
 def everything(case, functions, leaves, **options):
     x, weight, *bias = leaves
     y = run(case, functions, x, weight, *bias or [None], **options)
-    g = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(5))
-    return [y.detach(), *torch.autograd.grad(y, leaves, g)]
-
-
-def assert_all_equal(ours, theirs):
-    for left, right in zip(ours, theirs, strict=True):
-        assert_bit_equal(left, right)
-
-
-def sums(rows, accumulator):
-    """Sums of rows [R, n], which have no products: [R, 1]."""
-    plain = accumulator.replace(product="exact")
-    ones = torch.ones(rows.shape[1], 1, dtype=rows.dtype)
-    return lp.matmul(rows, ones, accumulator=plain)
+    return [y.detach(), *torch.autograd.grad(y, leaves, incoming([y]))]
 
 
 def expected(case, x, weight, bias, precision):
@@ -104,7 +92,7 @@ def expected(case, x, weight, bias, precision):
     y = z * w + (0 if bias is None else bias.double().reshape(spread))
     y = lp.round(y, precision.elementwise).to(x.dtype)
 
-    g = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(5))
+    (g,) = incoming([y])
     g = lp.round(g, precision.elementwise).double()
     dz = to_rows(g * w)
     dc = dz / root + sums(dz * c, backward) * (-1 / root**2) / (2 * root) / n * 2 * c
@@ -136,8 +124,7 @@ def test_wide_formats_are_nearly_float64(case):
     leaves = leaves_of(case, torch.float64)
     ours = everything(case, functional, leaves, precision=WIDE)
     theirs = everything(case, torch_functional, leaves)
-    for actual, wanted in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(actual, wanted, rtol=1e-11, atol=1e-12)
+    assert_all_close(ours, theirs)
 
 
 @pytest.mark.parametrize("case", CASES)

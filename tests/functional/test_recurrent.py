@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gradients import assert_all_close, assert_all_equal, incoming
 from layer_roundings import ROUNDINGS, STOCHASTIC, ignore_dynamo, leaf
 
 import lowprec as lp
@@ -62,14 +63,8 @@ def hx(states):
 
 def everything(function, arguments, leaves, **keywords):
     results = function(*arguments, **keywords)
-    generator = torch.Generator().manual_seed(5)
-    gs = [torch.randn(x.shape, dtype=x.dtype, generator=generator) for x in results]
+    gs = incoming(results)
     return [*(x.detach() for x in results), *torch.autograd.grad(results, leaves, gs)]
-
-
-def assert_all_equal(ours, theirs):
-    for left, right in zip(ours, theirs, strict=True):
-        assert_bit_equal(left.detach(), right.detach())
 
 
 OPTIONS = {
@@ -121,8 +116,7 @@ def test_wide_formats_are_nearly_float64(name, options, form):
     arguments, leaves = call(name, options, form, torch.float64)
     actual = everything(ours, arguments, leaves, precision=WIDE)
     wanted = everything(torchs, arguments, leaves)
-    for left, right in zip(actual, wanted, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-11)
+    assert_all_close(actual, wanted)
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
@@ -201,8 +195,7 @@ def test_it_is_its_steps(name, projected):
     states = states_of(name, projected=projected)
     arguments = (x, hx(states), weights, True, 1, 0.0, True, False, False)
     y, *finals = NETWORKS[name][0](*arguments, precision=LOW)
-    generator = torch.Generator().manual_seed(5)
-    gs = [torch.randn(z.shape, generator=generator) for z in (y, *finals)]
+    gs = incoming((y, *finals))
     leaves = [x, *states, *weights]
     gradients = torch.autograd.grad((y, *finals), leaves, gs)
     projection = weights[4] if projected else None
@@ -421,3 +414,9 @@ def test_refusals_of_cells():
         functional.gru_cell(X[0], STATE[0], *GRU_WEIGHTS, torch.ones(9), precision=LOW)
     with pytest.raises(ValueError, match=r"must be \[N, \*\] or \[\*\]"):
         functional.gru_cell(X, STATE, *GRU_WEIGHTS, precision=LOW)
+
+
+def test_formats_wider_than_the_carrier_are_refused():
+    wide = Precision(elementwise="e11m50")
+    with pytest.raises(ValueError, match="hold every value of elementwise"):
+        functional.gru(X, STATE, GRU_WEIGHTS, *REST, precision=wide)

@@ -24,6 +24,7 @@ CASES = {
     "take": (lambda x: x.take(INDEX), (2, 4)),
     "mask": (lambda x: x[:, torch.tensor([True, False, True])], (2, 3)),
     "reflect": (lambda x: F.pad(x, (2, 1), mode="reflect"), (2, 3)),
+    "constants": (lambda x: F.pad(x, (2, 1), value=2.0), (2, 3)),
     "replicate": (lambda x: F.pad(x, (2, 5), mode="replicate"), (2, 3)),
     "unfold": (lambda x: F.unfold(x, 2, padding=1), (1, 2, 3, 4)),
     "Tensor.unfold": (lambda x: x.unfold(1, 3, 1), (2, 6)),
@@ -63,6 +64,33 @@ def test_segments_are_summed_by_the_oracle(accumulator):
     assert_bit_equal(actual, wanted)
 
 
+@pytest.mark.parametrize("accumulator", ACCUMULATORS, ids=repr)
+def test_segments_of_one_term_are_rounded_too(accumulator):
+    index = torch.tensor([5, 0, -1, 3, 1])
+    terms = torch.tensor([1.3, -0.0, 2.0, -0.7, 1e-9], dtype=torch.float64)
+    seed = torch.tensor(5) if accumulator.stochastic else None
+    actual = segment_sums(terms, index, 7, accumulator, seed)
+    wanted = expected_sums(index.tolist(), terms.tolist(), 7, accumulator, 5)
+    assert_bit_equal(actual, wanted)
+
+
+@pytest.mark.parametrize("mode", ["nearest_even", "stochastic"])
+@pytest.mark.parametrize(
+    ("shape", "wanted"), [((3,), (4, 3)), ((2, 1, 3), (5, 2, 4, 3)), ((), (2, 2))]
+)
+def test_broadcasts_are_the_selections_they_are(shape, wanted, mode):
+    rounding = Rounding("e5m2", mode)
+    precision = Precision(elementwise=rounding, accumulator=Accumulator(rounding))
+    x, g = leaf(*shape), torch.randn(wanted)
+    seed = 3 if mode == "stochastic" else None
+    results = []
+    for function in (torch.Tensor.expand, torch.broadcast_to, lambda x, s: x.expand(s)):
+        y = functional.selection(function, x, wanted, precision=precision, seed=seed)
+        results.append(torch.autograd.grad(y, x, g)[0])
+    assert_bit_equal(results[0], results[2])
+    assert_bit_equal(results[1], results[2])
+
+
 def test_segments_of_nothing():
     nothing = torch.empty(0, dtype=torch.float64)
     index = torch.empty(0, dtype=torch.int64)
@@ -89,7 +117,8 @@ def test_selections_copy_and_their_gradients_add(name, dtype):
     index = [-1] * y.numel()
     for j in range(x.numel()):
         one = torch.zeros(x.numel()).index_fill(0, torch.tensor(j), 1.0)
-        for i in function(one.view(x.shape)).flatten().nonzero().flatten().tolist():
+        changed = function(one.view(x.shape)) != function(torch.zeros(x.shape))
+        for i in changed.flatten().nonzero().flatten().tolist():
             index[i] = j
     sums = expected_sums(index, arrived, x.numel(), Accumulator("e6m4"))
     assert_bit_equal(dx, oracle_round(sums, "e5m2").to(dtype).view(x.shape))
@@ -143,6 +172,22 @@ def test_torch_func():
     actual = torch.func.vmap(torch.func.grad(loss))(x)
     for row, gradient in zip(x, actual, strict=True):
         assert_bit_equal(gradient, torch.func.grad(loss)(row))
+
+
+@pytest.mark.parametrize("accumulator", ACCUMULATORS, ids=repr)
+def test_opcheck(accumulator):
+    within = accumulator.within
+    arguments = (
+        torch.randn(12, dtype=torch.float64),
+        INDEX.flatten(),
+        5,
+        list(accumulator.rounding.code),
+        [] if within is None else list(within.code),
+        lp.arithmetic.kernel_order(accumulator),
+        accumulator.block_size or 0,
+        torch.tensor(3) if accumulator.stochastic else None,
+    )
+    torch.library.opcheck(torch.ops.lowprec.segment_sums.default, arguments)
 
 
 @ignore_dynamo

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from gradients import assert_all_equal, everything, incoming
 from layer_roundings import ROUNDINGS, STOCHASTIC, ignore_dynamo, leaf
 
 import lowprec as lp
@@ -178,18 +179,6 @@ def leaves_of(case, dtype=torch.float32):
     )
 
 
-def everything(function, leaves):
-    """Output and all gradients."""
-    y = function(*leaves)
-    g = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(5))
-    return [y.detach(), *torch.autograd.grad(y, leaves, g)]
-
-
-def assert_all_equal(ours, theirs):
-    for left, right in zip(ours, theirs, strict=True):
-        assert_bit_equal(left, right)
-
-
 @pytest.mark.parametrize("fields", [ROUNDINGS, STOCHASTIC], ids=["rne", "sr"])
 @pytest.mark.parametrize("case", ["groups", "image"])
 def test_roundings_surround_the_sums(case, fields):
@@ -210,7 +199,7 @@ def test_roundings_surround_the_sums(case, fields):
     adder = lp.Accumulator(STOCHASTIC_SUMS.rounding)
     total = lp.matmul(pairs, torch.ones(2, 1), accumulator=adder, seed=parts.bias)
     y = lp.round(total.reshape(y.shape), precision.output, seed=parts.output)
-    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(5))
+    (g,) = incoming([y])
     g = lp.round(g, precision.grad_output, seed=parts.grad_output)
     seeds = [None, None]
     dx = expected_input_gradient(x2, w2, g, case, Accumulator("e8m10"), seeds[0])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gradients import assert_all_close, assert_all_equal, incoming, sums
 from layer_roundings import ignore_dynamo, leaf
 
 import lowprec as lp
@@ -34,20 +35,7 @@ CASES = {
 def everything(case, functions, leaves, **keywords):
     name, _, options = CASES[case]
     y = getattr(functions, name)(*leaves, **options, **keywords)
-    g = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(5))
-    return [y.detach(), *torch.autograd.grad(y, leaves, g)]
-
-
-def assert_all_equal(ours, theirs):
-    for left, right in zip(ours, theirs, strict=True):
-        assert_bit_equal(left, right)
-
-
-def sums(rows, accumulator):
-    """Sums over the last dimension, which have no products."""
-    plain = accumulator.replace(product="exact")
-    ones = torch.ones(rows.shape[-1], 1, dtype=rows.dtype)
-    return lp.matmul(rows, ones, accumulator=plain)
+    return [y.detach(), *torch.autograd.grad(y, leaves, incoming([y]))]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -55,8 +43,7 @@ def test_wide_formats_are_nearly_float64(case):
     leaves = [leaf(*shape, dtype=torch.float64) for shape in CASES[case][1]]
     ours = everything(case, functional, leaves, precision=WIDE)
     theirs = everything(case, torch_functional, leaves)
-    for actual, wanted in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(actual, wanted, rtol=1e-11, atol=1e-12)
+    assert_all_close(ours, theirs)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -82,7 +69,7 @@ def test_normalize_is_its_formula():
     z = x.detach().double()
     length = sums(z * z, LOW.accumulator).sqrt()
     assert_bit_equal(y, lp.round(z / length, LOW.elementwise).float())
-    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(5))
+    (g,) = incoming([y])
     g = lp.round(g, LOW.elementwise).double()
     inner = sums(-g * (z / length / length), LOW.grad_accumulator)
     wanted = g / length + inner / (2 * length) * 2 * z

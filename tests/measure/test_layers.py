@@ -7,6 +7,7 @@ import weakref
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 import lowprec as lp
 from lowprec.measure import LayerMonitor, RoundoffMonitor, TensorStatistics
@@ -16,6 +17,13 @@ PRECISION = lp.Precision(
     weight=lp.Rounding("bfloat16", "stochastic"),
     grad_output="e5m2",
     accumulator="e8m7",
+)
+EVERYTHING = lp.Precision(
+    input="e4m3fn",
+    weight="e4m3fn",
+    grad_output=lp.Rounding("e5m2", "stochastic"),
+    accumulator=lp.Rounding("e8m7", "stochastic"),
+    elementwise=lp.Rounding("bfloat16", "stochastic"),
 )
 COMPARED = ("signal", "noise", "ulps", "max_ulps", "underflow", "zeros", "elements")
 
@@ -59,7 +67,9 @@ class Attention(torch.nn.Module):
 def make(kind, converted=True):
     torch.manual_seed(4)
     model = kind()
-    if converted:
+    if converted == "all":
+        lp.nn.convert_(model, EVERYTHING)
+    elif converted:
         names = [n for n, m in model.named_modules() if type(m) in CONVERTED]
         lp.nn.convert_(model, lp.Policy(dict.fromkeys(names, PRECISION)))
     return model
@@ -91,7 +101,8 @@ def train(kind, *, converted, observed, steps=3):
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize("converted", [False, True, "all"])
+@pytest.mark.filterwarnings("ignore::lowprec.NumericalWarning")
 def test_the_run_is_the_same_with_and_without_a_monitor(kind, converted):
     bare, _, state = train(kind, converted=converted, observed=False)
     watched, layers, state_after = train(kind, converted=converted, observed=True)
@@ -328,6 +339,47 @@ def test_nothing_of_a_step_is_kept_alive():
     assert not any(p._backward_hooks for p in model.parameters())
 
 
+def test_what_is_kept_does_not_grow_with_steps():
+    model = make(Residual)
+    layers = LayerMonitor(model)
+    counts = []
+    for _ in range(6):
+        with layers.observe():
+            model(torch.randn(2, 2, 4, 4)).sum().backward()
+        gc.collect()
+        kinds = map(type, gc.get_objects())
+        counts.append(sum(issubclass(kind, torch.Tensor) for kind in kinds))
+    assert counts[-1] <= counts[1]
+    histogram = layers.statistics("stem", "grad_output").exponents
+    assert len(histogram) < 60
+    assert histogram.total() <= 6 * 2 * 4 * 16
+
+
+def test_compiled_and_checkpointed_models_are_measured_like_others():
+    x = torch.randn(4, 6, requires_grad=True)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 2))
+    compiled = torch.compile(model, backend="eager")
+    variants = {
+        "plain": model,
+        "compiled": compiled,
+        "checkpointed": lambda x: checkpoint(model, x, use_reentrant=False),
+    }
+    found = {}
+    for name, function in variants.items():
+        layers = LayerMonitor(model)
+        with layers.observe():
+            function(x).square().sum().backward()
+        found[name] = {key: layers.statistics(*key) for key in layers.measured}
+    assert found["compiled"] == found["plain"]
+    assert found["checkpointed"].keys() == found["plain"].keys()
+    for key, plain in found["plain"].items():
+        again = found["checkpointed"][key]
+        # The last layer's second forward is cut short.
+        times = 2 if key[1] in ("input", "weight", "output") and key[0] == "0" else 1
+        assert again.elements == times * plain.elements
+        assert again.relative_error == pytest.approx(plain.relative_error)
+
+
 def test_a_failed_step_leaves_no_record_and_the_next_one_is_right():
     model = make(Residual)
     layers = LayerMonitor(model)
@@ -337,10 +389,30 @@ def test_a_failed_step_leaves_no_record_and_the_next_one_is_right():
     with layers.observe():
         model(torch.randn(2, 2, 4, 4)).sum().backward()
     assert layers.statistics("head", "grad_weight").elements == 3 * 64 + 3
-    late = model(torch.randn(2, 2, 4, 4))
+
+
+def test_a_backward_pass_belongs_to_the_step_of_its_forward_pass():
+    model = make(Residual)
+    layers = LayerMonitor(model)
+    with layers.observe():
+        late = model(torch.randn(2, 2, 4, 4))
     records = len(layers.ledger)
-    late.sum().backward()
+    with layers.observe():
+        late.sum().backward()
     assert len(layers.ledger) == records
+    outside = model(torch.randn(2, 2, 4, 4))
+    with layers.observe():
+        outside.sum().backward()
+    assert len(layers.ledger) == records
+
+
+def test_half_precision_models_are_measured_in_their_own_format():
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.GELU()).bfloat16()
+    layers = LayerMonitor(model)
+    with layers.observe():
+        model(torch.randn(4, 6, dtype=torch.bfloat16)).sum().backward()
+    assert layers.format("0", "output") == "bfloat16"
+    assert 0 < layers.statistics("1", "output").max_ulps < 1.5
 
 
 def test_arguments_are_checked():

@@ -149,6 +149,28 @@ def test_all_that_was_measured_is_there(run, page):
     assert "Precision(input='e4m3fn'" in visible
 
 
+def test_a_context_tells_its_policy_and_coverage(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Linear(6, 3), torch.nn.Tanh())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.25)
+    policy = lp.Policy(
+        {"*": lp.Precision(input="e4m3fn")},
+        operations={"tanh": lp.Precision(elementwise="bfloat16")},
+    )
+    monitor = RoundoffMonitor(net, optimizer)
+    context = lp.emulate(policy, net)
+    ((x, y),) = batches(1)
+    with context:
+        monitor.backward(loss_of(x, y))
+    optimizer.step()
+    path = monitor.report(
+        tmp_path / "run.html", policy=policy, coverage=context.coverage()
+    )
+    visible = Page(path.read_text(encoding="utf-8")).visible
+    for text in ("SGD: lr=0.25", "precision of '*'", "precision of tanh()",
+                 "Precision(elementwise='bfloat16')", "cross_entropy"):  # fmt: skip
+        assert text in visible
+
+
 def test_a_ledger_alone_makes_a_page(tmp_path):
     ledger = Ledger()
     empty = write_report(tmp_path / "empty.html", ledger).read_text(encoding="utf-8")
@@ -160,6 +182,11 @@ def test_a_ledger_alone_makes_a_page(tmp_path):
     found = Page(path.read_text(encoding="utf-8"))
     assert "one step in 42" in found.visible
     assert "no positive value" in found.visible  # zero has no logarithm
+    ledger.append({"loss": math.inf, "r_norm": math.nan, "stagnation": 0.0})
+    bound = lp.theory.sgd.bound_running_min(C_0=1.0, eta=0.1, R=0.1, S=0.01, L=1, p=1)
+    broken = write_report(path, ledger, bounds={"loss": bound}).read_text("utf-8")
+    assert "NaN" not in broken.replace("nan", "NaN")
+    assert "bound of loss" in Page(broken).visible
     assert "5000 measured steps, 0 to 4999." in found.visible
 
 
@@ -249,6 +276,10 @@ def test_findings_name_what_stands_out(run):
     assert "gradient errors" not in text
     assert "75 % of the parameters did not move" in text
     assert findings(Ledger(), None) == []
+    few = Ledger()
+    for _ in range(4):
+        few.append({"r_bias": 0.9})
+    assert findings(few, None) == []
 
 
 CHROMIUM = next(

@@ -1,0 +1,144 @@
+"""What an emulation met: counts of calls, and the table of them."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from .errors import NumericalWarning
+from .precision import Precision
+
+EMULATED = "emulated"
+EXACT = "exact by nature"
+NOT_EMULATED = "not emulated"
+BY_POLICY = "carrier by policy"
+SUM = "sum of gradients"
+TREATMENTS = (EMULATED, EXACT, NOT_EMULATED, BY_POLICY)
+
+
+class CoverageRow(NamedTuple):
+    """How often an operation was met in a module, and what was done with it.
+
+    ``module`` is a name of ``named_modules()``; it is empty for the model itself, for
+    what runs outside of its modules, and where no model was given.
+    """
+
+    operation: str
+    calls: int
+    treatment: str
+    module: str = ""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What an emulation met, most frequent first within each treatment.
+
+    Treatments: ``"emulated"``; ``"exact by nature"`` (moves, chooses or compares
+    values); ``"not emulated"`` (computed in the carrier although a precision was
+    asked for); ``"carrier by policy"`` (the policy says None there, or the precision
+    leaves such operations to torch). The operation ``"sum of gradients"`` is that of
+    autograd, which adds the gradients of a parameter that several modules have; it
+    always runs in the carrier, and is not refused.
+    """
+
+    rows: tuple[CoverageRow, ...]
+
+    def __iter__(self) -> Iterator[CoverageRow]:
+        """Iterate over the rows."""
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        """Return a table."""
+        cells = [(row.operation, str(row.calls), *row[2:]) for row in self.rows]
+        named = any(row.module for row in self.rows)
+        cells.insert(0, ("operation", "calls", "treatment", "module" if named else ""))
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join(
+            f"{operation:<{widths[0]}}  {calls:>{widths[1]}}  "
+            f"{treatment:<{widths[2]}}  {module}".rstrip()
+            for operation, calls, treatment, module in cells
+        )
+
+    def to_dict(self) -> dict[str, dict[str, int]]:
+        """Return calls by treatment and operation, over all modules."""
+        result: dict[str, dict[str, int]] = {name: {} for name in TREATMENTS}
+        for row in self.rows:
+            calls = result[row.treatment]
+            calls[row.operation] = calls.get(row.operation, 0) + row.calls
+        return result
+
+
+@dataclass
+class Tally:
+    """Counts of calls by operation, treatment and module; a mode must not change."""
+
+    calls: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    def add(self, operation: str, treatment: str, module: str, reason: str) -> None:
+        """Count a call, and warn the first time that one is not emulated."""
+        key = (operation, treatment, module)
+        if treatment == NOT_EMULATED and not any(
+            known[:2] == key[:2] for known in self.calls
+        ):
+            warnings.warn(
+                f"{operation} is not emulated and runs in the carrier's arithmetic: "
+                f"{reason}; coverage() counts such calls, strict=True refuses them",
+                NumericalWarning,
+                stacklevel=_depth_of_caller(),
+            )
+        self.calls[key] += 1
+
+    def coverage(self, tied: Iterable[CoverageRow] = ()) -> Coverage:
+        """Return the counts as a table, with rows that nothing counts."""
+        rows = [
+            CoverageRow(operation, calls, treatment, module)
+            for (operation, treatment, module), calls in self.calls.items()
+        ]
+        rows += tied
+        rows.sort(
+            key=lambda row: (
+                TREATMENTS.index(row.treatment),
+                -row.calls,
+                row.operation,
+                row.module,
+            )
+        )
+        return Coverage(tuple(rows))
+
+
+def tied_rows(
+    model: torch.nn.Module, precision_of: Callable[[str], Precision | None]
+) -> list[CoverageRow]:
+    """Return the parameters of several modules, whose gradients autograd adds."""
+    uses = Counter(p for _, p in model.named_parameters(remove_duplicate=False))
+    owners = [
+        (name.rpartition(".")[0], uses[p])
+        for name, p in model.named_parameters()
+        if uses[p] > 1
+    ]
+    return [
+        CoverageRow(SUM, count - 1, NOT_EMULATED, owner)
+        for owner, count in owners
+        if precision_of(owner) is not None
+    ]
+
+
+def _depth_of_caller() -> int:
+    """Return how far up the first frame outside of lowprec and torch is."""
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back is not None:
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in ("lowprec", "torch"):
+            break
+        frame, depth = frame.f_back, depth + 1
+    return depth
