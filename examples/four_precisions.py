@@ -98,11 +98,12 @@ def train(
     steps: int,
     every: int,
     layers: bool,
+    seed: int,
     folder: Path,
 ) -> dict[str, Any]:
     """Train in one arithmetic; write and return the results."""
     arithmetic = ARITHMETICS[name]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = problem.build()
     if arithmetic.precision is not None:
         lowprec.nn.convert_(model, arithmetic.precision)
@@ -141,6 +142,7 @@ def train(
         "stored": repr(arithmetic.stored),
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": steps,
+        "seed": seed,
         "seconds": round(seconds, 1),
         "final_training_loss": sum(losses[-LAST:]) / len(losses[-LAST:]),
         **problem.evaluate(model),
@@ -204,6 +206,7 @@ def arguments(description: str, steps: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--every", type=int, default=20, help="measure so often")
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights")
     parser.add_argument("--layers", action="store_true", help="measure each layer")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -221,6 +224,7 @@ def main(problem: Problem, options: argparse.Namespace) -> None:
             steps=options.steps,
             every=options.every,
             layers=options.layers,
+            seed=options.seed,
             folder=options.out,
         )
     print(table(problem.name, options.out))
