@@ -51,6 +51,8 @@ from .rounding import Variant as Variant
 _add_safe_globals(
     [
         Accumulator,
+        BlockFormat,
+        BlockRounding,
         Format,
         Levels,
         Order,
@@ -59,6 +61,8 @@ _add_safe_globals(
         Rounding,
         RoundingMode,
         Saturation,
+        ScaleRule,
+        SharedExponent,
         Variant,
     ]
 )

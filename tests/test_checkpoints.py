@@ -65,6 +65,9 @@ def test_values_load_without_arbitrary_code_after_import_lowprec_alone(tmp_path)
         lp.Accumulator("e6m8", product="e5m2", order="pairwise"),
         lp.Rounding("bfloat16", "stochastic", "finite", random_bits=7, variant="C"),
         lp.format("e4m3fn"),
+        lp.Levels.binary(),
+        *(lp.preset(name) for name in ("mxfp8", "nvfp4")),
+        *lp.block_formats(),
     ]
     torch.save(values, tmp_path / "values.pt")
     program = "import lowprec, torch; print(torch.load('values.pt', weights_only=True))"
