@@ -4,27 +4,14 @@ Values live in float32 or float64 tensors and are always members of the chosen f
 """
 
 from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from torch.serialization import add_safe_globals as _add_safe_globals
 
 from . import kernels as kernels
-from ._checkpoint import checkpoint as checkpoint
 from ._version import __version__ as __version__
-from .arithmetic import BlockCodes as BlockCodes
-from .arithmetic import add as add
-from .arithmetic import decode_blocks as decode_blocks
-from .arithmetic import div as div
-from .arithmetic import dot as dot
-from .arithmetic import encode_blocks as encode_blocks
-from .arithmetic import fma as fma
-from .arithmetic import matmul as matmul
-from .arithmetic import mul as mul
-from .arithmetic import round as round
-from .arithmetic import sqrt as sqrt
-from .arithmetic import sub as sub
 from .block_rounding import BlockRounding as BlockRounding
-from .emulate import emulate as emulate
 from .errors import NumericalWarning as NumericalWarning
 from .errors import PerformanceWarning as PerformanceWarning
 from .formats import BlockFormat as BlockFormat
@@ -46,6 +33,22 @@ from .rounding import Rounding as Rounding
 from .rounding import RoundingMode as RoundingMode
 from .rounding import Saturation as Saturation
 from .rounding import Variant as Variant
+
+if _TYPE_CHECKING:
+    from ._checkpoint import checkpoint as checkpoint
+    from ._emulate import emulate as emulate
+    from .arithmetic import BlockCodes as BlockCodes
+    from .arithmetic import add as add
+    from .arithmetic import decode_blocks as decode_blocks
+    from .arithmetic import div as div
+    from .arithmetic import dot as dot
+    from .arithmetic import encode_blocks as encode_blocks
+    from .arithmetic import fma as fma
+    from .arithmetic import matmul as matmul
+    from .arithmetic import mul as mul
+    from .arithmetic import round as round
+    from .arithmetic import sqrt as sqrt
+    from .arithmetic import sub as sub
 
 # Checkpoints that hold them load with torch.load(weights_only=True).
 _add_safe_globals(
@@ -78,14 +81,37 @@ _LAZY_MODULES = (
     "testing",
     "theory",
 )
+_ARITHMETIC = (
+    "BlockCodes",
+    "add",
+    "decode_blocks",
+    "div",
+    "dot",
+    "encode_blocks",
+    "fma",
+    "matmul",
+    "mul",
+    "round",
+    "sqrt",
+    "sub",
+)
+_LAZY_NAMES = {
+    "checkpoint": "_checkpoint",
+    "emulate": "_emulate",
+    **dict.fromkeys(_ARITHMETIC, "arithmetic"),
+}
 
 
 def __getattr__(name: str) -> _Any:
-    # Submodules load on first use, so that `import lowprec` costs little over torch.
+    # Loaded on first use, so that `import lowprec` costs little over torch.
     if name in _LAZY_MODULES:
         return _import_module(f".{name}", __name__)
+    if name in _LAZY_NAMES:
+        value = getattr(_import_module(f".{_LAZY_NAMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY_MODULES})
+    return sorted({*globals(), *_LAZY_MODULES, *_LAZY_NAMES})

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import lowprec.nn
 from lowprec import Rounding, functional
-from lowprec.emulate import Coverage, emulate
+from lowprec._emulate import Coverage, emulate
 from lowprec.errors import NumericalWarning
 from lowprec.precision import Policy, Precision
 from lowprec.testing import assert_bit_equal

@@ -56,3 +56,22 @@ def test_every_public_name_exists():
     names = [name for name in dir(lowprec) if not hasattr(lowprec, name)]
     assert names == []
     assert not hasattr(lowprec, "no_such_name")
+
+
+def test_emulation_loads_on_first_use():
+    # Its tables of operations cost more than all the rest of the import.
+    program = """\
+import sys, lowprec
+assert "lowprec._operations" not in sys.modules
+assert "lowprec.functional" not in sys.modules
+with lowprec.emulate(lowprec.Precision()):
+    pass
+assert isinstance(lowprec.emulate, type) and "lowprec._operations" in sys.modules
+"""
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr

@@ -5,6 +5,7 @@ vmap and torch.compile see them. `portable` runs everywhere and is what every fa
 kernel must equal bit for bit.
 """
 
+from . import basic as basic
 from ._library import eager_round as eager_round
 from ._library import eager_round_stochastic as eager_round_stochastic
 from ._library import is_plain as is_plain
@@ -26,3 +27,4 @@ from .codes import RoundingCode as RoundingCode
 from .coding import Encoding as Encoding
 from .coding import decode as decode
 from .coding import encode as encode
+from .segments import segment_sums as segment_sums
