@@ -91,6 +91,7 @@ class RoundoffMonitor:
 
     Example:
         >>> model = torch.nn.Linear(3, 1, bias=False)
+        >>> _ = torch.nn.init.ones_(model.weight)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> x = torch.ones(2, 3)
         >>> with RoundoffMonitor(model, optimizer) as monitor:
