@@ -12,17 +12,7 @@ from ._parts import Seeds, seed_for
 
 def leaves_products(precision: Precision) -> bool:
     """Whether matrix products are torch's own, forward and backward."""
-    roundings = (
-        precision.input,
-        precision.weight,
-        precision.output,
-        precision.grad_output,
-        precision.grad_input,
-        precision.grad_weight,
-        precision.accumulator,
-        precision.backward_accumulator,
-    )
-    return all(each is None for each in roundings)
+    return all(each is None for each in precision.products)
 
 
 def leaves_everything(precision: Precision) -> bool:

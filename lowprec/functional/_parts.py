@@ -225,17 +225,8 @@ def seed_for(
 ) -> Tensor | None:
     """Draw only if a GEMM rounds stochastically: else torch's stream stays as it is."""
     refuse_compiled_transforms("a product with an emulated gradient")
-    gemms = (
-        precision.input,
-        precision.weight,
-        precision.output,
-        precision.grad_output,
-        precision.grad_input,
-        precision.grad_weight,
-        precision.accumulator,
-        precision.backward_accumulator,
-    )
-    stochastic = any(item is not None and item.stochastic for item in gemms)
+    products = precision.products
+    stochastic = any(item is not None and item.stochastic for item in products)
     return as_seed(seed, generator) if stochastic else None
 
 

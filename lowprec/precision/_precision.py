@@ -149,6 +149,20 @@ class Precision:
         """Whether nothing is rounded, so that all is left to torch."""
         return all(value is None for _, value in _values.items(self))
 
+    @property
+    def products(self) -> tuple[AnyRounding | Accumulator | None, ...]:
+        """What products of matrices round by, forward and backward."""
+        return (
+            self.input,
+            self.weight,
+            self.output,
+            self.grad_output,
+            self.grad_input,
+            self.grad_weight,
+            self.accumulator,
+            self.backward_accumulator,
+        )
+
     def roundings(self) -> list[tuple[str, AnyRounding]]:
         """Return the names and roundings of the tensors that are rounded."""
         return [
