@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .arithmetic import tensors_in
 
 _USES = "lowprec uses"
 
@@ -35,10 +36,9 @@ def repeated(args: Any, kwargs: Any, result: Any) -> int:
     """
     if not torch.is_grad_enabled():
         return 0
-    leaves = [
-        x for x in _tensors((args, kwargs)) if x.requires_grad and x.grad_fn is None
-    ]
-    if not leaves or all(y.grad_fn is None for y in _tensors(result)):
+    operands = tensors_in((*args, *kwargs.values()))
+    leaves = [x for x in operands if x.requires_grad and x.grad_fn is None]
+    if not leaves or all(y.grad_fn is None for y in tensors_in([result])):
         return 0
     return sum(map(_use, leaves))
 
@@ -53,13 +53,3 @@ def _use(leaf: Tensor) -> int:
     known: int = counts.get(_USES, 0)
     counts[_USES] = known + 1
     return min(known, 1)
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)
-    elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))

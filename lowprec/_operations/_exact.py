@@ -10,12 +10,13 @@ Calls that put a constant which a format does not have are found by ``_constants
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..arithmetic import tensors_in
 from ._names import words
 
 _Arguments = Sequence[Any]
@@ -128,16 +129,8 @@ _SIGNIFICANT_BITS = {
 _BROADCASTS = "the gradient of a broadcast value adds in the carrier"
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)
-
-
 def _operands(args: _Arguments, kwargs: _Keywords) -> list[Tensor]:
-    return [*_tensors(args), *_tensors(list(kwargs.values()))]
+    return tensors_in((*args, *kwargs.values()))
 
 
 def _needs_gradient(operands: list[Tensor]) -> bool:
@@ -188,7 +181,7 @@ def _conversion(name: str, args: _Arguments, kwargs: _Keywords) -> str | None:
 def _copy(name: str, args: _Arguments, kwargs: _Keywords) -> str | None:
     target, position = args[0], 2 if name == "setitem" else 1
     # Only copy_(source, non_blocking) has keywords, and only one tensor among them.
-    rest = [*args[position:], *_tensors(list(kwargs.values()))]
+    rest = [*args[position:], *tensors_in(kwargs.values())]
     source = rest[0] if rest else None
     if not isinstance(source, Tensor):
         return None
@@ -202,7 +195,7 @@ def _copy(name: str, args: _Arguments, kwargs: _Keywords) -> str | None:
 
 def _indexed_shape(target: Tensor, index: Any) -> torch.Size | None:
     """Return the shape of an indexed part, or None if it depends on values."""
-    if any(x.dtype in (torch.bool, torch.uint8) for x in _tensors([index])):
+    if any(x.dtype in (torch.bool, torch.uint8) for x in tensors_in([index])):
         return None
     with torch._C.DisableTorchFunction():
         return target.detach()[index].shape

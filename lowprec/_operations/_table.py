@@ -8,8 +8,8 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from ..arithmetic import tensors_in
 from ..formats import Format
 from . import _elementwise, _names
 from ._constants import puts_off_grid
@@ -193,7 +193,7 @@ def _plain(
 
 def _is_dense(found: Bound) -> bool:
     """Whether all operands are dense and real, and one is floating."""
-    operands = _tensors((*found[1], *found[2].values()))
+    operands = tensors_in((*found[1], *found[2].values()))
     dense = [x.layout == torch.strided and not x.is_complex() for x in operands]
     return all(dense) and any([x.is_floating_point() for x in operands])
 
@@ -201,13 +201,3 @@ def _is_dense(found: Bound) -> bool:
 def is_known(name: str) -> bool:
     """Whether the name is that of an operation that the tables have."""
     return name in PRODUCTS or is_governed(name) or always_exact(name)
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found.extend(_tensors(value))
-    return found

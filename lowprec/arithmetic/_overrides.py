@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
@@ -13,12 +13,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """Return the tensors among values and inside their lists and tuples, in order."""
+    # No generator, since Dynamo traces this.
+    found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
+            found.extend(tensors_in(value))
+    return found
 
 
 def overridable(function: Callable[P, R]) -> Callable[P, R]:
@@ -26,7 +30,7 @@ def overridable(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        operands = tuple(_tensors((*args, *kwargs.values())))
+        operands = tuple(tensors_in((*args, *kwargs.values())))
         if has_torch_function(operands):
             result: R = handle_torch_function(call, operands, *args, **kwargs)
             return result
