@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .errors import NumericalWarning
+from .formats import columns
 
 EMULATED = "emulated"
 EXACT = "exact by nature"
@@ -59,12 +60,7 @@ class Coverage:
         cells = [(row.operation, str(row.calls), *row[2:]) for row in self.rows]
         named = any(row.module for row in self.rows)
         cells.insert(0, ("operation", "calls", "treatment", "module" if named else ""))
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join(
-            f"{operation:<{widths[0]}}  {calls:>{widths[1]}}  "
-            f"{treatment:<{widths[2]}}  {module}".rstrip()
-            for operation, calls, treatment, module in cells
-        )
+        return "\n".join(columns(cells, right=[1]))
 
     def to_dict(self) -> dict[str, dict[str, int]]:
         """Return calls by treatment and operation, over all modules."""

@@ -14,4 +14,5 @@ from ._parse import format as format
 from ._registry import FormatTable as FormatTable
 from ._registry import formats as formats
 from ._system import System as System
+from ._text import columns as columns
 from ._text import describe as describe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -87,13 +87,26 @@ def _properties(format: Format) -> dict[str, str]:
     }
 
 
-def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines of aligned columns."""
+def columns(rows: Iterable[Sequence[str]], right: Container[int] = ()) -> list[str]:
+    """Return rows of cells as lines of aligned columns.
+
+    Args:
+        rows: of equal length.
+        right: numbers of the columns that are aligned to the right.
+
+    Returns:
+        One line for each row, without spaces at its end.
+
+    Example:
+        >>> columns([("name", "calls"), ("add", "7")], right=[1])
+        ['name  calls', 'add       7']
+    """
     kept = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*kept, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in kept
     ]
@@ -124,7 +137,7 @@ def describe(*formats: Format) -> str:
         raise ValueError("describe needs at least one format, such as format('e5m2')")
     properties = [_properties(one) for one in formats]
     rows = [[label, *(one[label] for one in properties)] for label in properties[0]]
-    return "\n".join([*_columns(rows), "", *_TRAPS])
+    return "\n".join([*columns(rows), "", *_TRAPS])
 
 
 def table(formats: Sequence[Format], aliases: Sequence[str]) -> str:
@@ -151,4 +164,4 @@ def table(formats: Sequence[Format], aliases: Sequence[str]) -> str:
         )
         for one, names in zip(formats, aliases, strict=True)
     ]
-    return "\n".join(_columns([head, *rows]))
+    return "\n".join(columns([head, *rows]))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NumericalWarning
+from ..formats import columns
 from ..nn import convert_, unconvert_
 from ..precision import Policy, Precision, as_policy
 from ._reference import Closure, ReferenceModel, dense, random_state_kept
@@ -104,14 +105,7 @@ class Attribution:
                 value = getattr(row, name)
                 shown.append(f"{value:.1%}" if "share" in name else f"{value:.4g}")
             cells.append([row.site, *shown])
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                [site.ljust(widths[0])]
-                + [x.rjust(w) for x, w in zip(rest, widths[1:], strict=True)]
-            )
-            for site, *rest in cells
-        ]
+        lines = columns(cells, right=range(1, len(names)))
         lines.append(
             f"total: ||r|| = {self.r_norm:.4g}, ||g|| = {self.gradient_norm:.4g}, "
             f"carrier alone {self.carrier:.4g}, interaction {self.interaction:.1%}"

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ..formats import columns
 from ..plot import traces
 
 Value: TypeAlias = float | int | bool | str | None
@@ -76,12 +77,7 @@ class Summary:
         for row in self.rows:
             numbers = (row.mean, row.rms, row.max, row.last)
             table.append([row.name, str(row.count), *(f"{x:.6g}" for x in numbers)])
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = []
-        for name, *cells in table:
-            padded = [cell.rjust(w) for cell, w in zip(cells, widths[1:], strict=True)]
-            lines.append("  ".join([name.ljust(widths[0]), *padded]))
-        return "\n".join(lines)
+        return "\n".join(columns(table, right=range(1, len(header))))
 
 
 class Ledger:

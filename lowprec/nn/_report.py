@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from .._coverage import BY_POLICY, EMULATED, NOT_EMULATED, Coverage, Tally
+from ..formats import columns
 from ..precision import Precision
 from ._conversion import computes, emulation_of, has_own_precision
 
@@ -51,14 +52,8 @@ class Report:
         labels = {each: f"({i})" for i, each in enumerate(shared, start=1)}
         cells = [(*row[:3], _label(row.precision, labels)) for row in self.rows]
         cells.insert(0, ("name", "module", "treatment", "precision"))
-        widths = [max(len(line[i]) for line in cells) for i in range(4)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) for cell, width in zip(line, widths, strict=True)
-            ).rstrip()
-            for line in cells
-        ]
-        return "\n".join(lines + [f"{label} {one}" for one, label in labels.items()])
+        legend = [f"{label} {one}" for one, label in labels.items()]
+        return "\n".join([*columns(cells), *legend])
 
     def of(self, treatment: str) -> tuple[ReportRow, ...]:
         """Return the rows with one treatment."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..block_rounding import BlockRounding
-from ..formats import BlockFormat, block_format
+from ..formats import BlockFormat, block_format, columns
 from ..rounding import Rounding, RoundingMode, Saturation
 from ._policy import Policy
 from ._precision import Precision
@@ -57,13 +57,7 @@ class Presets:
         """Return a table."""
         cells = [(row.name, row.summary, row.source) for row in self.rows]
         cells.insert(0, ("name", "summary", "source"))
-        first, second, _ = (
-            max(map(len, column)) for column in zip(*cells, strict=True)
-        )
-        return "\n".join(
-            f"{name:<{first}}  {summary:<{second}}  {source}"
-            for name, summary, source in cells
-        )
+        return "\n".join(columns(cells))
 
 
 def _everywhere(precision: Precision) -> Policy:
