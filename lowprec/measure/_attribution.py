@@ -16,6 +16,7 @@ from ..errors import NumericalWarning
 from ..formats import columns
 from ..nn import convert_, unconvert_
 from ..precision import Policy, Precision, as_policy
+from ._norms import norm, ratio
 from ._reference import Closure, ReferenceModel, dense, random_state_kept
 
 _Vector = list[Tensor]
@@ -189,7 +190,7 @@ def attribute(
     runs = _Runs(model, rules, closure, reference, seed)
     exact, nothing, everything = runs.exact(), runs.gradient({}), runs.gradient(full)
     error = _minus(everything, nothing)
-    rest, square = error, _norm(error) ** 2
+    rest, square = error, norm(error) ** 2
     rows = []
     for site, part in parts.items():
         alone = _minus(runs.gradient(part), nothing)
@@ -199,19 +200,19 @@ def attribute(
         rows.append(
             AttributionRow(
                 site,
-                _norm(alone),
-                _ratio(_dot(alone, error), square),
-                _norm(removed),
-                _ratio(_dot(removed, error), square),
-                _norm(_minus(without, exact)),
+                norm(alone),
+                ratio(_dot(alone, error), square),
+                norm(removed),
+                ratio(_dot(removed, error), square),
+                norm(_minus(without, exact)),
             )
         )
     return Attribution(
         tuple(rows),
-        _norm(_minus(everything, exact)),
-        _norm(_minus(nothing, exact)),
-        _norm(exact),
-        _ratio(_norm(rest), math.sqrt(square)),
+        norm(_minus(everything, exact)),
+        norm(_minus(nothing, exact)),
+        norm(exact),
+        ratio(norm(rest), math.sqrt(square)),
     )
 
 
@@ -316,13 +317,3 @@ def _minus(a: _Vector, b: _Vector) -> _Vector:
 
 def _dot(a: _Vector, b: _Vector) -> float:
     return math.fsum(float((x * y).sum()) for x, y in zip(a, b, strict=True))
-
-
-def _norm(a: _Vector) -> float:
-    return math.hypot(*(float(torch.linalg.vector_norm(x)) for x in a))
-
-
-def _ratio(part: float, whole: float) -> float:
-    if whole == 0:
-        return 0.0 if part == 0 else math.inf
-    return part / whole

@@ -20,6 +20,7 @@ from ._attribution import Attribution
 from ._configuration import describe
 from ._layers import LayerMonitor
 from ._ledger import Ledger
+from ._norms import norm, ratio
 from ._reference import (
     Closure,
     ReferenceModel,
@@ -225,13 +226,13 @@ class RoundoffMonitor:
             for name, p in self._trained().items()
         }
         self._error = {name: low[name] - exact[name] for name in exact}
-        r_norm, gradient_norm = _norm(self._error), _norm(exact)
+        r_norm, gradient_norm = norm(self._error.values()), norm(exact.values())
         self._pending = {
             "loss": loss + self._pending.get("loss", 0.0),
             "reference_loss": reference_loss + self._pending.get("reference_loss", 0.0),
             "r_norm": r_norm,
             "gradient_norm": gradient_norm,
-            "relative_gradient_error": _ratio(r_norm, gradient_norm),
+            "relative_gradient_error": ratio(r_norm, gradient_norm),
             "underflow": sum(
                 int(((low[name] == 0) & (exact[name] != 0)).sum()) for name in exact
             ),
@@ -283,7 +284,7 @@ class RoundoffMonitor:
                 if id(p) in self._names:
                     made[name] = reached - w, moves[name]
                 still += int((p == w).sum())
-        s_norm, update_norm = _norm(errors), _norm(moves)
+        s_norm, update_norm = norm(errors.values()), norm(moves.values())
         count = sum(error.numel() for error in errors.values())
         record: dict[str, Any] = {"step": self._step, "eta": float(etas[0])}
         record |= self._pending
@@ -292,8 +293,8 @@ class RoundoffMonitor:
         record |= {
             "s_norm": s_norm,
             "update_norm": update_norm,
-            "relative_update_error": _ratio(s_norm, update_norm),
-            "stagnation": _ratio(still, count),
+            "relative_update_error": ratio(s_norm, update_norm),
+            "stagnation": ratio(still, count),
             "s_bias": self._bias["s"].add(errors),
         }
         if self._per_parameter:
@@ -376,7 +377,7 @@ class _Bias:
 
     def add(self, errors: _Vector) -> float:
         """Add one step's errors, unless they are not finite, and return the ratio."""
-        size = _norm(errors)
+        size = norm(errors.values())
         if math.isfinite(size):
             for name, error in errors.items():
                 known = self._total.get(name)
@@ -385,7 +386,7 @@ class _Bias:
             self._count += 1
         if self._squares == 0:
             return 0.0
-        return _norm(self._total) / math.sqrt(self._count * self._squares)
+        return norm(self._total.values()) / math.sqrt(self._count * self._squares)
 
 
 def _identity(value: Any) -> Any:
@@ -397,18 +398,3 @@ def _scaled(loss: Tensor, scale: float) -> Tensor:
         return loss
     with without_emulation():
         return loss * scale
-
-
-def _norm(vector: _Vector) -> float:
-    # In float64: squares of float32 elements overflow from 1e19.
-    double = torch.float64
-    norms = [
-        float(torch.linalg.vector_norm(part, dtype=double)) for part in vector.values()
-    ]
-    return math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)
-
-
-def _ratio(part: float, whole: float) -> float:
-    if whole == 0:
-        return 0.0 if part == 0 else math.inf
-    return part / whole
