@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from . import __version__
@@ -17,6 +19,35 @@ from .formats import block_format, describe, format, formats, is_block_name
 
 _INTERRUPTED = 130
 _USER_ERRORS = (TypeError, ValueError, NotImplementedError, OSError, ImportError)
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    """A module of `lowprec.experiments` behind ``lowprec run NAME``.
+
+    The module has ``add_arguments(parser)``, ``config_from_arguments(arguments)``,
+    ``steps(config)``, the calls of ``advance`` a run makes, and ``run_and_save(config,
+    out, advance)``, which returns the text to print.
+    """
+
+    name: str
+    unit: str
+    summary: str
+
+    def module(self) -> Any:
+        return import_module(f".experiments.{self.name}", __package__)
+
+
+_EXPERIMENTS = {
+    "logistic": _Experiment(
+        "logistic_report",
+        "gradient steps",
+        "logistic regression by normalized gradient descent in low precision",
+    ),
+    "quasi-convex": _Experiment(
+        "quasi_convex", "epochs", "f(w) = 3 ||w||^0.2 with artificial errors r and s"
+    ),
+}
 
 
 def _format_command(arguments: argparse.Namespace) -> None:
@@ -30,21 +61,12 @@ def _formats_command(_: argparse.Namespace) -> None:
     print(formats())
 
 
-def _run_logistic(arguments: argparse.Namespace) -> None:
-    from .experiments import logistic_report
-
-    config = logistic_report.config_from_arguments(arguments)
-    with _progress(config.iterations, "gradient steps") as advance:
-        text = logistic_report.run_and_save(config, arguments.out, advance)
-    print(text)
-
-
-def _run_quasi_convex(arguments: argparse.Namespace) -> None:
-    from .experiments import quasi_convex
-
-    config = quasi_convex.config_from_arguments(arguments)
-    with _progress(config.epochs, "epochs") as advance:
-        text = quasi_convex.run_and_save(config, arguments.out, advance)
+def _run_command(arguments: argparse.Namespace) -> None:
+    experiment: _Experiment = arguments.entry
+    module = experiment.module()
+    config = module.config_from_arguments(arguments)
+    with _progress(module.steps(config), experiment.unit) as advance:
+        text = module.run_and_save(config, arguments.out, advance)
     print(text)
 
 
@@ -134,24 +156,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_experiments(experiments: Any) -> None:
-    from .experiments import logistic_report, quasi_convex
-
-    command = experiments.add_parser(
-        "logistic",
-        help="logistic regression by normalized gradient descent in low precision",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    logistic_report.add_arguments(command)
-    _add_threads(command)
-    command.set_defaults(handler=_run_logistic)
-    command = experiments.add_parser(
-        "quasi-convex",
-        help="f(w) = 3 ||w||^0.2 with artificial errors r and s",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    quasi_convex.add_arguments(command)
-    _add_threads(command)
-    command.set_defaults(handler=_run_quasi_convex)
+    for name, entry in _EXPERIMENTS.items():
+        command = experiments.add_parser(
+            name,
+            help=entry.summary,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        entry.module().add_arguments(command)
+        _add_threads(command)
+        command.set_defaults(handler=_run_command, entry=entry)
 
 
 def _add_figure(figure: argparse.ArgumentParser) -> None:

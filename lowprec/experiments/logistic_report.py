@@ -96,6 +96,11 @@ def config_from_arguments(arguments: argparse.Namespace) -> LogisticConfig:
     )
 
 
+def steps(config: LogisticConfig) -> int:
+    """Return how often a run calls ``advance``: once per gradient step."""
+    return config.iterations
+
+
 def run_and_save(
     config: LogisticConfig,
     out: str,

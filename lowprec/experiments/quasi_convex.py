@@ -405,6 +405,11 @@ def config_from_arguments(arguments: argparse.Namespace) -> QuasiConvexConfig:
     return replace(SETTINGS[arguments.setting], **given)
 
 
+def steps(config: QuasiConvexConfig) -> int:
+    """Return how often a run calls ``advance``: once per epoch."""
+    return config.epochs
+
+
 def run_and_save(
     config: QuasiConvexConfig, out: str, advance: Callable[[], object] = lambda: None
 ) -> str:
