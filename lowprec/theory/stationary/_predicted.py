@@ -15,7 +15,7 @@ from ._matrices import Eigenbasis, covariance, symmetric, vector
 from ._rounding import gaussian_rounding_variance
 
 _ITERATIONS = 1000
-_TOLERANCE = 1e-13
+_TOLERANCE = 1e-9
 
 
 def predicted_covariance(
@@ -70,7 +70,8 @@ def predicted_covariance(
         TypeError: if both ``s_cov`` and ``delta`` are given, or ``velocity_delta`` for
             SGD.
         ValueError: if a matrix is not what it must be, or the step is so large, or
-            shrinks so fast, that there is no stationary covariance.
+            shrinks so fast, or the grid is so coarse, that there is no stationary
+            covariance.
 
     Example:
         >>> sgd = Iteration("sgd", PowerSchedule(1.0, 0.5))
@@ -113,6 +114,7 @@ def predicted_covariance(
         None if velocity_spacing is None or factor == 0 else factor * velocity_spacing
         for factor in (system.numbers.advance, 0.0, system.numbers.look_ahead)
     ]
+    last = math.inf
     for _ in range(_ITERATIONS):
         found = [
             none if grid is None else gaussian_rounding_variance(sd, grid, lattice)
@@ -121,11 +123,17 @@ def predicted_covariance(
             )
         ]
         moved = sum(float((a - b).norm()) for a, b in zip(found, errors, strict=True))
+        size = sum(float(a.norm()) for a in found)
         errors = found
         V = system.stationary(noise, fixed, errors)
-        if moved <= _TOLERANCE * sum(float(a.norm()) for a in errors):
-            break
-    return V
+        # Changes shrink until they are roundings of our own; none without noise.
+        if size == 0 or last / 2 <= moved < _TOLERANCE * size:
+            return V
+        last = moved
+    raise ValueError(
+        f"no self-consistent covariance found in {_ITERATIONS} iterations, the last "
+        f"change was by {last:.3g}: the grid is too coarse; use a finer one"
+    )
 
 
 class _System:
