@@ -1,0 +1,102 @@
+"""Which entries a compressor keeps: exact ranks, ties to the lowest index."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..random import philox_words
+
+# Longer rows are searched among the entries above a guess.
+_LONG = 1 << 16
+_SAMPLE = 1 << 14
+_DEVIATIONS = 5  # of the rank in the sample, by which the guess is too low
+
+
+def largest(magnitudes: Tensor, k: int) -> Tensor:
+    """Return the indices of the k largest entries of each row, ascending.
+
+    Contract:
+        Exactly k entries; of equal ones those of lowest index, on every device.
+
+    Args:
+        magnitudes: [n, d], no NaN.
+        k: from 1 to d.
+
+    Returns:
+        int64, [n, k].
+    """
+    rows = magnitudes.shape[0]
+    threshold = torch.stack([_kth_largest(row, k) for row in magnitudes]).unsqueeze(-1)
+    kept = magnitudes >= threshold
+    found = kept.nonzero()
+    if found.shape[0] > rows * k:
+        above = magnitudes > threshold
+        ties = kept ^ above
+        room = k - above.sum(-1, keepdim=True)
+        found = (above | (ties & (ties.cumsum(-1) <= room))).nonzero()
+    return found[:, 1].reshape(rows, k)
+
+
+def _kth_largest(row: Tensor, k: int) -> Tensor:
+    """Return the k-th largest entry; where the guess fails, only time is lost."""
+    if row.numel() > _LONG and k <= row.numel() // 4:
+        stride = row.numel() // _SAMPLE
+        sample = row[::stride]
+        rank = k / stride
+        rank = math.ceil(rank + _DEVIATIONS * (math.sqrt(rank) + 1))
+        if rank < sample.numel():
+            guess = sample.topk(rank, sorted=False).values.amin()
+            candidates = row[row >= guess]
+            if candidates.numel() >= k:
+                row = candidates
+    return row.topk(k, sorted=False).values.amin()
+
+
+def random_subset(size: int, count: int, seed: Tensor) -> Tensor:
+    r"""Return a uniformly random subset of [0, size), ascending.
+
+    Contract:
+        The first ``count`` distinct numbers of the sequence
+        :math:`\lfloor w_j \cdot \mathrm{size} / 2^{62} \rfloor`, where w_j are words 2j
+        and 2j + 1 of the Philox stream of ``seed``, 31 bits of each; or, for more than
+        half of all, those that are not in such a subset. A pure function of its
+        arguments that takes time in proportion to ``count``.
+
+    Args:
+        size: d, below 2^31.
+        count: from 0 to ``size``.
+        seed: 0-d int64.
+
+    Returns:
+        int64, [count].
+    """
+    if count > size // 2:
+        rest = torch.ones(size, dtype=torch.bool)
+        rest[random_subset(size, size - count, seed)] = False
+        return rest.nonzero().flatten()
+    drawn = torch.empty(0, dtype=torch.int64)
+    start, distinct = 0, drawn
+    while distinct.numel() < count:
+        more = count + count // 2 + 16
+        drawn = torch.cat([drawn, _draws(size, start, more, seed.cpu())])
+        start += more
+        distinct = _first_occurrences(drawn)
+    return distinct[:count].sort().values
+
+
+def _draws(size: int, start: int, count: int, seed: Tensor) -> Tensor:
+    words = philox_words(torch.arange(2 * start, 2 * (start + count)), seed)
+    high, low = words[0::2] >> 1, words[1::2] >> 1
+    # floor((high 2^31 + low) size / 2^62) in 64 bits.
+    return (high * size + (low * size >> 31)) >> 31
+
+
+def _first_occurrences(drawn: Tensor) -> Tensor:
+    """Return the distinct numbers in the order in which they were drawn."""
+    ordered, position = drawn.sort(stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return drawn[position[first].sort().values]
