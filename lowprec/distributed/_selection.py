@@ -28,8 +28,12 @@ def largest(magnitudes: Tensor, k: int) -> Tensor:
     Returns:
         int64, [n, k].
     """
-    rows = magnitudes.shape[0]
-    threshold = torch.stack([_kth_largest(row, k) for row in magnitudes]).unsqueeze(-1)
+    rows, size = magnitudes.shape
+    if size > _LONG:
+        thresholds = torch.stack([_kth_largest(row, k) for row in magnitudes])
+    else:
+        thresholds = magnitudes.topk(k, sorted=False).values.amin(-1)
+    threshold = thresholds.unsqueeze(-1)
     kept = magnitudes >= threshold
     found = kept.nonzero()
     if found.shape[0] > rows * k:
@@ -41,8 +45,8 @@ def largest(magnitudes: Tensor, k: int) -> Tensor:
 
 
 def _kth_largest(row: Tensor, k: int) -> Tensor:
-    """Return the k-th largest entry; where the guess fails, only time is lost."""
-    if row.numel() > _LONG and k <= row.numel() // 4:
+    """Return the k-th largest entry of a long row; a bad guess only costs time."""
+    if k <= row.numel() // 4:
         stride = row.numel() // _SAMPLE
         sample = row[::stride]
         rank = k / stride
