@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .._inputs import Real, count, nonnegative, plain, positive
@@ -71,7 +70,7 @@ def effective_step_ratio(tau: Real, *, beta2: Real) -> Real:
     References:
         Section 2.4.
     """
-    moment = torch.as_tensor(largest_second_moment(tau, beta2=beta2)).double()
+    moment = positive("moment", largest_second_moment(tau, beta2=beta2))
     return plain(moment.rsqrt(), tau, beta2)  # type: ignore[no-any-return]
 
 
