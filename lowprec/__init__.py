@@ -71,6 +71,7 @@ _add_safe_globals(
 )
 
 _LAZY_MODULES = (
+    "distributed",
     "experiments",
     "functional",
     "integrations",

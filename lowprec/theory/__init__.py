@@ -2,12 +2,14 @@
 
 `lowprec.theory.sgd` holds the bounds for normalised (sub)gradient descent with errors
 in the gradient and in the weight update; `lowprec.theory.askew` those for ASkewSGD,
-which trains weights towards a quantization set; `lowprec.theory.stationary` the
-covariances of iterates around the minimum, with and without rounding;
-`lowprec.theory.summation` the rounding error bounds of inner products.
+which trains weights towards a quantization set; `lowprec.theory.spars_ams` those for
+adaptive training on compressed gradients; `lowprec.theory.stationary` the covariances
+of iterates around the minimum, with and without rounding; `lowprec.theory.summation`
+the rounding error bounds of inner products.
 """
 
 from . import askew as askew
 from . import sgd as sgd
+from . import spars_ams as spars_ams
 from . import stationary as stationary
 from . import summation as summation
