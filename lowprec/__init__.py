@@ -78,6 +78,7 @@ _LAZY_MODULES = (
     "nn",
     "optim",
     "plot",
+    "schedules",
     "testing",
     "theory",
 )
