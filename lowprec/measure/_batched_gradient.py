@@ -39,8 +39,12 @@ def trace_gradient(loss: SampleLoss, x: Tensor, samples: tuple[Tensor, ...]) -> 
     Returns:
         Function of ``x`` and the samples, of these shapes; the gradients, [M, d].
     """
+
+    def one(x: Tensor, *sample: Tensor) -> Tensor:  # the tracer miscounts methods
+        return loss(x, *sample)
+
     # Without operations in place, a constant that is kept stays what it is.
-    graph = make_fx(functionalize(vmap(grad(loss))))(x, *samples)
+    graph = make_fx(functionalize(vmap(grad(one))))(x, *samples)
     values = _Values(graph)
     values.run(x, *samples)
     _fold_constants(graph, values.of)
