@@ -27,6 +27,7 @@ from ._monitor import RoundoffMonitor as RoundoffMonitor
 from ._normality import RoystonTest as RoystonTest
 from ._normality import dithered as dithered
 from ._normality import royston_test as royston_test
+from ._replicas import ReplicaRunner as ReplicaRunner
 from ._report import write_report as write_report
 from ._statistics import TensorStatistics as TensorStatistics
 from ._trace import Moments as Moments

@@ -116,8 +116,8 @@ def effective_dimension(covariance: Tensor) -> float:
         >>> effective_dimension(torch.eye(3))
         3.0
     """
-    trace, norm = covariance.trace(), torch.linalg.matrix_norm(covariance)
-    return round(float((trace / norm) ** 2), 12)
+    w = covariance.to(torch.float64)
+    return float(w.trace().square() / w.square().sum())
 
 
 def sampling_floor(covariance: Tensor, samples: int) -> float:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..random import as_seed, philox_words, split_seed
+from ..rounding import RoundingLike
+from ..schedules import Iteration
 from ._batched_gradient import SampleLoss, trace_gradient
-from ._replica_methods import PURPOSES, Draw, ReplicaMethod, State
+from ._replica_step import PURPOSES, Formats, look_ahead, updated
 
 # Steps whose samples and seeds are drawn at once; part of what a seed means.
 _BLOCK = 128
@@ -19,22 +21,31 @@ _PURPOSE_SPLIT = 0xFFFFFFFF  # of lowprec.random, for seeds derived from seeds
 BatchedGradient = Callable[..., Tensor]
 
 
+class _Draw(NamedTuple):
+    """The random numbers of one step: samples [M], seeds of roundings by purpose."""
+
+    samples: Tensor
+    seeds: list[int] | None
+
+
 class ReplicaRunner:
     r"""Run M replicas of a stochastic gradient method side by side.
 
     In every step each replica draws one sample, uniformly and with replacement,
-    independent of the others and of other steps, and takes the gradient of its loss:
+    independent of the others and of other steps, and takes the gradient of its loss
+    for the F of `lowprec.schedules.Iteration`:
 
     .. math::
-        x^m_k = x^m_{k-1} - \alpha_k \nabla f_{i}(x^m_{k-1}), \qquad
-        i = i(m, k) \text{ uniform}
+        v_k = \mathrm{fl}_v\bigl(\rho_k v_{k-1} - \alpha_k \hat g_k\bigr), \quad
+        x_k = \mathrm{fl}_x\bigl(x_{k-1} + \gamma_k v_k\bigr), \quad
+        \hat g_k = \mathrm{fl}_g\bigl(\nabla f_i(x_{k-1} + c_k v_{k-1})\bigr)
 
-    for plain SGD; `ReplicaMethod` has the others, and the roundings.
+    and :math:`x_k = \mathrm{fl}_x(x_{k-1} - \alpha_k \hat g_k)` without velocity.
 
     Contract:
         Everything is a pure function of (seed, step, number of the replica), for one M:
         a run that is saved and resumed continues bit for bit. Updates are bit for bit
-        those of the optimizer of the same name in `lowprec.optim`, applied to a
+        those of the optimizer in `lowprec.optim` with the same iteration, applied to a
         parameter [M, d]. Time and memory grow linearly with M.
 
     Args:
@@ -42,8 +53,12 @@ class ReplicaRunner:
             one from a module.
         data: tensors whose first dimension counts the N samples.
         start: x_0, float64 or float32, [d] for all replicas, or [M, d].
-        method: recursion, step sizes and roundings.
+        iteration: method and step sizes.
         replicas: M.
+        gradient_format: rounding fl_g, which makes the errors r_k; None for none.
+        param_format: rounding fl_x, which makes the errors s_k; ``start`` must be in
+            the format.
+        velocity_format: rounding fl_v.
         seed: of samples and of stochastic roundings; None draws one from torch's
             default generator.
         gradient: function of ``x`` [M, d] and M samples that returns the gradients
@@ -51,16 +66,17 @@ class ReplicaRunner:
 
     Raises:
         TypeError: if ``start`` has no floating-point dtype.
-        ValueError: if shapes do not fit, there are no samples or no replicas.
+        ValueError: if shapes do not fit, there are no samples or no replicas, or a
+            format is unknown.
 
     Example:
-        >>> from lowprec.schedules import PowerSchedule
+        >>> from lowprec.schedules import Iteration, PowerSchedule
         >>> samples = torch.tensor([-1.0, 1.0], dtype=torch.float64)
         >>> runner = ReplicaRunner(
         ...     lambda x, s: (x - s).square().sum() / 2,
         ...     (samples,),
         ...     torch.zeros(1, dtype=torch.float64),
-        ...     ReplicaMethod("vsgd", PowerSchedule(0.5, 0.5)),
+        ...     Iteration("sgd", PowerSchedule(0.5, 0.5)),
         ...     replicas=2000,
         ...     seed=0,
         ... )
@@ -78,34 +94,38 @@ class ReplicaRunner:
         loss: SampleLoss,
         data: tuple[Tensor, ...],
         start: Tensor,
-        method: ReplicaMethod,
+        iteration: Iteration,
         *,
         replicas: int,
+        gradient_format: RoundingLike | None = None,
+        param_format: RoundingLike | None = None,
+        velocity_format: RoundingLike | None = None,
         seed: int | Tensor | None = None,
         gradient: BatchedGradient | None = None,
     ) -> None:
-        """Put every replica at the start; nothing is drawn or computed."""
-        self.method = method
+        """Put every replica at the start; nothing is computed."""
+        self.iteration = iteration
+        self.formats = Formats.of(gradient_format, param_format, velocity_format)
         self.replicas = _checked_replicas(replicas)
         self._data = _checked_data(data)
-        x = _checked_start(start, replicas)
+        self._x = _checked_start(start, replicas)
+        self._v = torch.zeros_like(self._x)
+        self._step = 0
         self._seed = as_seed(seed)
         self._sampling, self._rounding = split_seed(self._seed, 2)
-        self._state = State.at_rest(x, method.variant)
-        self._step = 0
         self._loss = loss
         self._gradient = gradient
-        self._block: tuple[int, list[Draw]] = (-1, [])
+        self._block: tuple[int, list[_Draw]] = (-1, [])
 
     @property
     def x(self) -> Tensor:
-        """The iterates x_k, [M, d]; a copy."""
-        return self._state.x.clone()
+        """The iterates x_k, [M, d]; not changed by later steps."""
+        return self._x
 
     @property
     def velocity(self) -> Tensor:
-        """The velocities v_k, [M, d], zero for methods without; a copy."""
-        return self._state.v.clone()
+        """The velocities v_k, [M, d], zero without momentum; likewise."""
+        return self._v
 
     @property
     def step(self) -> int:
@@ -128,19 +148,27 @@ class ReplicaRunner:
                 "make a new runner to start again"
             )
         with torch.no_grad():
-            gradient = self._gradient or self._traced()
             for k in range(self._step + 1, until + 1):
-                self._state = self.method.update(
-                    k, self._state, gradient, self._data, self._draw(k)
-                )
-                self._step = k
+                self._update(k)
                 advance()
-        lost = int((~self._state.x.isfinite()).any(1).sum())
+        lost = int((~self._x.isfinite()).any(1).sum())
         if lost:
             raise ValueError(
                 f"{lost} of {self.replicas} replicas are not finite after "
                 f"{self._step} steps: use smaller step sizes"
             )
+
+    def _update(self, k: int) -> None:
+        coefficients, draw = self.iteration.coefficients(k), self._draw(k)
+        place = look_ahead(coefficients, self._x, self._v)
+        samples = [one.index_select(0, draw.samples) for one in self._data]
+        if self._gradient is None:
+            self._gradient = trace_gradient(self._loss, place, tuple(samples))
+        gradient = self._gradient(place, *samples)
+        self._x, self._v = updated(
+            coefficients, self._x, self._v, gradient, self.iteration.has_velocity
+        )
+        self._step = k
 
     def samples(self, k: int) -> Tensor:
         """Return the number of the sample that every replica draws in step k, [M]."""
@@ -151,8 +179,9 @@ class ReplicaRunner:
         return {
             "step": self._step,
             "seed": self._seed.clone(),
-            "method": str(self.method),
-            "state": {name: t.clone() for name, t in vars(self._state).items()},
+            "method": self._description(),
+            "x": self._x.clone(),
+            "v": self._v.clone(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -164,50 +193,43 @@ class ReplicaRunner:
         Raises:
             ValueError: if it is of another method, shape or dtype; nothing is changed.
         """
-        if state_dict["method"] != str(self.method):
+        if state_dict["method"] != self._description():
             raise ValueError(
                 f"the state is of a run of {state_dict['method']}, this runner has "
-                f"{self.method}: make a runner with the same method"
+                f"{self._description()}: make a runner with the same method"
             )
-        given = state_dict["state"]["x"]
-        own = self._state.x
-        if given.shape != own.shape or given.dtype != own.dtype:
+        x = state_dict["x"]
+        if x.shape != self._x.shape or x.dtype != self._x.dtype:
             raise ValueError(
-                f"the state has {tuple(given.shape)} values of {given.dtype}, this "
-                f"runner {tuple(own.shape)} of {own.dtype}"
+                f"the state has {tuple(x.shape)} values of {x.dtype}, this runner "
+                f"{tuple(self._x.shape)} of {self._x.dtype}"
             )
         self._step = int(state_dict["step"])
         self._seed = state_dict["seed"].clone()
         self._sampling, self._rounding = split_seed(self._seed, 2)
-        self._state = State(
-            **{name: t.clone() for name, t in state_dict["state"].items()}
-        )
+        self._x, self._v = x.clone(), state_dict["v"].clone()
         self._block = (-1, [])
 
-    def _traced(self) -> BatchedGradient:
-        """Trace the gradient on the first call, for samples of this shape."""
-        first = torch.zeros(self.replicas, dtype=torch.int64)
-        samples = tuple(one.index_select(0, first) for one in self._data)
-        self._gradient = trace_gradient(self._loss, self._state.x, samples)
-        return self._gradient
+    def _description(self) -> str:
+        return f"{self.iteration!r} {self.formats!r}"
 
-    def _draw(self, k: int) -> Draw:
+    def _draw(self, k: int) -> _Draw:
         """Return the random numbers of step k, from 1."""
         block, place = divmod(k - 1, _BLOCK)
         if self._block[0] != block:
             self._block = (block, self._draws(block))
         return self._block[1][place]
 
-    def _draws(self, block: int) -> list[Draw]:
+    def _draws(self, block: int) -> list[_Draw]:
         key = _derived(self._sampling, torch.tensor([block]))[0, 0]
         generator = torch.Generator().manual_seed(int(key))
         shape = (_BLOCK, self.replicas)
         samples = torch.randint(self._data[0].shape[0], shape, generator=generator)
         seeds: list[list[int] | None] = [None] * _BLOCK
-        if self.method.stochastic:
+        if self.formats.stochastic:
             steps = torch.arange(block * _BLOCK + 1, (block + 1) * _BLOCK + 1)
             seeds = list(_derived(self._rounding, steps).tolist())
-        return [Draw(*pair) for pair in zip(samples.unbind(), seeds, strict=True)]
+        return [_Draw(*pair) for pair in zip(samples.unbind(), seeds, strict=True)]
 
 
 def _derived(seed: Tensor, steps: Tensor) -> Tensor:
