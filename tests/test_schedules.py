@@ -6,7 +6,7 @@ import mpmath
 import pytest
 import torch
 
-from lowprec.schedules import InverseTimeDamping, PowerSchedule, at_step
+from lowprec.schedules import InverseTimeDamping, Iteration, PowerSchedule
 
 EXPONENTS = [0.1, 0.25, 0.5, 0.75, 0.999999, 1.0]
 
@@ -147,5 +147,50 @@ def test_bad_calls_are_refused():
         InverseTimeDamping(1.0, 0.1)
     with pytest.raises(ValueError, match="they must be the same"):
         schedule.check(damping=InverseTimeDamping(1.0, PowerSchedule(1.0, 0.6)))
-    with pytest.raises(ValueError, match=r"got -1.0 at step 3"):
-        at_step(lambda k: 2.0 - k, 3)
+
+
+ITERATIONS = [
+    Iteration("sgd", PowerSchedule(0.5, 0.5)),
+    Iteration("heavy_ball", PowerSchedule(0.5, 0.5), momentum=lambda k: 1 - 1 / k),
+    Iteration("nesterov", 0.1, momentum=PowerSchedule(0.5, 0.5)),
+    Iteration("momentum", PowerSchedule(0.5, 0.75), damping=PowerSchedule(1.0, 0.1)),
+    Iteration("nesterov", lambda k: 0.5 / k, damping=0.3),
+    Iteration("nasgd", PowerSchedule(0.5, 0.5), damping=0.3),
+    Iteration(
+        "nasgd", PowerSchedule(0.5, 0.75),
+        damping=InverseTimeDamping(3.0, PowerSchedule(0.5, 0.75)),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("iteration", ITERATIONS, ids=lambda x: x.method)
+def test_coefficients_of_many_steps_are_those_of_each(iteration):
+    steps = torch.tensor([1, 2, 3, 50])
+    together = iteration.coefficients(steps)
+    for i, k in enumerate(steps.tolist()):
+        single = iteration.coefficients(k)
+        assert all(isinstance(x, float) for x in single)
+        torch.testing.assert_close(
+            torch.stack([x[i] for x in together]),
+            torch.tensor(single, dtype=torch.float64),
+        )
+
+
+def test_methods_refuse_what_they_do_not_take():
+    steps = PowerSchedule(0.5, 0.5)
+    with pytest.raises(ValueError, match=r"method must be one of 'sgd', .* got 'adam'"):
+        Iteration("adam", steps)
+    with pytest.raises(TypeError, match="'momentum' takes damping, got neither"):
+        Iteration("momentum", steps)
+    with pytest.raises(TypeError, match=r"'sgd' takes neither .*, got damping"):
+        Iteration("sgd", steps, damping=0.1)
+    with pytest.raises(TypeError, match="takes damping or momentum, got damping and"):
+        Iteration("nesterov", steps, damping=0.1, momentum=0.9)
+    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got 1.0"):
+        Iteration("heavy_ball", steps, momentum=1.0)
+    with pytest.raises(ValueError, match="damping must be positive and finite, got 0"):
+        Iteration("nasgd", steps, damping=0.0)
+    falling = Iteration("sgd", lambda k: 2.0 - k)
+    for k in (2, torch.arange(1, 4)):
+        with pytest.raises(ValueError, match=r"schedule must be .*, got 0.0 at step 2"):
+            falling.coefficients(k)

@@ -1,112 +1,21 @@
-"""Step sizes that decay by a power law, and the conditions that limit theorems set.
-
-Steps are counted from 1: alpha_k is the size of the k-th update.
-"""
+"""Step sizes that decay by a power law, and dampings that vanish."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.serialization import add_safe_globals
 
-# A step size or a damping: constant, or a function of the number of the step.
-ScheduleLike: TypeAlias = float | Callable[[int], float]
+from ._report import Condition, ScheduleReport
 
 # Terms of a sum that are added one by one, before the Euler-Maclaurin formula; with
 # the derivatives below, its remainder is then less than one ulp.
 _ADDED = 24
 # B_2j / (2j)!, which multiply the derivatives of order 2j - 1.
 _BERNOULLI = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160)
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One condition of a limit theorem, with the numbers put in.
-
-    Args:
-        statement: the condition and its values.
-        holds: whether they meet it.
-
-    Example:
-        >>> print(Condition("d0 = 0.5 < 2 mu = 0.25", holds=False))
-        FAILS  d0 = 0.5 < 2 mu = 0.25
-    """
-
-    statement: str
-    holds: bool
-
-    def __str__(self) -> str:
-        """Return the verdict and the statement."""
-        return f"{'holds' if self.holds else 'FAILS'}  {self.statement}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleReport:
-    """What a schedule ensures; see `PowerSchedule.check`.
-
-    Args:
-        schedule: what was checked.
-        conditions: of the central limit theorem for the last iterate.
-        sum_of_squares_diverges: whether the sum of alpha_k^2 is infinite, which the
-            central limit theorem for the time average of linear gradients needs.
-        inflation: 1/(1 - c_0), by which the limit covariance exceeds that of the
-            interior of the conditions; not 1 for vanishing damping on the boundary
-            alone.
-
-    Example:
-        >>> report = PowerSchedule(0.5, 0.75).check(mu=0.1)
-        >>> report.holds, report.sum_of_squares_diverges
-        (True, False)
-    """
-
-    schedule: PowerSchedule
-    conditions: tuple[Condition, ...]
-    sum_of_squares_diverges: bool
-    inflation: float = 1.0
-
-    @property
-    def d0(self) -> float:
-        """Limit of (alpha_k - alpha_{k+1}) / alpha_k^2."""
-        return self.schedule.d0
-
-    @property
-    def failed(self) -> tuple[Condition, ...]:
-        """Conditions that are not met."""
-        return tuple(c for c in self.conditions if not c.holds)
-
-    @property
-    def holds(self) -> bool:
-        """Whether all conditions are met."""
-        return not self.failed
-
-    @property
-    def time_average(self) -> bool:
-        """Whether the time average of linear gradients has a limit: a <= 1/2.
-
-        Nonlinear gradients need a > 1/3 besides, or a symmetric objective.
-        """
-        return self.sum_of_squares_diverges
-
-    def __str__(self) -> str:
-        """Return the report, a condition a line."""
-        schedule = self.schedule
-        verdict = "is admissible" if self.holds else "is NOT admissible"
-        squares = "infinite" if self.sum_of_squares_diverges else "finite"
-        average = "has a limit law" if self.time_average else "has none (a > 1/2)"
-        lines = [
-            f"{schedule}: {verdict}",
-            *(f"  {condition}" for condition in self.conditions),
-            f"  d0 = {schedule.d0:.6g}, sum of alpha_k^2 {squares}: the time average "
-            f"{average}",
-        ]
-        if self.inflation != 1:
-            lines.append(f"  the limit covariance is {self.inflation:.6g} times as big")
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -156,7 +65,7 @@ class PowerSchedule:
                     f"{name} must be a number, got {type(value).__name__}: "
                     "use float(...)"
                 )
-        _check_positive("K", self.K)
+        check_positive("K", self.K)
         if not 0 <= self.offset < math.inf:
             raise ValueError(
                 f"offset must be finite and >= 0, got {self.offset}: step sizes are "
@@ -184,7 +93,7 @@ class PowerSchedule:
         Raises:
             ValueError: if a step is less than 1.
         """
-        _check_steps(k)
+        check_steps(k)
         if isinstance(k, Tensor):
             return self.K * (k.to(torch.float64) + self.offset) ** -self.a
         return float(self.K * (k + self.offset) ** -self.a)
@@ -213,7 +122,7 @@ class PowerSchedule:
             >>> round(PowerSchedule(1.0, 0.75).decay_rate(100_000), 6)
             0.042175
         """
-        _check_steps(k)
+        check_steps(k)
         if isinstance(k, Tensor):
             place = k.to(torch.float64) + self.offset
             return -torch.expm1(-self.a * torch.log1p(1 / place)) / self(k)
@@ -242,8 +151,8 @@ class PowerSchedule:
             >>> round(schedule.partial_sum(1_000_000), 9)
             14.392726723
         """
-        _check_steps(n)
-        _check_positive("power", power)
+        check_steps(n)
+        check_positive("power", power)
         last = torch.as_tensor(n, dtype=torch.float64)
         factor: float = self.K**power
         result = factor * _power_sum(last, self.a * power, self.offset)
@@ -307,7 +216,7 @@ class PowerSchedule:
                 sum_of_squares_diverges=squares,
                 inflation=inflation,
             )
-        rate = _check_positive(names[0], given[names[0]])
+        rate = check_positive(names[0], given[names[0]])
         statement = f"d0 = {self.d0:.6g} < 2 {names[0]} = {2 * rate:.6g}"
         return ScheduleReport(
             schedule=self,
@@ -362,7 +271,7 @@ class InverseTimeDamping:
 
     def __post_init__(self) -> None:
         """Check the factor."""
-        _check_positive("K", self.K)
+        check_positive("K", self.K)
         if not isinstance(self.schedule, PowerSchedule):
             raise TypeError(
                 f"schedule must be a PowerSchedule, got {type(self.schedule).__name__}"
@@ -398,24 +307,6 @@ class InverseTimeDamping:
         return conditions, 1 / (1 - c0) if c0 < 1 else math.inf
 
 
-def at_step(schedule: ScheduleLike, k: int) -> float:
-    """Return the value of a schedule, or a constant, at step k.
-
-    Raises:
-        ValueError: if the value is not positive and finite.
-
-    Example:
-        >>> at_step(0.1, 7), at_step(PowerSchedule(1.0, 0.5), 4)
-        (0.1, 0.5)
-    """
-    value = float(schedule(k) if callable(schedule) else schedule)
-    if not 0 < value < math.inf:
-        raise ValueError(
-            f"a schedule must be positive and finite, got {value} at step {k}"
-        )
-    return value
-
-
 def _power_sum(n: Tensor, s: float, offset: float) -> Tensor:
     """Return the sum of (k + offset)^-s for k = 1 ... n."""
     head = (torch.arange(1, _ADDED, dtype=torch.float64) + offset) ** -s
@@ -434,16 +325,13 @@ def _power_sum(n: Tensor, s: float, offset: float) -> Tensor:
     return torch.where(n < _ADDED, added, sums[-1] + rest)
 
 
-def _check_steps(k: int | Tensor) -> None:
+def check_steps(k: int | Tensor) -> None:
     counted = bool((k >= 1).all()) if isinstance(k, Tensor) else k >= 1
     if not counted:
         raise ValueError(f"steps are counted from 1, got {k}")
 
 
-def _check_positive(name: str, value: Any) -> float:
+def check_positive(name: str, value: Any) -> float:
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
     return float(value)
-
-
-add_safe_globals([InverseTimeDamping, PowerSchedule])
