@@ -206,7 +206,9 @@ def _trace(records: list[dict[str, Any]], final: Tensor) -> Trace:
         torch.tensor([one["step"] for one in records]),
         torch.stack([one["covariance"] for one in records]),
         {
-            variant: torch.tensor([one["p_values"][variant] for one in records])
+            variant: torch.tensor(
+                [one["p_values"][variant] for one in records], dtype=torch.float64
+            )
             for variant in records[0]["p_values"]
         },
         final,
