@@ -1,4 +1,4 @@
-"""Covariances: of replicas around the minimiser, and of the gradients that move them."""
+"""Covariances of replicas around the minimiser, and of the gradients behind them."""
 
 from __future__ import annotations
 
@@ -238,6 +238,7 @@ def local_model(
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if int(failed):
         smallest = float(torch.linalg.eigvalsh(matrix)[0])

@@ -213,13 +213,13 @@ def _checked(samples: Any) -> Tensor:
 
 
 def _polynomial(coefficients: tuple[float, ...], x: float) -> float:
-    return sum(c * x**power for power, c in enumerate(coefficients))
+    return float(sum(c * x**power for power, c in enumerate(coefficients)))
 
 
 def _normal_scores(n: int) -> Tensor:
     """Return Blom's expected order statistics, scaled to length 1."""
     ranks = torch.arange(1, n + 1, dtype=torch.float64)
-    m = torch.special.ndtri((ranks - 0.375) / (n + 0.25))
+    m: Tensor = torch.special.ndtri((ranks - 0.375) / (n + 0.25))
     return m / m.norm()
 
 
@@ -240,7 +240,7 @@ def _shapiro_wilk_weights(n: int) -> Tensor:
 
 def _statistic(centred: Tensor, weights: Tensor) -> Tensor:
     ordered = centred.sort(0).values
-    w = (weights @ ordered).square() / centred.square().sum(0)
+    w: Tensor = (weights @ ordered).square() / centred.square().sum(0)
     return w.clamp(max=1)  # rounding may pass the bound of Cauchy and Schwarz
 
 

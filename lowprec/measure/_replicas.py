@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..random import as_seed, philox_words, split_seed
+from ..random import as_seed, split_seed
 from ..rounding import RoundingLike
 from ..schedules import Iteration
 from ._batched_gradient import SampleLoss, trace_gradient
-from ._replica_step import PURPOSES, Formats, look_ahead, updated
+from ._replica_step import Formats, look_ahead, step_seeds, updated
 
 # Steps whose samples and seeds are drawn at once; part of what a seed means.
 _BLOCK = 128
-_PURPOSE_SPLIT = 0xFFFFFFFF  # of lowprec.random, for seeds derived from seeds
 
 BatchedGradient = Callable[..., Tensor]
 
@@ -66,8 +65,9 @@ class ReplicaRunner:
 
     Raises:
         TypeError: if ``start`` has no floating-point dtype.
-        ValueError: if shapes do not fit, there are no samples or no replicas, or a
-            format is unknown.
+        ValueError: if shapes do not fit, there are no samples or no replicas, a format
+            is unknown, or ``start`` not in it.
+        NotImplementedError: for formats of x or v with more than 51 significant bits.
 
     Example:
         >>> from lowprec.schedules import Iteration, PowerSchedule
@@ -109,7 +109,8 @@ class ReplicaRunner:
         self.replicas = _checked_replicas(replicas)
         self._data = _checked_data(data)
         self._x = _checked_start(start, replicas)
-        self._v = torch.zeros_like(self._x)
+        self.formats.check(self._x)
+        self._v = torch.zeros_like(self._x) if iteration.has_velocity else None
         self._step = 0
         self._seed = as_seed(seed)
         self._sampling, self._rounding = split_seed(self._seed, 2)
@@ -123,8 +124,8 @@ class ReplicaRunner:
         return self._x
 
     @property
-    def velocity(self) -> Tensor:
-        """The velocities v_k, [M, d], zero without momentum; likewise."""
+    def velocity(self) -> Tensor | None:
+        """The velocities v_k, [M, d], or None for a method without; likewise."""
         return self._v
 
     @property
@@ -159,14 +160,14 @@ class ReplicaRunner:
             )
 
     def _update(self, k: int) -> None:
-        coefficients, draw = self.iteration.coefficients(k), self._draw(k)
-        place = look_ahead(coefficients, self._x, self._v)
+        c, draw = self.iteration.coefficients(k), self._draw(k)
+        place = self._x if self._v is None else look_ahead(c, self._x, self._v)
         samples = [one.index_select(0, draw.samples) for one in self._data]
         if self._gradient is None:
             self._gradient = trace_gradient(self._loss, place, tuple(samples))
         gradient = self._gradient(place, *samples)
         self._x, self._v = updated(
-            coefficients, self._x, self._v, gradient, self.iteration.has_velocity
+            c, self._x, self._v, gradient, self.formats, draw.seeds
         )
         self._step = k
 
@@ -181,7 +182,7 @@ class ReplicaRunner:
             "seed": self._seed.clone(),
             "method": self._description(),
             "x": self._x.clone(),
-            "v": self._v.clone(),
+            "v": None if self._v is None else self._v.clone(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -207,7 +208,8 @@ class ReplicaRunner:
         self._step = int(state_dict["step"])
         self._seed = state_dict["seed"].clone()
         self._sampling, self._rounding = split_seed(self._seed, 2)
-        self._x, self._v = x.clone(), state_dict["v"].clone()
+        self._x, v = x.clone(), state_dict["v"]
+        self._v = None if v is None else v.clone()
         self._block = (-1, [])
 
     def _description(self) -> str:
@@ -221,26 +223,15 @@ class ReplicaRunner:
         return self._block[1][place]
 
     def _draws(self, block: int) -> list[_Draw]:
-        key = _derived(self._sampling, torch.tensor([block]))[0, 0]
+        key = step_seeds(self._sampling, torch.tensor([block]))[0, 0]
         generator = torch.Generator().manual_seed(int(key))
         shape = (_BLOCK, self.replicas)
         samples = torch.randint(self._data[0].shape[0], shape, generator=generator)
         seeds: list[list[int] | None] = [None] * _BLOCK
         if self.formats.stochastic:
             steps = torch.arange(block * _BLOCK + 1, (block + 1) * _BLOCK + 1)
-            seeds = list(_derived(self._rounding, steps).tolist())
+            seeds = list(step_seeds(self._rounding, steps).tolist())
         return [_Draw(*pair) for pair in zip(samples.unbind(), seeds, strict=True)]
-
-
-def _derived(seed: Tensor, steps: Tensor) -> Tensor:
-    """Return the seeds of some steps, [steps, purposes], as the optimizers do."""
-    words = philox_words(
-        torch.arange(2 * PURPOSES).expand(len(steps), -1),
-        seed,
-        step=steps.unsqueeze(-1),
-        purpose=_PURPOSE_SPLIT,
-    )
-    return (words[:, 0::2] << 32) | words[:, 1::2]
 
 
 def _checked_replicas(replicas: Any) -> int:

@@ -99,7 +99,9 @@ def test_hessians_that_are_not_positive_definite_are_refused():
         return (x[0].square() - x[1].square()) * sample
 
     data, start = torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
-    with pytest.raises(ValueError, match="positive definite, got smallest eigenvalue -2"):
+    with pytest.raises(
+        ValueError, match="positive definite, got smallest eigenvalue -2"
+    ):
         local_model(saddle, (data,), start)
 
 

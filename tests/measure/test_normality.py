@@ -124,7 +124,11 @@ BAD = [
     (normal(0, 10, 0), ValueError, "must be a matrix"),
     (torch.ones(10, 2), ValueError, r"variables \[0, 1\] are constant"),
     (torch.full((10, 1), math.nan), ValueError, "must be finite"),
-    (torch.ones(10, 2, dtype=torch.int64), TypeError, r"tensor \[n, p\], got torch.int"),
+    (
+        torch.ones(10, 2, dtype=torch.int64),
+        TypeError,
+        r"tensor \[n, p\], got torch.int",
+    ),
     ([[1.0]], TypeError, "floating-point tensor .* got list"),
 ]
 
@@ -136,7 +140,7 @@ def test_bad_samples_are_refused(samples, error, message):
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ValueError, match="variant must be 'sw' .* got 'mardia'"):
+    with pytest.raises(ValueError, match=r"variant must be 'sw' .* got 'mardia'"):
         royston_test(normal(0, 10, 2), "mardia")
     with pytest.raises(ValueError, match="spacing must be finite and 0 or more"):
         dithered(normal(0, 10), -1.0)
