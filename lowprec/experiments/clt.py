@@ -90,9 +90,10 @@ class Trace:
 
     Args:
         steps: numbers of the checkpoints, int64 [C].
-        covariance: V_k = mean (x - x*)(x - x*)^T, float64 [C, d, d].
+        covariance: V_k = mean Z Z^T of Z = x - x*, with velocities Z = (x - x*, v),
+            float64 [C, d, d] or [C, 2d, 2d].
         p_values: of Royston's test in both variants, [C] by name.
-        final: the replicas after the last step, [M, d].
+        final: Z of every replica after the last step, [M, d] or [M, 2d].
     """
 
     steps: Tensor
@@ -174,7 +175,7 @@ def _row(
             records.append(_measured(runner, problem))
             if part is not None:
                 part.save({"runner": runner.state_dict(), "records": records})
-        final = runner.x
+        final = _deviations(runner, problem)
         if part is not None:
             part.finish([records, final])
         return _trace(records, final)
@@ -188,17 +189,22 @@ def _repeat(advance: Callable[[], object], times: int) -> None:
 
 
 def _measured(runner: ReplicaRunner, problem: Problem) -> dict[str, Any]:
-    x = runner.x
+    z = _deviations(runner, problem)
     p_values = {
-        variant: royston_test(x[:_TESTED], variant).p_value
+        variant: royston_test(runner.x[:_TESTED], variant).p_value
         for variant in ("sw", "trujillo")
     }
-    centre = problem.model.minimiser
     return {
         "step": runner.step,
-        "covariance": scaled_covariance(x, 1.0, centre=centre),
+        "covariance": scaled_covariance(z, 1.0, centre=torch.zeros_like(z[0])),
         "p_values": p_values,
     }
+
+
+def _deviations(runner: ReplicaRunner, problem: Problem) -> Tensor:
+    """Return Z = x - x*, beside v if there is one."""
+    x = runner.x - problem.model.minimiser
+    return x if runner.velocity is None else torch.cat([x, runner.velocity], 1)
 
 
 def _trace(records: list[dict[str, Any]], final: Tensor) -> Trace:

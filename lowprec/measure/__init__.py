@@ -13,10 +13,8 @@ from ._attribution import AttributionRow as AttributionRow
 from ._attribution import attribute as attribute
 from ._batched_gradient import module_loss as module_loss
 from ._covariance import LocalModel as LocalModel
-from ._covariance import effective_dimension as effective_dimension
 from ._covariance import local_model as local_model
 from ._covariance import relative_error as relative_error
-from ._covariance import sampling_floor as sampling_floor
 from ._covariance import scaled_covariance as scaled_covariance
 from ._environment import environment as environment
 from ._layers import LayerMonitor as LayerMonitor

@@ -109,42 +109,6 @@ def relative_error(
     return float(size(measured - expected, norm) / size(expected, norm))
 
 
-def effective_dimension(covariance: Tensor) -> float:
-    """Return (tr W)^2 / ||W||_F^2: d for a multiple of the identity, 1 for rank one.
-
-    Example:
-        >>> effective_dimension(torch.eye(3))
-        3.0
-    """
-    w = covariance.to(torch.float64)
-    return float(w.trace().square() / w.square().sum())
-
-
-def sampling_floor(covariance: Tensor, samples: int) -> float:
-    r"""Return the error that an estimated covariance has from few samples alone.
-
-    .. math::
-        \sqrt{E\|\tilde W - W\|_F^2} / \|W\|_F = \sqrt{(1 + d_\mathrm{eff}) / M}
-
-    Args:
-        covariance: W of normal samples, [d, d].
-        samples: M around a known mean, M - 1 around that of the samples.
-
-    Returns:
-        Root mean square of the relative error.
-
-    Raises:
-        ValueError: if there are no samples.
-
-    Example:
-        >>> sampling_floor(torch.eye(3), 100)
-        0.2
-    """
-    if samples < 1:
-        raise ValueError(f"samples must be 1 or more, got {samples}")
-    return math.sqrt((1 + effective_dimension(covariance)) / samples)
-
-
 @dataclass(frozen=True, kw_only=True)
 class LocalModel:
     """An objective f = mean of the losses near its minimiser.

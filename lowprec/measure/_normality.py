@@ -220,7 +220,8 @@ def _normal_scores(n: int) -> Tensor:
     """Return Blom's expected order statistics, scaled to length 1."""
     ranks = torch.arange(1, n + 1, dtype=torch.float64)
     m: Tensor = torch.special.ndtri((ranks - 0.375) / (n + 0.25))
-    return m / m.norm()
+    scores: Tensor = m / m.norm()
+    return scores
 
 
 def _shapiro_wilk_weights(n: int) -> Tensor:
