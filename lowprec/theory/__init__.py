@@ -8,4 +8,5 @@ rounding error bounds of inner products.
 
 from . import askew as askew
 from . import sgd as sgd
+from . import stationary as stationary
 from . import summation as summation

@@ -1,0 +1,295 @@
+"""Covariance of iterates whose gradients, weights and velocities are rounded."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...schedules import Coefficients, Iteration, PowerSchedule
+from .._inputs import nonnegative, positive
+from ._joint import JointCovariance, from_pairs
+from ._matrices import Eigenbasis, covariance, symmetric, vector
+from ._rounding import gaussian_rounding_variance
+
+_ITERATIONS = 1000
+_TOLERANCE = 1e-13
+
+
+def predicted_covariance(
+    iteration: Iteration,
+    A: Any,
+    Sigma: Any,
+    k: int = 1,
+    *,
+    r_cov: Any = None,
+    s_cov: Any = None,
+    delta: Any = None,
+    velocity_delta: Any = None,
+) -> JointCovariance:
+    r"""Return the quasi-static covariance at step k, rounding errors included.
+
+    .. math::
+        V &= V_g + V_s, \qquad (1 - e_k) V_g = M V_g M^T + N (\Sigma + R) N^T \\
+        V_s &= M V_s M^T + \mathrm{diag}(S_x, 0)
+        + \begin{pmatrix} \gamma I \\ I \end{pmatrix} S_v
+        \begin{pmatrix} \gamma I \\ I \end{pmatrix}^T
+
+    with M and N of step k, e_k its `Iteration.decay`, S_x and S_v the variances of
+    stochastic rounding to the grids of x and v (`gaussian_rounding_variance`), at the
+    deviations of the increments that V itself gives.
+
+    Contract:
+        With a constant step size this is the stationary covariance of linear gradients:
+        exact without rounding, and with it for Gaussian increments, on the lattice that
+        a rounded v gives them. With decreasing steps it is what iterates have that
+        follow them. For SGD without rounding, W = V/alpha solves
+        A W + W A - alpha A W A - d_k W = Sigma. Methods that look ahead round that
+        point to the grid of x too, as `optim.ScheduledSGD` does. Rounding to nearest
+        has no place here: see `freeze_step`.
+
+    Args:
+        iteration: method, step sizes and damping.
+        A: Hessian at the minimum, d x d, symmetric positive definite.
+        Sigma: covariance of the gradient there, d x d.
+        k: number of the step.
+        r_cov: R, which the rounding of gradients adds (`rounding_covariance`).
+        s_cov: fixed covariance of the error of storing x, instead of ``delta``; with
+            delta^2/6 times the identity it is the model of independent errors, which
+            is wrong for small steps.
+        delta: spacing of the values of x, a number or d of them, as `grid_spacing`
+            gives; None means that x is not rounded.
+        velocity_delta: spacing of the values of v.
+
+    Returns:
+        V, not divided by a step size.
+
+    Raises:
+        TypeError: if both ``s_cov`` and ``delta`` are given, or ``velocity_delta`` for
+            SGD.
+        ValueError: if a matrix is not what it must be, or the step is so large, or
+            shrinks so fast, that there is no stationary covariance.
+
+    Example:
+        >>> sgd = Iteration("sgd", PowerSchedule(1.0, 0.5))
+        >>> V = predicted_covariance(sgd, [[1.0]], [[1.0]], 20_000, delta=2**-3)
+        >>> round(V.position.item(), 5)
+        0.05113
+        >>> V = predicted_covariance(sgd, [[1.0]], [[1.0]], 20_000)
+        >>> round(V.position.item(), 5)
+        0.00355
+
+    References:
+        Higham and Mary 2022 for stochastic rounding; the self-consistent variance is
+        ours.
+    """
+    if s_cov is not None and delta is not None:
+        raise TypeError(
+            "give delta, from which the variance follows, or s_cov, which fixes it"
+        )
+    if velocity_delta is not None and not iteration.has_velocity:
+        raise TypeError("method 'sgd' has no velocity to round: omit velocity_delta")
+    basis = Eigenbasis.of(A)
+    d = basis.size
+    noise = covariance("Sigma", Sigma, d)
+    if r_cov is not None:
+        noise = covariance("Sigma + r_cov", noise + symmetric("r_cov", r_cov, d), d)
+    fixed = None if s_cov is None else covariance("s_cov", s_cov, d)
+    spacing, velocity_spacing = (
+        None if x is None else vector(name, positive(name, x), d)
+        for name, x in (("delta", delta), ("velocity_delta", velocity_delta))
+    )
+    system = _System(basis, iteration, k)
+    none = torch.zeros(d, dtype=torch.float64)
+    errors = [none, none, none]
+    V = system.stationary(noise, fixed, errors)
+    if spacing is None and velocity_spacing is None:
+        return V
+    grids = (spacing, velocity_spacing, spacing)
+    # What x and the point ahead are moved by is a multiple of a value of v.
+    lattices = [
+        None if velocity_spacing is None or factor == 0 else factor * velocity_spacing
+        for factor in (system.numbers.advance, 0.0, system.numbers.look_ahead)
+    ]
+    for _ in range(_ITERATIONS):
+        found = [
+            none if grid is None else gaussian_rounding_variance(sd, grid, lattice)
+            for sd, grid, lattice in zip(
+                system.deviations(V, noise, errors), grids, lattices, strict=True
+            )
+        ]
+        moved = sum(float((a - b).norm()) for a, b in zip(found, errors, strict=True))
+        errors = found
+        V = system.stationary(noise, fixed, errors)
+        if moved <= _TOLERANCE * sum(float(a.norm()) for a in errors):
+            break
+    return V
+
+
+class _System:
+    """One step of an iteration with linear gradients, and its fixed covariance."""
+
+    def __init__(self, basis: Eigenbasis, iteration: Iteration, k: int) -> None:
+        self.basis = basis
+        self.numbers = Coefficients(*map(float, iteration.coefficients(k)))
+        self.velocity = iteration.has_velocity
+        alpha, retained, advance, ahead = self.numbers
+        pull = -alpha * basis.values
+        keep = retained + ahead * pull
+        if self.velocity:
+            upper = torch.stack([1 + advance * pull, advance * keep], -1)
+            steps = torch.stack([upper, torch.stack([pull, keep], -1)], -2)
+        else:
+            steps = (1 + pull)[:, None, None]
+        room = 1 - iteration.decay(k)
+        radius = torch.linalg.eigvals(steps).abs().max().item()
+        if not radius**2 < min(room, 1):
+            largest = basis.values.max().item()
+            raise ValueError(
+                f"no stationary covariance at step {k}: the spectral radius of the "
+                f"step is {radius:.6g}, and its square must be below 1 - e_k = "
+                f"{room:.6g}. alpha = {alpha:.6g} is too large (SGD needs alpha < "
+                f"2/lambda = {2 / largest:.6g}) or shrinks too fast"
+            )
+        pairs = torch.einsum("iab,jcd->ijacbd", steps, steps)
+        pairs = pairs.flatten(2, 3).flatten(3, 4)
+        eye = torch.eye(pairs.shape[-1], dtype=torch.float64)
+        # Gradient noise shrinks with the step size, the errors of storing do not.
+        self.of_noise = torch.linalg.inv(room * eye - pairs)
+        self.of_storing = torch.linalg.inv(eye - pairs)
+
+    def stationary(
+        self, noise: Tensor, fixed: Tensor | None, errors: list[Tensor]
+    ) -> JointCovariance:
+        """Return V for variances of the roundings of x, v and the point ahead."""
+        alpha = self.numbers.step
+        stored, of_velocity, ahead = (self.basis.into(torch.diag(x)) for x in errors)
+        if fixed is not None:
+            stored = self.basis.into(fixed)
+        curvature = self.basis.values.outer(self.basis.values)
+        entering = of_velocity + alpha**2 * curvature * ahead
+        noise = alpha**2 * self.basis.into(noise)
+        pairs = self._solve(self.of_noise, noise, torch.zeros_like(noise))
+        pairs = pairs + self._solve(self.of_storing, entering, stored)
+        m = 2 if self.velocity else 1
+        return from_pairs(pairs.unflatten(-1, (m, m)), self.basis)
+
+    def _solve(self, inverse: Tensor, entering: Tensor, stored: Tensor) -> Tensor:
+        """Return V, [d, d, m m], of what enters v, and x alone."""
+        g = self.numbers.advance
+        blocks = [g * g * entering + stored, g * entering, g * entering, entering]
+        source = torch.stack(blocks if self.velocity else blocks[:1], -1)
+        return torch.einsum("ijab,ijb->ija", inverse, source)
+
+    def deviations(
+        self, V: JointCovariance, noise: Tensor, errors: list[Tensor]
+    ) -> list[Tensor]:
+        """Return the deviations of what is added to x, to v, and to look ahead."""
+        alpha, retained, advance, ahead = self.numbers
+        hessian = self.basis.back(torch.diag(self.basis.values))
+        entering = noise + hessian @ torch.diag(errors[2]) @ hessian
+        if V.velocity is None:
+            variance = hessian @ V.position @ hessian + entering
+            return [alpha * variance.diagonal().sqrt(), errors[1], errors[2]]
+        eye = torch.eye(len(hessian), dtype=torch.float64)
+        row = torch.cat(
+            [-alpha * hessian, (retained - 1) * eye - alpha * ahead * hessian], 1
+        )
+        change = row @ V.matrix @ row.T + alpha**2 * entering
+        speed = V.velocity.diagonal().sqrt()
+        return [advance * speed, change.diagonal().sqrt(), ahead * speed]
+
+
+def covariance_floor(A: Any, absgrad: Any, delta: Any) -> Tensor:
+    r"""Return what is left of the covariance of SGD as steps go to zero.
+
+    .. math::
+        A V + V A = \mathrm{diag}(\delta_j E|g_j|)
+
+    Contract:
+        For weights on a grid, rounded stochastically: V does not go to zero with the
+        step size, V/alpha diverges, and the limit theorem does not hold. Gradients may
+        be rounded or not.
+
+    Args:
+        A: Hessian at the minimum, d x d, symmetric positive definite.
+        absgrad: E|g_j| there, d elements; sqrt(2/pi) times the deviation if Gaussian.
+            For a spacing that is not small against the noise, E|g_j| at the iterates,
+            which `predicted_covariance` finds itself.
+        delta: spacing of the values of x, a number or d of them.
+
+    Returns:
+        V, d x d.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> round(covariance_floor([[2.0]], [(2 / torch.pi) ** 0.5], 0.125).item(), 6)
+        0.024934
+    """
+    basis = Eigenbasis.of(A)
+    size = vector("absgrad", nonnegative("absgrad", absgrad), basis.size)
+    spacing = vector("delta", positive("delta", delta), basis.size)
+    noise = basis.into(torch.diag(spacing * size))
+    return basis.back(noise / (basis.values[:, None] + basis.values))
+
+
+def crossover_step(schedule: PowerSchedule, sd: float, delta: float) -> float:
+    r"""Return the step from which the floor exceeds what the gradient noise leaves.
+
+    .. math::
+        \alpha_k < \sqrt{2/\pi}\, \delta / \sigma, \qquad
+        k > (K \sigma / (0.798\, \delta))^{1/a} - k_0
+
+    Args:
+        schedule: alpha_k.
+        sd: sigma, standard deviation of a gradient's element at the minimum.
+        delta: spacing of the values of x.
+
+    Returns:
+        A number of steps; not positive if the floor dominates from the start.
+
+    Raises:
+        ValueError: if an argument is not positive and finite.
+
+    Example:
+        >>> round(crossover_step(PowerSchedule(1.0, 0.5), 1.0, 2**-5))
+        1608
+    """
+    noise, spacing = float(positive("sd", sd)), float(positive("delta", delta))
+    return _step_of(schedule, math.sqrt(2 / math.pi) * spacing / noise)
+
+
+def freeze_step(schedule: PowerSchedule, gmax: Any, delta: Any) -> float:
+    r"""Return the step after which weights rounded to nearest do not move any more.
+
+    .. math::
+        \alpha_k |g_j| < \delta_j / 2, \qquad
+        k > (2 K \max_j |g_j| / \delta_j)^{1/a} - k_0
+
+    Args:
+        schedule: alpha_k.
+        gmax: bound on every |g_j|, a number or one for each weight.
+        delta: spacing of the values of x, likewise.
+
+    Returns:
+        A number of steps, an upper bound; infinite where it exceeds binary64.
+
+    Raises:
+        ValueError: if an argument is not positive and finite.
+
+    Example:
+        >>> round(freeze_step(PowerSchedule(1.0, 0.5), 3.32, 2**-4))
+        11287
+    """
+    ratio = positive("delta", delta) / (2 * positive("gmax", gmax))
+    return _step_of(schedule, ratio.min().item())
+
+
+def _step_of(schedule: PowerSchedule, alpha: float) -> float:
+    """Return the k at which the schedule passes a step size."""
+    exponent = math.log(schedule.K / alpha) / schedule.a
+    return (math.exp(exponent) if exponent < 709 else math.inf) - schedule.offset
