@@ -63,7 +63,7 @@ class CltConfig:
     """
 
     rows: tuple[str, ...] = tuple(ROWS)
-    replicas: int = 4000
+    replicas: int = 2000
     steps: int = 200_000
     seed: int = 0
 

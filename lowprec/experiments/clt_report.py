@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ROW",
         help=f"methods, of: {', '.join(ROWS)}",
     )
-    parser.add_argument("--replicas", type=int, default=4000, help="M")
+    parser.add_argument("--replicas", type=int, default=2000, help="M")
     parser.add_argument("--steps", type=int, default=200_000, help="number of steps")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -23,8 +22,25 @@ class _Seed(IntEnum):
     """Which seed of a step a rounding uses, the same as in the optimizers."""
 
     PARAM = 0
+    GRADIENT = 1
     VELOCITY = 2
-    GRADIENT = 3
+    LOOK_AHEAD = 3
+
+
+@dataclass(frozen=True)
+class State:
+    """What the next step depends on, [M, d] each.
+
+    Args:
+        x: the iterates.
+        v: the velocities; None for a method without.
+        y: where the next gradient is taken, rounded like x; x itself if the method
+            does not look ahead.
+    """
+
+    x: Tensor
+    v: Tensor | None
+    y: Tensor
 
 
 def step_seeds(seed: Tensor, steps: Tensor) -> Tensor:
@@ -79,31 +95,53 @@ class Formats:
         return any(one is not None and one.stochastic for one in vars(self).values())
 
 
-def look_ahead(c: Coefficients, x: Tensor, v: Tensor) -> Tensor:
-    """Return x + c v, where the gradient is taken."""
-    return x if c.look_ahead == 0 else x + c.look_ahead * v
-
-
 def updated(
-    c: Coefficients,
-    x: Tensor,
-    v: Tensor | None,
+    state: State,
     gradient: Tensor,
+    now: Coefficients,
+    following: Coefficients,
     formats: Formats,
     seeds: list[int] | None,
-) -> tuple[Tensor, Tensor | None]:
-    """Return the next x and v; v None for a method without."""
+) -> State:
+    """Return the state after a step.
+
+    Args:
+        state: before it.
+        gradient: at ``state.y``, not rounded yet.
+        now: numbers of this step.
+        following: numbers of the next one, which say how far ahead y is.
+        formats: what is rounded.
+        seeds: of this step by purpose.
+    """
+    alpha, retained, advance, _ = map(float, now)
     if formats.gradient is not None:
         seed = _seed(formats.gradient, seeds, _Seed.GRADIENT)
         gradient = fl(gradient, formats.gradient, seed=seed)
-    if v is None:
-        seed = _seed(formats.param, seeds, _Seed.PARAM)
-        return _sum((1.0, -float(c.step)), (x, gradient), formats.param, seed), None
-    seed = _seed(formats.velocity, seeds, _Seed.VELOCITY)
-    scales = (float(c.retained), -float(c.step))
-    v = _sum(scales, (v, gradient), formats.velocity, seed)
-    seed = _seed(formats.param, seeds, _Seed.PARAM)
-    return _sum((1.0, float(c.advance)), (x, v), formats.param, seed), v
+
+    def total(
+        base: Tensor,
+        factor: float,
+        term: Tensor,
+        scale: float,
+        rounding: Rounding | None,
+        purpose: _Seed,
+    ) -> Tensor:
+        if rounding is not None:
+            scales, tensors = (factor, scale), (base, term)
+            seed = _seed(rounding, seeds, purpose)
+            return rounded_sum(scales, tensors, rounding, seed=seed)
+        start = base if factor == 1 else base * factor
+        return torch.add(start, term, alpha=scale)
+
+    if state.v is None:
+        x = total(state.x, 1.0, gradient, -alpha, formats.param, _Seed.PARAM)
+        return State(x, None, x)
+    v = total(state.v, retained, gradient, -alpha, formats.velocity, _Seed.VELOCITY)
+    x = total(state.x, 1.0, v, advance, formats.param, _Seed.PARAM)
+    ahead = float(following.look_ahead)
+    if ahead == 0:
+        return State(x, v, x)
+    return State(x, v, total(x, 1.0, v, ahead, formats.param, _Seed.LOOK_AHEAD))
 
 
 def _seed(
@@ -112,18 +150,3 @@ def _seed(
     if rounding is None or not rounding.stochastic or seeds is None:
         return None
     return seeds[purpose]
-
-
-def _sum(
-    scales: Sequence[float],
-    tensors: Sequence[Tensor],
-    rounding: Rounding | None,
-    seed: int | None,
-) -> Tensor:
-    """Return the sum of two scaled tensors; without a format in the carrier."""
-    if rounding is not None:
-        return rounded_sum(scales, tensors, rounding, seed=seed)
-    first, second = (
-        x if s == 1 else x * s for s, x in zip(scales, tensors, strict=True)
-    )
-    return first + second

@@ -12,7 +12,7 @@ from ..random import as_seed, split_seed
 from ..rounding import RoundingLike
 from ..schedules import Iteration
 from ._batched_gradient import SampleLoss, trace_gradient
-from ._replica_step import Formats, look_ahead, step_seeds, updated
+from ._replica_step import Formats, State, step_seeds, updated
 
 # Steps whose samples and seeds are drawn at once; part of what a seed means.
 _BLOCK = 128
@@ -37,7 +37,8 @@ class ReplicaRunner:
     .. math::
         v_k = \mathrm{fl}_v\bigl(\rho_k v_{k-1} - \alpha_k \hat g_k\bigr), \quad
         x_k = \mathrm{fl}_x\bigl(x_{k-1} + \gamma_k v_k\bigr), \quad
-        \hat g_k = \mathrm{fl}_g\bigl(\nabla f_i(x_{k-1} + c_k v_{k-1})\bigr)
+        \hat g_k = \mathrm{fl}_g\bigl(\nabla f_i(y_{k-1})\bigr), \quad
+        y_k = \mathrm{fl}_x\bigl(x_k + c_{k+1} v_k\bigr)
 
     and :math:`x_k = \mathrm{fl}_x(x_{k-1} - \alpha_k \hat g_k)` without velocity.
 
@@ -108,9 +109,10 @@ class ReplicaRunner:
         self.formats = Formats.of(gradient_format, param_format, velocity_format)
         self.replicas = _checked_replicas(replicas)
         self._data = _checked_data(data)
-        self._x = _checked_start(start, replicas)
-        self.formats.check(self._x)
-        self._v = torch.zeros_like(self._x) if iteration.has_velocity else None
+        x = _checked_start(start, replicas)
+        self.formats.check(x)
+        v = torch.zeros_like(x) if iteration.has_velocity else None
+        self._state = State(x, v, x)
         self._step = 0
         self._seed = as_seed(seed)
         self._sampling, self._rounding = split_seed(self._seed, 2)
@@ -121,12 +123,17 @@ class ReplicaRunner:
     @property
     def x(self) -> Tensor:
         """The iterates x_k, [M, d]; not changed by later steps."""
-        return self._x
+        return self._state.x
 
     @property
     def velocity(self) -> Tensor | None:
         """The velocities v_k, [M, d], or None for a method without; likewise."""
-        return self._v
+        return self._state.v
+
+    @property
+    def rounding_seed(self) -> Tensor:
+        """Seed of the stochastic roundings, ``rounding_seed`` of the optimizers."""
+        return self._rounding
 
     @property
     def step(self) -> int:
@@ -152,7 +159,7 @@ class ReplicaRunner:
             for k in range(self._step + 1, until + 1):
                 self._update(k)
                 advance()
-        lost = int((~self._x.isfinite()).any(1).sum())
+        lost = int((~self.x.isfinite()).any(1).sum())
         if lost:
             raise ValueError(
                 f"{lost} of {self.replicas} replicas are not finite after "
@@ -160,14 +167,16 @@ class ReplicaRunner:
             )
 
     def _update(self, k: int) -> None:
-        c, draw = self.iteration.coefficients(k), self._draw(k)
-        place = self._x if self._v is None else look_ahead(c, self._x, self._v)
+        draw = self._draw(k)
         samples = [one.index_select(0, draw.samples) for one in self._data]
         if self._gradient is None:
-            self._gradient = trace_gradient(self._loss, place, tuple(samples))
-        gradient = self._gradient(place, *samples)
-        self._x, self._v = updated(
-            c, self._x, self._v, gradient, self.formats, draw.seeds
+            self._gradient = trace_gradient(self._loss, self._state.y, tuple(samples))
+        gradient = self._gradient(self._state.y, *samples)
+        now = following = self.iteration.coefficients(k)
+        if self.iteration.looks_ahead:
+            following = self.iteration.coefficients(k + 1)
+        self._state = updated(
+            self._state, gradient, now, following, self.formats, draw.seeds
         )
         self._step = k
 
@@ -181,8 +190,7 @@ class ReplicaRunner:
             "step": self._step,
             "seed": self._seed.clone(),
             "method": self._description(),
-            "x": self._x.clone(),
-            "v": None if self._v is None else self._v.clone(),
+            **_copied(vars(self._state)),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -200,16 +208,16 @@ class ReplicaRunner:
                 f"{self._description()}: make a runner with the same method"
             )
         x = state_dict["x"]
-        if x.shape != self._x.shape or x.dtype != self._x.dtype:
+        if x.shape != self.x.shape or x.dtype != self.x.dtype:
             raise ValueError(
                 f"the state has {tuple(x.shape)} values of {x.dtype}, this runner "
-                f"{tuple(self._x.shape)} of {self._x.dtype}"
+                f"{tuple(self.x.shape)} of {self.x.dtype}"
             )
         self._step = int(state_dict["step"])
         self._seed = state_dict["seed"].clone()
         self._sampling, self._rounding = split_seed(self._seed, 2)
-        self._x, v = x.clone(), state_dict["v"]
-        self._v = None if v is None else v.clone()
+        names = vars(self._state)
+        self._state = State(**_copied({name: state_dict[name] for name in names}))
         self._block = (-1, [])
 
     def _description(self) -> str:
@@ -229,9 +237,13 @@ class ReplicaRunner:
         samples = torch.randint(self._data[0].shape[0], shape, generator=generator)
         seeds: list[list[int] | None] = [None] * _BLOCK
         if self.formats.stochastic:
-            steps = torch.arange(block * _BLOCK + 1, (block + 1) * _BLOCK + 1)
+            steps = torch.arange(block * _BLOCK, (block + 1) * _BLOCK)
             seeds = list(step_seeds(self._rounding, steps).tolist())
         return [_Draw(*pair) for pair in zip(samples.unbind(), seeds, strict=True)]
+
+
+def _copied(tensors: dict[str, Tensor | None]) -> dict[str, Any]:
+    return {name: None if t is None else t.clone() for name, t in tensors.items()}
 
 
 def _checked_replicas(replicas: Any) -> int:

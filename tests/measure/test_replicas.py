@@ -94,6 +94,39 @@ def test_methods_are_those_of_the_paper(name):
     assert (one.x[0] - one.x[1]).norm() > 0.01  # they drew different samples
 
 
+@pytest.mark.parametrize("formats", [None, "nearest_even", "stochastic"])
+@pytest.mark.parametrize("name", ITERATIONS)
+def test_updates_are_those_of_the_optimizer(name, formats):
+    """Bit for bit, for one parameter that holds all replicas and their gradients."""
+    options = {}
+    if formats is not None:
+        options = {
+            "param_format": lp.Rounding("bfloat16", formats),
+            "velocity_format": lp.Rounding("e8m10", formats),
+        }
+    one = runner(ITERATIONS[name], replicas=6, **options)
+    parameter = torch.nn.Parameter(one.x.clone())
+    iteration = ITERATIONS[name]
+    optimizer = lp.optim.ScheduledSGD(
+        [parameter],
+        iteration.schedule,
+        iteration.method,
+        damping=iteration.damping,
+        momentum=iteration.momentum,
+        **options,
+    )
+    for group in optimizer.param_groups:
+        group["rounding_seed"] = int(one.rounding_seed)
+    gradient = trace_gradient(loss, one.x, tuple(x[:6] for x in DATA))
+    for k in range(1, 151):
+        samples = [data[one.samples(k)] for data in DATA]
+        parameter.grad = gradient(parameter.detach(), *samples)
+        optimizer.step()
+        one.run(k)
+    with optimizer.x():
+        assert torch.equal(one.x, parameter.detach())
+
+
 GRADIENT, WEIGHT, VELOCITY = "e5m2", "bfloat16", "e8m10"
 
 
@@ -105,8 +138,9 @@ def exactly_rounded(one, name, steps):
         c = ITERATIONS[name].coefficients(k)
         at = torch.tensor([float(one) for one in x], dtype=torch.float64)
         if c.look_ahead:
-            speed = torch.tensor([float(one) for one in v], dtype=torch.float64)
-            at = at + c.look_ahead * speed
+            at = [a + Fraction(c.look_ahead) * b for a, b in zip(x, v, strict=True)]
+            at = [float(exact_round(a, WEIGHT)) for a in at]
+            at = torch.tensor(at, dtype=torch.float64)
         sample = [data[one.samples(k)] for data in DATA]
         slopes = vmap(grad(loss))(at.unsqueeze(0), *sample)[0].tolist()
         g = [Fraction(exact_round(slope, GRADIENT)) for slope in slopes]
