@@ -52,6 +52,11 @@ _EXPERIMENTS = {
         "steps",
         "central limit theorems: the covariance of many runs beside its limit",
     ),
+    "clt-rounding": _Experiment(
+        "clt_rounding_report",
+        "steps",
+        "covariance of SGD with rounded gradients and parameters beside predictions",
+    ),
 }
 
 

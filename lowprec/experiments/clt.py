@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..measure import ReplicaRunner, royston_test, scaled_covariance
 from ..random import split_seed
 from ..schedules import Iteration, PowerSchedule
 from .clt_problem import Problem, logistic
+from .replica_runs import deviations, follow
 from .resumable import Parts
 
 __all__ = ["BLOCKS", "ROWS", "CltConfig", "Trace", "checkpoints", "run"]
@@ -158,56 +160,32 @@ def _row(
         seed=seed,
     )
     places = checkpoints(config.steps)
-    description = {"row": repr(ROWS[name]), "seed": int(seed), "places": places}
-    description["replicas"] = config.replicas
+    description = {
+        "row": repr(ROWS[name]),
+        "seed": int(seed),
+        "replicas": config.replicas,
+        "places": places,
+    }
     part = None if parts is None else parts.part(name, description)
-    records: list[dict[str, Any]] = []
-    if part is not None and part.done:
-        records, final = part.result()
-    else:
-        state = None if part is None else part.state()
-        if state is not None:
-            runner.load_state_dict(state["runner"])
-            records = state["records"]
-        _repeat(advance, runner.step)
-        for place in places[len(records) :]:
-            runner.run(place, advance)
-            records.append(_measured(runner, problem))
-            if part is not None:
-                part.save({"runner": runner.state_dict(), "records": records})
-        final = _deviations(runner, problem)
-        if part is not None:
-            part.finish([records, final])
-        return _trace(records, final)
-    _repeat(advance, config.steps)
-    return _trace(records, final)
+    measure = partial(_measured, problem, config.steps)
+    return _trace(follow(runner, places, measure, part, advance))
 
 
-def _repeat(advance: Callable[[], object], times: int) -> None:
-    for _ in range(times):
-        advance()
-
-
-def _measured(runner: ReplicaRunner, problem: Problem) -> dict[str, Any]:
-    z = _deviations(runner, problem)
+def _measured(problem: Problem, last: int, runner: ReplicaRunner) -> dict[str, Any]:
+    z = deviations(runner, problem.model.minimiser)
     p_values = {
         variant: royston_test(runner.x[:_TESTED], variant).p_value
         for variant in ("sw", "trujillo")
     }
-    return {
+    record = {
         "step": runner.step,
         "covariance": scaled_covariance(z, 1.0, centre=torch.zeros_like(z[0])),
         "p_values": p_values,
     }
+    return record if runner.step < last else {**record, "final": z}
 
 
-def _deviations(runner: ReplicaRunner, problem: Problem) -> Tensor:
-    """Return Z = x - x*, beside v if there is one."""
-    x = runner.x - problem.model.minimiser
-    return x if runner.velocity is None else torch.cat([x, runner.velocity], 1)
-
-
-def _trace(records: list[dict[str, Any]], final: Tensor) -> Trace:
+def _trace(records: list[dict[str, Any]]) -> Trace:
     return Trace(
         torch.tensor([one["step"] for one in records]),
         torch.stack([one["covariance"] for one in records]),
@@ -217,5 +195,5 @@ def _trace(records: list[dict[str, Any]], final: Tensor) -> Trace:
             )
             for variant in records[0]["p_values"]
         },
-        final,
+        records[-1]["final"],
     )

@@ -37,6 +37,7 @@ from ._remoteness import remoteness as remoteness
 from ._remoteness import skewed_direction as skewed_direction
 from ._rounded_sum import rounded_sum as rounded_sum
 from ._scales import scale_of as scale_of
+from ._scheduled_sgd import ScheduledSGD as ScheduledSGD
 from ._sgd import SGD as SGD
 from ._skewed import Skewed as Skewed
 from ._update import rounded_step_size as rounded_step_size
