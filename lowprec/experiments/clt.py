@@ -158,6 +158,7 @@ def _row(
         ROWS[name],
         replicas=config.replicas,
         seed=seed,
+        gradient=problem.gradient,
     )
     places = checkpoints(config.steps)
     description = {

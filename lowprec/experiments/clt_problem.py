@@ -59,6 +59,22 @@ class Problem:
             + 0.5 * self.penalty * squares
         )
 
+    def gradient(self, x: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the gradients of `loss` for one parameter vector per sample.
+
+        What ``torch.func`` derives from the loss, by half as many operations.
+
+        Args:
+            x: [M, d].
+            features: [M, d].
+            labels: [M].
+
+        Returns:
+            [M, d].
+        """
+        error = torch.sigmoid((features * x).sum(1)).sub_(labels)
+        return (error.unsqueeze(1) * features).add_(x, alpha=self.penalty)
+
     @cached_property
     def model(self) -> LocalModel:
         """x*, A and Sigma."""

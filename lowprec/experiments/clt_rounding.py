@@ -49,7 +49,7 @@ class RoundingConfig:
     """
 
     replicas: int = 500
-    steps: int = 40_000
+    steps: int = 12_000
     scale: float = 1.0
     seed: int = 0
     parts: tuple[str, ...] = ("curves", "cases")
@@ -265,6 +265,7 @@ def _curve(
         gradient_format=curve.rounding("r"),
         param_format=param,
         seed=seed,
+        gradient=p0.gradient,
     )
     description = {
         "iteration": repr(CURVE_ITERATION),
@@ -299,6 +300,7 @@ def _case(
         param_format=_stochastic(case.param),
         velocity_format=_stochastic(case.velocity),
         seed=seed,
+        gradient=problem.gradient,
     )
     description = {"case": repr(case), "replicas": replicas, "seed": int(seed)}
     part = None if parts is None else parts.part(case.name, description)

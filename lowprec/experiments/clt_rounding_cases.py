@@ -83,7 +83,7 @@ CURVES = (
         for mode, where, one in itertools.product(get_args(Mode), PLACES, FORMATS)
     ),
 )
-CURVE_ITERATION = Iteration("sgd", PowerSchedule(1.0, 0.5))
+CURVE_ITERATION = Iteration("sgd", PowerSchedule(1.0, 0.6))
 
 
 @dataclass(frozen=True)
@@ -148,21 +148,21 @@ def _linear_cases() -> list[Case]:
         plane(Iteration("sgd", 0.3), short, x=2**-2),
         plane(tenth, short, x=2**-2),
         plane(tenth, short, x=2**-4),
-        plane(tenth, short, x=2**-6),
+        plane(Iteration("sgd", 0.03), range(600, 1801, 60), x=2**-6),
         plane(tenth, short, g=2.0),
         plane(momentum, long, x=2**-5, v=2**-3),
         plane(momentum, long, x=2**-3),
         plane(momentum, long, v=2**-2),
         plane(momentum, long, x=2**-4, v=2**-4),
         *(
-            Case("one parameter", decaying, 20_000, late, param=grid(spacing))
+            Case("one parameter", decaying, 5000, late, param=grid(spacing))
             for spacing in (2**-3, 2**-5, 2**-7)
         ),
     ]
 
 
 def _logistic_cases() -> list[Case]:
-    fiftieth, near = Iteration("sgd", 0.02), range(2000, 8001, 300)
+    fiftieth, near = Iteration("sgd", 0.02), range(1000, 4001, 150)
     p0 = partial(Case, "logistic")
     return [
         *(p0(fiftieth, 1000, near, gradient=grid(one)) for one in (4.0, 1.0, 2**-2)),
@@ -172,7 +172,7 @@ def _logistic_cases() -> list[Case]:
         p0(
             Iteration("sgd", 0.004),
             1000,
-            range(8000, 24_001, 800),
+            range(3000, 10_001, 350),
             param=as_format("bfloat16"),
         ),
     ]
@@ -187,11 +187,13 @@ class Setting:
 
     Args:
         loss: of one sample.
+        gradient: of the loss, for many parameters and as many samples.
         data: all samples.
         model: minimiser, Hessian and noise.
     """
 
     loss: Callable[..., Tensor]
+    gradient: Callable[..., Tensor]
     data: tuple[Tensor, ...]
     model: LocalModel
 
@@ -215,7 +217,7 @@ def setting(problem: str) -> Setting:
     """
     if problem == "logistic":
         p0 = logistic()
-        return Setting(p0.loss, p0.data, p0.model)
+        return Setting(p0.loss, p0.gradient, p0.data, p0.model)
     hessian, noise = (
         torch.tensor(matrix, dtype=torch.float64) for matrix in _LINEAR[problem]
     )
@@ -229,6 +231,9 @@ def setting(problem: str) -> Setting:
     def loss(x: Tensor, sample: Tensor) -> Tensor:
         return (x * (hessian * x).sum(1)).sum() / 2 - (sample * x).sum()
 
+    def gradient(x: Tensor, samples: Tensor) -> Tensor:
+        return (x @ hessian).sub_(samples)
+
     zero = torch.zeros(len(hessian), dtype=torch.float64)
     model = LocalModel(minimiser=zero, hessian=hessian, noise=noise, gradients=-b)
-    return Setting(loss, (b,), model)
+    return Setting(loss, gradient, (b,), model)

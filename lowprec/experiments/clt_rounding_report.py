@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="curves: decaying steps, for the figure; cases: for the table",
     )
     parser.add_argument("--replicas", type=int, default=500, help="M of the curves")
-    parser.add_argument("--steps", type=int, default=40_000, help="of the curves")
+    parser.add_argument("--steps", type=int, default=12_000, help="of the curves")
     parser.add_argument(
         "--scale", type=float, default=1.0, help="factor of the replicas of the cases"
     )
@@ -121,8 +121,8 @@ _TITLES: dict[tuple[Mode, Where], str] = {
     ): "parameters, stochastic rounding:\na floor that no step passes",
     ("stochastic", "both"): "both, stochastic rounding:\nthe parameters decide",
     ("nearest", "r"): "gradients, to nearest:\na shift of the mean stays",
-    ("nearest", "s"): "parameters, to nearest:\nthey freeze",
-    ("nearest", "both"): "both, to nearest:\nthey freeze",
+    ("nearest", "s"): "parameters, to nearest:\nthey drift, then freeze",
+    ("nearest", "both"): "both, to nearest:\nthey drift, then freeze",
 }
 
 
@@ -159,6 +159,7 @@ def figure(curves: Sequence[CurveResult]) -> Any:
     for row in grid:
         row[0].set_ylabel(r"tr $V_k$, mean squared distance to $x^*$")
     for axes in grid[1]:
+        axes.xaxis.set_minor_formatter("")
         axes.set_xlabel(r"step size $\alpha_k$ (falls as time passes)")
     handles, labels = grid[0][0].get_legend_handles_labels()
     styles = [
