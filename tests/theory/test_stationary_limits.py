@@ -119,6 +119,41 @@ def test_the_corrected_bound_on_the_rate_holds_and_the_printed_one_does_not(meth
     assert false > 800  # of 1000; the paper says that none is
 
 
+def logistic_regression():
+    """Hessian and gradient covariance of problem P0 at its minimum."""
+    generator = np.random.default_rng(20261121)
+    w = generator.standard_normal((1000, 10))
+    t = generator.standard_normal(10)
+    y = generator.random(1000) < 1 / (1 + np.exp(-w @ t))
+    x = np.zeros(10)
+    for _ in range(20):  # Newton
+        p = 1 / (1 + np.exp(-w @ x))
+        gradients = (p - y)[:, None] * w + 0.05 * x
+        hessian = (w * (p * (1 - p))[:, None]).T @ w / 1000 + 0.05 * np.eye(10)
+        x = x - np.linalg.solve(hessian, gradients.mean(0))
+    assert np.linalg.norm(gradients.mean(0)) < 1e-14
+    return hessian, np.cov(gradients.T, bias=True)
+
+
+def test_numbers_of_the_specification_s_logistic_regression():
+    A, Sigma = logistic_regression()
+    assert np.trace(A) == pytest.approx(2.221593, abs=1e-6)
+    W = stationary.limit_covariance("sgd", A, Sigma).position
+    assert W.trace().item() == pytest.approx(2.959600, abs=1e-6)
+    assert W.norm().item() == pytest.approx(0.952358, abs=1e-6)
+    assert stationary.effective_dimension(W) == pytest.approx(9.6575, abs=1e-4)
+    assert stationary.sampling_floor(W, 1) == pytest.approx(3.2646, abs=1e-4)
+    for method, rate, of_x, of_v, norm in (
+        ("momentum", 0.1, 14.7980, 3.33752, 4.88284),
+        ("nasgd", 0.17810, 6.97980, 1.56364, 2.29292),
+    ):
+        found = stationary.limit_covariance(method, A, Sigma, damping=0.2)
+        assert stationary.drift_rate(method, A, 0.2) == pytest.approx(rate, abs=1e-5)
+        assert found.position.trace().item() == pytest.approx(of_x, abs=1e-4)
+        assert found.velocity.trace().item() == pytest.approx(of_v, abs=1e-5)
+        assert found.matrix.norm().item() == pytest.approx(norm, abs=1e-5)
+
+
 def test_the_projection_commutes_and_keeps_what_commutes():
     A = torch.block_diag(2 * torch.eye(2), 3 * torch.eye(1)).to(torch.float64)
     rotation = torch.linalg.qr(spd(3, 3)).Q

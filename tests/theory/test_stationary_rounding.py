@@ -1,5 +1,6 @@
 """What rounding does to covariances, against simulations with lowprec's roundings."""
 
+import itertools
 import math
 
 import mpmath
@@ -176,6 +177,36 @@ def test_rounded_weights_and_velocities_have_the_predicted_covariance(
     assert ((V - joint).norm() / joint.norm()).item() < 0.025
 
 
+def test_the_optimizer_has_the_predicted_covariance():
+    A, Sigma = spd(3, 4), spd(3, 5) / 4
+    delta, M, steps = 2**-3, 2500, 140
+    generator = torch.Generator().manual_seed(11)
+    root = torch.linalg.cholesky(Sigma)
+    p = torch.nn.Parameter(torch.zeros(M, 3, dtype=torch.float64))  # replicas
+    optimizer = lp.optim.ScheduledSGD(
+        [p], 0.15, "nasgd", damping=1.0, param_format=grid(delta),
+        velocity_format=grid(delta), generator=generator,
+    )  # fmt: skip
+    V = torch.zeros(6, 6, dtype=torch.float64)
+    for k in range(steps):
+        noise = torch.randn(M, 3, generator=generator, dtype=torch.float64) @ root.T
+        p.grad = p.detach() @ A + noise
+        optimizer.step()
+        if k >= steps // 2:
+            z = torch.cat(
+                [optimizer.state[p][name] for name in ("position", "velocity")], 1
+            )
+            V += z.T @ z / M / (steps - steps // 2)
+    iteration = Iteration("nasgd", 0.15, damping=1.0)
+    predicted = stationary.predicted_covariance(
+        iteration, A, Sigma, delta=delta, velocity_delta=delta
+    ).matrix
+    # 2500 replicas at some 3 independent times: a deviation of 1.6 % of the trace.
+    assert V.trace().item() == pytest.approx(predicted.trace().item(), rel=0.05)
+    plain = stationary.predicted_covariance(iteration, A, Sigma).matrix
+    assert predicted.trace() > 1.2 * plain.trace()
+
+
 @pytest.mark.parametrize(("delta", "value"), [(2**-3, 0.0511), (2**-5, 0.01254)])
 def test_decreasing_steps_end_on_the_floor(delta, value):
     iteration = Iteration("sgd", PowerSchedule(1.0, 0.5))
@@ -231,7 +262,8 @@ def test_independent_errors_are_another_model_with_an_optimal_step():
         ]
 
     on_grid, independent = variances(delta=delta), variances(s_cov=s_cov)
-    assert on_grid == sorted(on_grid, reverse=True)
+    pairs = itertools.pairwise(on_grid)
+    assert all(after < before * (1 + 1e-9) for before, after in pairs)
     best = alphas[min(range(len(alphas)), key=independent.__getitem__)]
     assert best / 2 < delta / math.sqrt(6) < 2 * best
     assert independent[-1] > 10 * on_grid[-1]
@@ -242,6 +274,22 @@ def test_independent_errors_are_another_model_with_an_optimal_step():
     )
     assert independent.position.item() == pytest.approx(0.326, abs=5e-4)
     assert on_grid.position.item() == pytest.approx(0.02525, abs=5e-5)
+
+
+def test_coarse_grids_have_a_covariance_and_silence_has_none():
+    A, Sigma = spd(2, 0), spd(2, 1)
+    for iteration in (
+        Iteration("sgd", 0.3),
+        Iteration("momentum", 0.01, damping=0.3),
+        Iteration("nasgd", 0.3, damping=2.0),
+    ):
+        velocity = {"velocity_delta": 1.0} if iteration.has_velocity else {}
+        V = stationary.predicted_covariance(iteration, A, Sigma, delta=64.0, **velocity)
+        assert torch.linalg.eigvalsh(V.position).min() > 0
+        silent = stationary.predicted_covariance(
+            iteration, A, 0 * Sigma, delta=1.0, **velocity
+        )
+        assert silent.matrix.abs().max() == 0
 
 
 def test_the_crossover_is_where_floor_and_noise_are_equal():

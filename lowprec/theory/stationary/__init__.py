@@ -12,14 +12,14 @@ from ._counterexample import SkewedQuadratic as SkewedQuadratic
 from ._drift import drift_matrix as drift_matrix
 from ._drift import drift_rate as drift_rate
 from ._drift import drift_rate_bound as drift_rate_bound
+from ._floor import covariance_floor as covariance_floor
+from ._floor import crossover_step as crossover_step
+from ._floor import freeze_step as freeze_step
 from ._joint import JointCovariance as JointCovariance
 from ._limit import commutant_projection as commutant_projection
 from ._limit import limit_covariance as limit_covariance
 from ._limit import vanishing_damping_covariance as vanishing_damping_covariance
 from ._lyapunov import lyapunov as lyapunov
-from ._predicted import covariance_floor as covariance_floor
-from ._predicted import crossover_step as crossover_step
-from ._predicted import freeze_step as freeze_step
 from ._predicted import predicted_covariance as predicted_covariance
 from ._recursion import linear_covariance as linear_covariance
 from ._rounding import gaussian_rounding_variance as gaussian_rounding_variance

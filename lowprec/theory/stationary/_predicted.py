@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...schedules import Coefficients, Iteration, PowerSchedule
-from .._inputs import nonnegative, positive
+from ...schedules import Coefficients, Iteration
+from .._inputs import positive
 from ._joint import JointCovariance, from_pairs
 from ._matrices import Eigenbasis, covariance, symmetric, vector
 from ._rounding import gaussian_rounding_variance
 
 _ITERATIONS = 1000
-_TOLERANCE = 1e-13
+_TOLERANCE = 1e-9
 
 
 def predicted_covariance(
@@ -70,9 +70,11 @@ def predicted_covariance(
         TypeError: if both ``s_cov`` and ``delta`` are given, or ``velocity_delta`` for
             SGD.
         ValueError: if a matrix is not what it must be, or the step is so large, or
-            shrinks so fast, that there is no stationary covariance.
+            shrinks so fast, or the grid is so coarse, that there is no stationary
+            covariance.
 
     Example:
+        >>> from lowprec.schedules import PowerSchedule
         >>> sgd = Iteration("sgd", PowerSchedule(1.0, 0.5))
         >>> V = predicted_covariance(sgd, [[1.0]], [[1.0]], 20_000, delta=2**-3)
         >>> round(V.position.item(), 5)
@@ -113,6 +115,7 @@ def predicted_covariance(
         None if velocity_spacing is None or factor == 0 else factor * velocity_spacing
         for factor in (system.numbers.advance, 0.0, system.numbers.look_ahead)
     ]
+    last = math.inf
     for _ in range(_ITERATIONS):
         found = [
             none if grid is None else gaussian_rounding_variance(sd, grid, lattice)
@@ -121,11 +124,17 @@ def predicted_covariance(
             )
         ]
         moved = sum(float((a - b).norm()) for a, b in zip(found, errors, strict=True))
+        size = sum(float(a.norm()) for a in found)
         errors = found
         V = system.stationary(noise, fixed, errors)
-        if moved <= _TOLERANCE * sum(float(a.norm()) for a in errors):
-            break
-    return V
+        # Changes shrink until they are roundings of our own; none without noise.
+        if size == 0 or last / 2 <= moved < _TOLERANCE * size:
+            return V
+        last = moved
+    raise ValueError(
+        f"no self-consistent covariance found in {_ITERATIONS} iterations, the last "
+        f"change was by {last:.3g}: the grid is too coarse; use a finer one"
+    )
 
 
 class _System:
@@ -200,96 +209,3 @@ class _System:
         change = row @ V.matrix @ row.T + alpha**2 * entering
         speed = V.velocity.diagonal().sqrt()
         return [advance * speed, change.diagonal().sqrt(), ahead * speed]
-
-
-def covariance_floor(A: Any, absgrad: Any, delta: Any) -> Tensor:
-    r"""Return what is left of the covariance of SGD as steps go to zero.
-
-    .. math::
-        A V + V A = \mathrm{diag}(\delta_j E|g_j|)
-
-    Contract:
-        For weights on a grid, rounded stochastically: V does not go to zero with the
-        step size, V/alpha diverges, and the limit theorem does not hold. Gradients may
-        be rounded or not.
-
-    Args:
-        A: Hessian at the minimum, d x d, symmetric positive definite.
-        absgrad: E|g_j| there, d elements; sqrt(2/pi) times the deviation if Gaussian.
-            For a spacing that is not small against the noise, E|g_j| at the iterates,
-            which `predicted_covariance` finds itself.
-        delta: spacing of the values of x, a number or d of them.
-
-    Returns:
-        V, d x d.
-
-    Raises:
-        ValueError: if an argument is out of range.
-
-    Example:
-        >>> round(covariance_floor([[2.0]], [(2 / torch.pi) ** 0.5], 0.125).item(), 6)
-        0.024934
-    """
-    basis = Eigenbasis.of(A)
-    size = vector("absgrad", nonnegative("absgrad", absgrad), basis.size)
-    spacing = vector("delta", positive("delta", delta), basis.size)
-    noise = basis.into(torch.diag(spacing * size))
-    return basis.back(noise / (basis.values[:, None] + basis.values))
-
-
-def crossover_step(schedule: PowerSchedule, sd: float, delta: float) -> float:
-    r"""Return the step from which the floor exceeds what the gradient noise leaves.
-
-    .. math::
-        \alpha_k < \sqrt{2/\pi}\, \delta / \sigma, \qquad
-        k > (K \sigma / (0.798\, \delta))^{1/a} - k_0
-
-    Args:
-        schedule: alpha_k.
-        sd: sigma, standard deviation of a gradient's element at the minimum.
-        delta: spacing of the values of x.
-
-    Returns:
-        A number of steps; not positive if the floor dominates from the start.
-
-    Raises:
-        ValueError: if an argument is not positive and finite.
-
-    Example:
-        >>> round(crossover_step(PowerSchedule(1.0, 0.5), 1.0, 2**-5))
-        1608
-    """
-    noise, spacing = float(positive("sd", sd)), float(positive("delta", delta))
-    return _step_of(schedule, math.sqrt(2 / math.pi) * spacing / noise)
-
-
-def freeze_step(schedule: PowerSchedule, gmax: Any, delta: Any) -> float:
-    r"""Return the step after which weights rounded to nearest do not move any more.
-
-    .. math::
-        \alpha_k |g_j| < \delta_j / 2, \qquad
-        k > (2 K \max_j |g_j| / \delta_j)^{1/a} - k_0
-
-    Args:
-        schedule: alpha_k.
-        gmax: bound on every |g_j|, a number or one for each weight.
-        delta: spacing of the values of x, likewise.
-
-    Returns:
-        A number of steps, an upper bound; infinite where it exceeds binary64.
-
-    Raises:
-        ValueError: if an argument is not positive and finite.
-
-    Example:
-        >>> round(freeze_step(PowerSchedule(1.0, 0.5), 3.32, 2**-4))
-        11287
-    """
-    ratio = positive("delta", delta) / (2 * positive("gmax", gmax))
-    return _step_of(schedule, ratio.min().item())
-
-
-def _step_of(schedule: PowerSchedule, alpha: float) -> float:
-    """Return the k at which the schedule passes a step size."""
-    exponent = math.log(schedule.K / alpha) / schedule.a
-    return (math.exp(exponent) if exponent < 709 else math.inf) - schedule.offset

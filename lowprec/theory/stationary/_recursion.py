@@ -60,8 +60,8 @@ def linear_covariance(
     basis = Eigenbasis.of(A)
     noise = basis.into(covariance("Sigma", Sigma, basis.size))
     start = basis.vectors.T @ vector("x0", x0, basis.size)
-    steps = [n] if isinstance(n, int) else list(n)
-    count("n", steps)
+    count("n", n)
+    steps = [int(x) for x in n] if isinstance(n, Sequence) else [int(n)]
     if any(after <= before for before, after in itertools.pairwise(steps)):
         raise ValueError(f"n must increase, got {steps}")
 
@@ -87,7 +87,7 @@ def linear_covariance(
     result = torch.stack(found)
     if not iteration.has_velocity:
         result = result[..., :1, :1]
-    return from_pairs(result[0] if isinstance(n, int) else result, basis)
+    return from_pairs(result if isinstance(n, Sequence) else result[0], basis)
 
 
 # Steps whose coefficients are held in memory at a time.
