@@ -12,7 +12,7 @@ from ..arithmetic import round as fl
 from ..optim import rounded_sum
 from ..random import philox_words
 from ..rounding import Rounding, RoundingLike, RoundingMode, as_rounding
-from ..schedules import Coefficients
+from ..schedules import Coefficients, Iteration
 
 _PURPOSE_SPLIT = 0xFFFFFFFF  # of lowprec.random, for seeds derived from seeds
 _PURPOSES = 6
@@ -67,14 +67,20 @@ class Formats:
         """Return the roundings that are meant."""
         return cls(*(None if one is None else as_rounding(one) for one in given))
 
-    def check(self, start: Tensor) -> None:
+    def check(self, start: Tensor, iteration: Iteration) -> None:
         """Meet what the roundings refuse before anything is computed.
 
         Raises:
+            TypeError: if there is no velocity to round.
             ValueError: if ``start`` is not in the parameters' format, or its dtype
                 cannot hold the values of a format.
             NotImplementedError: for too many significant bits.
         """
+        if self.velocity is not None and not iteration.has_velocity:
+            raise TypeError(
+                f"method {iteration.method!r} has no velocity to round: omit "
+                "velocity_format"
+            )
         zero = torch.zeros(1, dtype=start.dtype)
         if self.gradient is not None:
             fl(zero, self.gradient, seed=0)

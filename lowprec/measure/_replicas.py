@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -43,10 +44,11 @@ class ReplicaRunner:
     and :math:`x_k = \mathrm{fl}_x(x_{k-1} - \alpha_k \hat g_k)` without velocity.
 
     Contract:
-        Everything is a pure function of (seed, step, number of the replica), for one M:
-        a run that is saved and resumed continues bit for bit. Updates are bit for bit
-        those of the optimizer in `lowprec.optim` with the same iteration, applied to a
-        parameter [M, d]. Time and memory grow linearly with M.
+        Everything is a pure function of (seed, step, number of the replica), for one M
+        and one version of torch, whose generator draws the samples: a run that is saved
+        and resumed continues bit for bit. The loss must be deterministic. Updates are
+        those of `lowprec.optim.ScheduledSGD` with the same iteration, applied to one
+        parameter [M, d], bit for bit. Time and memory grow linearly with M.
 
     Args:
         loss: of a parameter vector [d] and one sample, a scalar; `module_loss` makes
@@ -65,7 +67,8 @@ class ReplicaRunner:
             [M, d], instead of that derived from ``loss`` by ``torch.func``.
 
     Raises:
-        TypeError: if ``start`` has no floating-point dtype.
+        TypeError: if ``start`` has no floating-point dtype, or there is no velocity for
+            ``velocity_format``.
         ValueError: if shapes do not fit, there are no samples or no replicas, a format
             is unknown, or ``start`` not in it.
         NotImplementedError: for formats of x or v with more than 51 significant bits.
@@ -110,7 +113,7 @@ class ReplicaRunner:
         self.replicas = _checked_replicas(replicas)
         self._data = _checked_data(data)
         x = _checked_start(start, replicas)
-        self.formats.check(x)
+        self.formats.check(x, iteration)
         v = torch.zeros_like(x) if iteration.has_velocity else None
         self._state = State(x, v, x)
         self._step = 0
@@ -148,7 +151,8 @@ class ReplicaRunner:
             advance: called after every step, for progress bars.
 
         Raises:
-            ValueError: if ``until`` is past, or replicas are not finite at the end.
+            ValueError: if ``until`` is past, gradients have another shape than the
+                replicas, or replicas are not finite at the end.
         """
         if until < self._step:
             raise ValueError(
@@ -172,6 +176,11 @@ class ReplicaRunner:
         if self._gradient is None:
             self._gradient = trace_gradient(self._loss, self._state.y, tuple(samples))
         gradient = self._gradient(self._state.y, *samples)
+        if gradient.shape != self.x.shape or gradient.dtype != self.x.dtype:
+            raise ValueError(
+                f"gradient must return {tuple(self.x.shape)} values of {self.x.dtype}, "
+                f"got {tuple(gradient.shape)} of {gradient.dtype}"
+            )
         now = following = self.iteration.coefficients(k)
         if self.iteration.looks_ahead:
             following = self.iteration.coefficients(k + 1)
@@ -221,7 +230,18 @@ class ReplicaRunner:
         self._block = (-1, [])
 
     def _description(self) -> str:
-        return f"{self.iteration!r} {self.formats!r}"
+        """Return what must be the same to continue; functions have no name for it."""
+        parts = (
+            f"{name}=a function"
+            if callable(value) and not is_dataclass(value)
+            else f"{name}={value!r}"
+            for name, value in {
+                **vars(self.iteration),
+                **{f"{name}_format": one for name, one in vars(self.formats).items()},
+            }.items()
+            if value is not None
+        )
+        return ", ".join(parts)
 
     def _draw(self, k: int) -> _Draw:
         """Return the random numbers of step k, from 1."""

@@ -94,16 +94,25 @@ def test_methods_are_those_of_the_paper(name):
     assert (one.x[0] - one.x[1]).norm() > 0.01  # they drew different samples
 
 
+GRADIENT, WEIGHT, VELOCITY = "e5m2", "bfloat16", "e8m10"
+
+
+def formats_for(name, velocity, **others):
+    """Give the velocity a format where there is one."""
+    if ITERATIONS[name].has_velocity:
+        others["velocity_format"] = velocity
+    return others
+
+
 @pytest.mark.parametrize("formats", [None, "nearest_even", "stochastic"])
 @pytest.mark.parametrize("name", ITERATIONS)
 def test_updates_are_those_of_the_optimizer(name, formats):
     """Bit for bit, for one parameter that holds all replicas and their gradients."""
     options = {}
     if formats is not None:
-        options = {
-            "param_format": lp.Rounding("bfloat16", formats),
-            "velocity_format": lp.Rounding("e8m10", formats),
-        }
+        velocity = lp.Rounding("e8m10", formats)
+        param = lp.Rounding("bfloat16", formats)
+        options = formats_for(name, velocity, param_format=param)
     one = runner(ITERATIONS[name], replicas=6, **options)
     parameter = torch.nn.Parameter(one.x.clone())
     iteration = ITERATIONS[name]
@@ -125,9 +134,6 @@ def test_updates_are_those_of_the_optimizer(name, formats):
         one.run(k)
     with optimizer.x():
         assert torch.equal(one.x, parameter.detach())
-
-
-GRADIENT, WEIGHT, VELOCITY = "e5m2", "bfloat16", "e8m10"
 
 
 def exactly_rounded(one, name, steps):
@@ -159,8 +165,8 @@ def exactly_rounded(one, name, steps):
 
 @pytest.mark.parametrize("name", ITERATIONS)
 def test_roundings_are_of_exact_values(name):
-    formats = {"gradient_format": GRADIENT, "param_format": WEIGHT}
-    one = runner(ITERATIONS[name], replicas=1, velocity_format=VELOCITY, **formats)
+    formats = formats_for(name, VELOCITY, gradient_format=GRADIENT, param_format=WEIGHT)
+    one = runner(ITERATIONS[name], replicas=1, **formats)
     one.run(40)
     assert one.x[0].tolist() == exactly_rounded(one, name, 40)
 
@@ -268,7 +274,7 @@ def test_everything_is_a_function_of_the_seed():
 @pytest.mark.parametrize("name", ["sgd", "nesterov, momentum", "nasgd"])
 @pytest.mark.parametrize("place", [1, 127, 128, 129])
 def test_a_resumed_run_continues_bit_for_bit(name, place):
-    options = {"param_format": STOCHASTIC, "velocity_format": STOCHASTIC}
+    options = formats_for(name, STOCHASTIC, param_format=STOCHASTIC)
     whole = runner(ITERATIONS[name], **options)
     whole.run(200)
     begun = runner(ITERATIONS[name], **options)
@@ -348,6 +354,11 @@ BAD = [
     ),
     ({"param_format": "e11m52"}, NotImplementedError, "at most 51"),
     ({"velocity_format": "e11m52"}, NotImplementedError, "at most 51"),
+    (
+        {"iteration": ITERATIONS["sgd"], "velocity_format": "bfloat16"},
+        TypeError,
+        "method 'sgd' has no velocity to round",
+    ),
     ({"start": START.float(), "gradient_format": "e8m30"}, ValueError, "hold every"),
 ]
 
@@ -356,8 +367,29 @@ BAD = [
 def test_bad_arguments_are_refused(changes, error, message):
     arguments = {"data": DATA, "start": START, "replicas": 4, "seed": 0, **changes}
     data, start = arguments.pop("data"), arguments.pop("start")
+    iteration = arguments.pop("iteration", ITERATIONS["momentum"])
     with pytest.raises(error, match=message):
-        ReplicaRunner(loss, data, start, ITERATIONS["momentum"], **arguments)
+        ReplicaRunner(loss, data, start, iteration, **arguments)
+
+
+def test_gradients_of_another_shape_are_refused():
+    one = runner(ITERATIONS["sgd"], gradient=lambda x, w, y: x.mean(0))
+    with pytest.raises(ValueError, match=r"return \(4, 3\) values .* got \(3,\)"):
+        one.run(1)
+    assert one.step == 0
+
+
+def test_schedules_that_are_functions_resume_too():
+    def made():
+        return runner(Iteration("sgd", lambda k: 0.3 / k))
+
+    one, whole = made(), made()
+    one.run(3)
+    other = made()
+    other.load_state_dict(one.state_dict())
+    other.run(9)
+    whole.run(9)
+    assert torch.equal(other.x, whole.x)
 
 
 def test_steps_in_the_past_are_refused():
