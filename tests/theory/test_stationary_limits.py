@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from stationary_cases import spd
+from stationary_cases import logistic_regression, spd
 
 from lowprec.schedules import InverseTimeDamping, Iteration, PowerSchedule
 from lowprec.theory import stationary
@@ -119,24 +119,8 @@ def test_the_corrected_bound_on_the_rate_holds_and_the_printed_one_does_not(meth
     assert false > 800  # of 1000; the paper says that none is
 
 
-def logistic_regression():
-    """Hessian and gradient covariance of problem P0 at its minimum."""
-    generator = np.random.default_rng(20261121)
-    w = generator.standard_normal((1000, 10))
-    t = generator.standard_normal(10)
-    y = generator.random(1000) < 1 / (1 + np.exp(-w @ t))
-    x = np.zeros(10)
-    for _ in range(20):  # Newton
-        p = 1 / (1 + np.exp(-w @ x))
-        gradients = (p - y)[:, None] * w + 0.05 * x
-        hessian = (w * (p * (1 - p))[:, None]).T @ w / 1000 + 0.05 * np.eye(10)
-        x = x - np.linalg.solve(hessian, gradients.mean(0))
-    assert np.linalg.norm(gradients.mean(0)) < 1e-14
-    return hessian, np.cov(gradients.T, bias=True)
-
-
 def test_numbers_of_the_specification_s_logistic_regression():
-    A, Sigma = logistic_regression()
+    A, Sigma = logistic_regression()[:2]
     assert np.trace(A) == pytest.approx(2.221593, abs=1e-6)
     W = stationary.limit_covariance("sgd", A, Sigma).position
     assert W.trace().item() == pytest.approx(2.959600, abs=1e-6)

@@ -7,7 +7,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from stationary_cases import spd
+from stationary_cases import logistic_regression, spd
 
 import lowprec as lp
 from lowprec.schedules import Iteration, PowerSchedule
@@ -53,19 +53,25 @@ def simulate(
     return total / (M * (steps - burn))
 
 
-def test_the_variance_of_stochastic_rounding_is_a_theta_function():
+@pytest.mark.parametrize("mean", [0.0, 0.11, -0.24, 0.5, 7.001])
+def test_the_variance_of_stochastic_rounding_is_a_theta_function(mean):
     delta = 0.5
-    for sd in (1e-9, 0.003, 0.04166, 0.041668, 0.1, 0.4, 3.0):
-        with mpmath.workdps(20):
+    for sd in (1e-9, 0.003, 0.04166, 0.041668, 0.1, 0.4):
+        with mpmath.workdps(25):
+            center = mpmath.mpf(mean)
 
-            def bernoulli(u, sd=sd):
-                f = u / delta - mpmath.floor(u / delta)
-                return delta**2 * f * (1 - f) * mpmath.npdf(u, 0, sd)
+            def bernoulli(z, sd=sd, center=center):
+                u = (center + sd * z) / delta
+                f = u - mpmath.floor(u)
+                return delta**2 * f * (1 - f) * mpmath.npdf(z)
 
-            ends = sorted({0, *(delta * j for j in range(1, 60)), sd, 4 * sd, 12 * sd})
-            exact = 2 * mpmath.quad(bernoulli, [u for u in ends if u <= 12 * sd])
-        found = stationary.gaussian_rounding_variance(sd, delta).item()
-        assert found == pytest.approx(float(exact), rel=1e-11)
+            kinks = [(delta * j - center) / sd for j in range(-12, 30)]
+            ends = sorted(
+                {-10, -4, -1, 0, 1, 4, 10, *(z for z in kinks if -10 < z < 10)}
+            )
+            exact = float(mpmath.quad(bernoulli, ends))
+        found = stationary.gaussian_rounding_variance(sd, delta, mean=mean).item()
+        assert found == pytest.approx(exact, rel=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,7 @@ def test_increments_on_a_lattice_have_few_fractions(sd, lattice):
     weights = np.exp(-((u / sd) ** 2) / 2)
     fraction = u - np.floor(u)
     exact = (weights * fraction * (1 - fraction)).sum() / weights.sum()
-    found = stationary.gaussian_rounding_variance(sd, 1.0, lattice).item()
+    found = stationary.gaussian_rounding_variance(sd, 1.0, lattice=lattice).item()
     assert found == pytest.approx(exact, rel=1e-5)
     dense = stationary.gaussian_rounding_variance(sd, 1.0).item()
     assert (abs(dense / exact - 1) > 5e-3) == (lattice > 0.05)
@@ -226,6 +232,33 @@ def test_decreasing_steps_end_on_the_floor(delta, value):
     assert last.position.item() > 3 * plain.position.item()
 
 
+def test_noise_that_is_not_gaussian_counts_by_its_samples():
+    # Cubes of a normal variable: E|g| is half of that of a Gaussian of equal variance.
+    generator = torch.Generator().manual_seed(12)
+    quantiles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    normal = torch.distributions.Normal(0.0, 1.0).icdf(quantiles)
+    samples = 0.3 * normal[:, None] ** 3
+    alpha, delta, M, steps = 0.05, 0.25, 10_000, 300
+    x = torch.zeros(M, 1, dtype=torch.float64)
+    variance = 0.0
+    for k in range(steps):
+        noise = samples[torch.randint(1000, (M,), generator=generator)]
+        x = lp.round(x - alpha * (x + noise), grid(delta), generator=generator)
+        if k >= steps // 3:
+            variance += x.square().mean().item() / (steps - steps // 3)
+    Sigma = [[samples.square().mean().item()]]
+    sgd = Iteration("sgd", alpha)
+    predicted, gaussian = (
+        stationary.predicted_covariance(
+            sgd, [[1.0]], Sigma, delta=delta, samples=given
+        ).position.item()
+        for given in (samples, None)
+    )
+    # 10000 replicas at some 10 independent times: a deviation of 0.5 %.
+    assert variance == pytest.approx(predicted, rel=0.04)
+    assert gaussian > 1.15 * variance
+
+
 def test_the_floor_is_the_limit_of_small_steps_and_grows_with_the_spacing():
     A, Sigma = spd(3, 0), spd(3, 1)
     absgrad = GAUSSIAN * Sigma.diagonal().sqrt()
@@ -350,6 +383,40 @@ def test_rounding_gradients_shifts_to_nearest_and_not_stochastically():
         assert mean == pytest.approx(expected, abs=0.3 * abs(shift))
 
 
+def test_numbers_of_the_specification_s_logistic_regression():
+    A, Sigma, gradients, minimum = logistic_regression()
+
+    def trace(alpha, k=1, **options):
+        V = stationary.predicted_covariance(
+            Iteration("sgd", alpha), A, Sigma, k, **options
+        )
+        return V.position.trace().item()
+
+    for delta, expected in ((1.0, 5.95), (0.25, 3.20), (4.0, 22.6)):
+        R = stationary.rounding_covariance(gradients, delta)
+        assert trace(0.02, r_cov=R) / 0.02 == pytest.approx(expected, rel=3e-3)
+    shift = stationary.rounding_shift(A, gradients, 1.0)
+    assert shift.norm().item() == pytest.approx(0.288, abs=6e-4)
+    ulps = stationary.grid_spacing("bfloat16", minimum)
+    for alpha, delta, expected, measured in (
+        (0.02, 2**-4, 0.3535, 0.3783), (0.02, 2**-6, 0.0988, 0.1016),
+        (PowerSchedule(1.0, 0.5), 2**-6, 0.0881, 0.0892),
+        (0.004, ulps, 0.01717, 0.01681),
+    ):  # fmt: skip
+        step = Iteration("sgd", alpha).step_size(20_000)
+        s_cov = stationary.rounding_covariance(gradients, delta, step)
+        assert trace(alpha, 20_000, s_cov=s_cov) == pytest.approx(expected, rel=3e-3)
+        # Samples and the iterates' own spread: closer to what was measured (with a
+        # nonlinear gradient) than a Gaussian, whose E|g| is too large.
+        found = trace(alpha, 20_000, delta=delta, samples=gradients)
+        assert found == pytest.approx(measured, rel=0.06)
+        gaussian = trace(alpha, 20_000, delta=delta)
+        assert abs(gaussian / measured - 1) > abs(found / measured - 1)
+    largest = np.abs(gradients).max(0)
+    frozen = stationary.freeze_step(PowerSchedule(1.0, 0.5), largest, 2**-4)
+    assert frozen == pytest.approx(11276, abs=1)
+
+
 def test_rounded_gradients_keep_the_limit_theorem_with_more_noise():
     generator = torch.Generator().manual_seed(6)
     g = torch.randn(4000, 2, generator=generator, dtype=torch.float64)
@@ -380,6 +447,11 @@ def test_rounded_gradients_keep_the_limit_theorem_with_more_noise():
         (lambda: stationary.predicted_covariance(
             Iteration("sgd", 0.1), [[1.0]], [[1.0]], delta=[0.1, 0.2]),
          ValueError, "delta must be a number or have 1 elements"),
+        (lambda: stationary.predicted_covariance(
+            Iteration("sgd", 0.1), [[1.0]], [[1.0]], delta=0.1, samples=[1.0]),
+         ValueError, r"samples must have the shape \[N, 1\]"),
+        (lambda: stationary.gaussian_rounding_variance(1.0, 1.0, mean=1.0, lattice=1.0),
+         TypeError, "omit mean or lattice"),
         (lambda: stationary.rounding_covariance([[1.0]], 0.1, mode="up"),
          ValueError, "mode must be"),
         (lambda: stationary.rounding_covariance([1.0], 0.1),

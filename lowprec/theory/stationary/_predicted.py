@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...schedules import Coefficients, Iteration
-from .._inputs import positive
+from .._inputs import finite, positive
 from ._joint import JointCovariance, from_pairs
 from ._matrices import Eigenbasis, covariance, symmetric, vector
 from ._rounding import gaussian_rounding_variance
@@ -28,6 +28,7 @@ def predicted_covariance(
     s_cov: Any = None,
     delta: Any = None,
     velocity_delta: Any = None,
+    samples: Any = None,
 ) -> JointCovariance:
     r"""Return the quasi-static covariance at step k, rounding errors included.
 
@@ -62,6 +63,10 @@ def predicted_covariance(
         delta: spacing of the values of x, a number or d of them, as `grid_spacing`
             gives; None means that x is not rounded.
         velocity_delta: spacing of the values of v.
+        samples: gradients at the minimum, [N, d], whose distribution the increments
+            then have, widened by that of the iterates; None means a Gaussian one of
+            covariance Sigma. It matters on grids coarser than the increments, where
+            only E|g| counts.
 
     Returns:
         V, not divided by a step size.
@@ -93,35 +98,76 @@ def predicted_covariance(
         )
     if velocity_delta is not None and not iteration.has_velocity:
         raise TypeError("method 'sgd' has no velocity to round: omit velocity_delta")
-    basis = Eigenbasis.of(A)
+    return with_variances(
+        iteration,
+        Eigenbasis.of(A),
+        Sigma,
+        k,
+        r_cov,
+        s_cov,
+        delta,
+        velocity_delta,
+        samples,
+    )[0]
+
+
+def with_variances(
+    iteration: Iteration,
+    basis: Eigenbasis,
+    Sigma: Any,
+    k: int,
+    r_cov: Any = None,
+    s_cov: Any = None,
+    delta: Any = None,
+    velocity_delta: Any = None,
+    samples: Any = None,
+) -> tuple[JointCovariance, Tensor]:
+    """Return `predicted_covariance` and the variances of storing x, [d]."""
     d = basis.size
-    noise = covariance("Sigma", Sigma, d)
+    of_gradient = covariance("Sigma", Sigma, d)
+    extra = torch.zeros_like(of_gradient)
     if r_cov is not None:
-        noise = covariance("Sigma + r_cov", noise + symmetric("r_cov", r_cov, d), d)
+        extra = symmetric("r_cov", r_cov, d)
+        covariance("Sigma + r_cov", of_gradient + extra, d)
+    noise = of_gradient + extra
     fixed = None if s_cov is None else covariance("s_cov", s_cov, d)
-    spacing, velocity_spacing = (
+    x_grid, v_grid = (
         None if x is None else vector(name, positive(name, x), d)
         for name, x in (("delta", delta), ("velocity_delta", velocity_delta))
     )
     system = _System(basis, iteration, k)
+    alpha, _, advance, look_ahead = map(float, system.numbers)
     none = torch.zeros(d, dtype=torch.float64)
     errors = [none, none, none]
     V = system.stationary(noise, fixed, errors)
-    if spacing is None and velocity_spacing is None:
-        return V
-    grids = (spacing, velocity_spacing, spacing)
-    # What x and the point ahead are moved by is a multiple of a value of v.
-    lattices = [
-        None if velocity_spacing is None or factor == 0 else factor * velocity_spacing
-        for factor in (system.numbers.advance, 0.0, system.numbers.look_ahead)
-    ]
+    if x_grid is None and v_grid is None:
+        return V, none
+    spread, centers = noise.diagonal(), none
+    if samples is not None:
+        # The samples have the spread of Sigma already.
+        spread, centers = extra.diagonal(), alpha * finite("samples", samples)
+        if centers.dim() != 2 or centers.shape[1] != d:
+            raise ValueError(
+                f"samples must have the shape [N, {d}], got {tuple(centers.shape)}"
+            )
+
+    def rounded(sd: Tensor, grid: Tensor | None, mean: Tensor, step: float) -> Tensor:
+        if grid is None:
+            return none
+        # What x and the point ahead are moved by is a multiple of a value of v.
+        lattice = None if v_grid is None or step == 0 else step * v_grid
+        found = gaussian_rounding_variance(sd, grid, mean=mean, lattice=lattice)
+        return found.mean(0) if found.dim() == 2 else found
+
     last = math.inf
     for _ in range(_ITERATIONS):
+        of_x, of_v, ahead = system.deviations(V, spread, errors[2])
         found = [
-            none if grid is None else gaussian_rounding_variance(sd, grid, lattice)
-            for sd, grid, lattice in zip(
-                system.deviations(V, noise, errors), grids, lattices, strict=True
-            )
+            rounded(of_x, x_grid, none, advance)
+            if system.velocity
+            else rounded(of_x, x_grid, centers, 0.0),
+            rounded(of_v, v_grid, centers, 0.0),
+            rounded(ahead, x_grid, none, look_ahead),
         ]
         moved = sum(float((a - b).norm()) for a, b in zip(found, errors, strict=True))
         size = sum(float(a.norm()) for a in found)
@@ -129,7 +175,7 @@ def predicted_covariance(
         V = system.stationary(noise, fixed, errors)
         # Changes shrink until they are roundings of our own; none without noise.
         if size == 0 or last / 2 <= moved < _TOLERANCE * size:
-            return V
+            return V, errors[0]
         last = moved
     raise ValueError(
         f"no self-consistent covariance found in {_ITERATIONS} iterations, the last "
@@ -193,19 +239,25 @@ class _System:
         return torch.einsum("ijab,ijb->ija", inverse, source)
 
     def deviations(
-        self, V: JointCovariance, noise: Tensor, errors: list[Tensor]
-    ) -> list[Tensor]:
-        """Return the deviations of what is added to x, to v, and to look ahead."""
-        alpha, retained, advance, ahead = self.numbers
+        self, V: JointCovariance, spread: Tensor, ahead: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the deviations of what is added to x, to v, and to look ahead.
+
+        Args:
+            V: of the iterates.
+            spread: variances of the gradients at the minimum.
+            ahead: variances of rounding the point ahead.
+        """
+        alpha, retained, advance, look_ahead = self.numbers
         hessian = self.basis.back(torch.diag(self.basis.values))
-        entering = noise + hessian @ torch.diag(errors[2]) @ hessian
+        spread = alpha**2 * (spread + hessian.square() @ ahead)
         if V.velocity is None:
-            variance = hessian @ V.position @ hessian + entering
-            return [alpha * variance.diagonal().sqrt(), errors[1], errors[2]]
+            moved = (hessian @ V.position @ hessian).diagonal()
+            change = (spread + alpha**2 * moved).clamp(min=0).sqrt()
+            return change, change, torch.zeros_like(change)
         eye = torch.eye(len(hessian), dtype=torch.float64)
-        row = torch.cat(
-            [-alpha * hessian, (retained - 1) * eye - alpha * ahead * hessian], 1
-        )
-        change = row @ V.matrix @ row.T + alpha**2 * entering
+        friction = (1 - retained) * eye + alpha * look_ahead * hessian
+        row = -torch.cat([alpha * hessian, friction], 1)
+        change = (row @ V.matrix @ row.T).diagonal() + spread
         speed = V.velocity.diagonal().sqrt()
-        return [advance * speed, change.diagonal().sqrt(), ahead * speed]
+        return advance * speed, change.clamp(min=0).sqrt(), look_ahead * speed

@@ -107,16 +107,18 @@ def rounding_covariance(
     return _covariance(rounded) - _covariance(steps)
 
 
-def gaussian_rounding_variance(sd: Any, delta: Any, lattice: Any = None) -> Tensor:
-    r"""Return the variance of stochastic rounding of u ~ N(0, sd^2) to a grid.
+def gaussian_rounding_variance(
+    sd: Any, delta: Any, *, mean: Any = 0.0, lattice: Any = None
+) -> Tensor:
+    r"""Return the variance of stochastic rounding of u ~ N(m, s^2) to a grid.
 
     .. math::
         \delta^2 E[f (1 - f)] = \delta^2 \Bigl[\frac16 - \sum_{n \ge 1}
-        \frac{e^{-2 \pi^2 n^2 s^2 / \delta^2}}{\pi^2 n^2}\Bigr]
-        \approx \delta\, E|u| - E u^2 \text{ for } s \ll \delta
+        \frac{\cos(2\pi n m/\delta)\, e^{-2 \pi^2 n^2 s^2 / \delta^2}}{\pi^2 n^2}\Bigr]
+        \approx \delta\, E|u| - E u^2 \text{ for } m = 0, s \ll \delta
 
     Contract:
-        Relative error below 1e-12. Small steps have a variance of order delta s, less
+        Relative error below 1e-11. Small steps have a variance of order delta s, less
         than delta^2/6: the weight already is on the grid. If u itself has values on a
         lattice, such as a step size times a rounded velocity, the expectation is that
         of a discrete Gaussian, whose fractions may be few; its deviation is taken to be
@@ -125,12 +127,15 @@ def gaussian_rounding_variance(sd: Any, delta: Any, lattice: Any = None) -> Tens
     Args:
         sd: s >= 0, standard deviation of what is added to a value of the grid.
         delta: spacing of the grid, positive; broadcasts against ``sd``.
-        lattice: spacing of the values of u, likewise; None means that they are dense.
+        mean: m, likewise.
+        lattice: spacing of the values of u, likewise, for m = 0; None means that they
+            are dense.
 
     Returns:
         float64 tensor of the broadcast shape.
 
     Raises:
+        TypeError: if ``mean`` and ``lattice`` are given.
         ValueError: if an argument is out of range.
 
     Example:
@@ -139,13 +144,16 @@ def gaussian_rounding_variance(sd: Any, delta: Any, lattice: Any = None) -> Tens
         >>> gaussian_rounding_variance(1.0, 1.0, lattice=0.5)  # f is 0 or 1/2
         tensor(0.1250, dtype=torch.float64)
     """
-    deviation, spacing = torch.broadcast_tensors(
-        nonnegative("sd", sd), positive("delta", delta)
+    deviation, spacing, center = torch.broadcast_tensors(
+        nonnegative("sd", sd), positive("delta", delta), finite("mean", mean)
     )
-    dense = _dense_variance(deviation, spacing)
+    unit = spacing.square()
+    dense: Tensor = unit * _dense_variance(deviation / spacing, center / spacing)
     if lattice is None:
         return dense
-    step = positive("lattice", lattice).expand(deviation.shape)
+    if bool(center.any()):
+        raise TypeError("increments on a lattice have mean zero: omit mean or lattice")
+    step = positive("lattice", lattice)
     # Beyond its reach a lattice is as good as dense, or all fractions are alike.
     widest = _POINTS / _REACH * step
     points = torch.arange(-_POINTS, _POINTS + 1, dtype=torch.float64)
@@ -153,19 +161,34 @@ def gaussian_rounding_variance(sd: Any, delta: Any, lattice: Any = None) -> Tens
     spread = torch.minimum(deviation, widest).clamp(min=1e-300)[..., None]
     weights = torch.exp(-((u / spread) ** 2) / 2)
     fraction = torch.frac(u / spacing[..., None]).abs()
-    mean = (weights * fraction * (1 - fraction)).sum(-1) / weights.sum(-1)
+    average: Tensor = (weights * fraction * (1 - fraction)).sum(-1) / weights.sum(-1)
     fine = (deviation > widest) & (widest < 3 * spacing)
-    return torch.where(fine, dense, spacing.square() * mean)
-
-
-def _dense_variance(deviation: Tensor, spacing: Tensor) -> Tensor:
-    ratio = deviation / spacing
-    terms = torch.arange(1, _TERMS + 1, dtype=torch.float64)
-    waves = torch.exp(-2 * (math.pi * terms * ratio[..., None]) ** 2)
-    series = 1 / 6 - (waves / (math.pi * terms) ** 2).sum(-1)
-    direct = math.sqrt(2 / math.pi) * ratio - ratio**2
-    variance: Tensor = spacing.square() * torch.where(ratio < _NARROW, direct, series)
+    variance: Tensor = torch.where(fine, dense, unit * average)
     return variance
+
+
+def _dense_variance(sd: Tensor, mean: Tensor) -> Tensor:
+    """Return E f (1 - f) for the grid of integers."""
+    fraction = mean - mean.floor()
+    series = torch.full_like(sd, 1 / 6)
+    for n in range(1, _TERMS + 1):
+        wave = torch.cos(2 * math.pi * n * fraction)
+        series -= wave * torch.exp(-2 * (math.pi * n * sd) ** 2) / (math.pi * n) ** 2
+    if not bool((sd < _NARROW).any()):
+        return series
+    # A parabola, but for what lies beyond the integers on either side.
+    beyond = _excess(sd, fraction) + _excess(sd, 1 - fraction)
+    direct = fraction * (1 - fraction) - sd.square() + 2 * beyond
+    return torch.where(sd < _NARROW, direct, series)
+
+
+def _excess(sd: Tensor, distance: Tensor) -> Tensor:
+    """Return E max(u - distance, 0) for u ~ N(0, sd^2)."""
+    z = distance / sd.clamp(min=1e-300)
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    # The tail, relative to the density, without cancellation.
+    tail = torch.special.erfcx(z / math.sqrt(2)) * math.sqrt(math.pi / 2)
+    return sd * density * (1 - torch.nan_to_num(z * tail, nan=1.0))
 
 
 def rounding_shift(A: Any, samples: Any, delta: Any) -> Tensor:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from ...schedules import Iteration, PowerSchedule
-from .._inputs import count, finite, positive
+from .._inputs import count, finite
 from ._matrices import Eigenbasis, covariance, vector
-from ._predicted import predicted_covariance
-from ._rounding import gaussian_rounding_variance
+from ._predicted import with_variances
 
 # Steps at which the variance of storing x is computed; it is smooth in between.
 _KNOTS = 64
@@ -26,6 +25,7 @@ def time_average_covariance(
     *,
     x0: Any = 0.0,
     delta: Any = None,
+    samples: Any = None,
 ) -> Tensor:
     r"""Return the second moment of (T_n / sqrt(S_n)) (xbar_n - x*) for linear SGD.
 
@@ -53,6 +53,7 @@ def time_average_covariance(
         n: number of steps; None for the limit.
         x0: x_0 - x*, d elements or a number for all.
         delta: spacing of the values of x; None means that they are not rounded.
+        samples: gradients at the minimum, as in `predicted_covariance`.
 
     Returns:
         Matrix d x d.
@@ -90,8 +91,7 @@ def time_average_covariance(
         (alpha[:, None] * weights).T @ (alpha[:, None] * weights)
     )
     if delta is not None:
-        spacing = vector("delta", positive("delta", delta), basis.size)
-        stored = _stored_variances(basis, noise, schedule, n, spacing)
+        stored = _stored_variances(basis, noise, schedule, n, delta, samples)
         for direction, variance in zip(basis.vectors, stored.T, strict=True):
             shaped = weights * direction
             total = total + (variance[:, None] * shaped).T @ shaped
@@ -142,25 +142,29 @@ def time_average_bias(A: Any, W: Any, third_derivative: Any) -> Tensor:
 
 
 def _stored_variances(
-    basis: Eigenbasis, noise: Tensor, schedule: PowerSchedule, n: int, spacing: Tensor
+    basis: Eigenbasis,
+    Sigma: Tensor,
+    schedule: PowerSchedule,
+    n: int,
+    delta: Any,
+    samples: Any,
 ) -> Tensor:
-    """Return the variances of rounding x at all steps, [n, d]."""
+    """Return the variances of storing x at all steps, [n, d]."""
     iteration = Iteration("sgd", schedule)
-    hessian = basis.back(torch.diag(basis.values))
     knots = torch.logspace(0, math.log10(n), _KNOTS, dtype=torch.float64)
     knots = knots.round().clamp(1, n).unique()
-    found = []
-    for k in knots.tolist():
-        V = predicted_covariance(iteration, hessian, noise, int(k), delta=spacing)
-        gradient = (noise + hessian @ V.position @ hessian).diagonal().sqrt()
-        deviation = schedule(int(k)) * gradient
-        found.append(gaussian_rounding_variance(deviation, spacing))
-    table, steps = torch.stack(found), torch.arange(1, n + 1, dtype=torch.float64)
-    right = torch.searchsorted(knots.to(torch.float64), steps).clamp(
-        1, max(len(knots) - 1, 1)
+    table = torch.stack(
+        [
+            with_variances(
+                iteration, basis, Sigma, int(k), delta=delta, samples=samples
+            )[1]
+            for k in knots.tolist()
+        ]
     )
     if len(knots) == 1:
         return table.expand(n, -1)
+    steps = torch.arange(1, n + 1, dtype=torch.float64)
+    right = torch.searchsorted(knots, steps).clamp(1, len(knots) - 1)
     low, high = knots[right - 1].log(), knots[right].log()
     share = ((steps.log() - low) / (high - low))[:, None]
     return torch.lerp(table[right - 1], table[right], share)
