@@ -108,6 +108,7 @@ class CurveResult:
         rounding = self.curve.rounding("s")
         if rounding is not None:
             options["delta"] = stationary.grid_spacing(rounding, model.minimiser)
+            options["samples"] = model.gradients
         traces = [
             shift
             + stationary.predicted_covariance(
@@ -177,6 +178,8 @@ class CaseResult:
             options["r_cov"] = stationary.rounding_covariance(model.gradients, spacing)
         if rounded and case.param is not None:
             options["delta"] = stationary.grid_spacing(case.param, model.minimiser)
+            if not case.linear:  # the samples of linear problems are Gaussian
+                options["samples"] = model.gradients
         if rounded and case.velocity is not None:
             zero = torch.zeros_like(model.minimiser)
             options["velocity_delta"] = stationary.grid_spacing(case.velocity, zero)
