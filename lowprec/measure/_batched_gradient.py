@@ -43,8 +43,9 @@ def trace_gradient(loss: SampleLoss, x: Tensor, samples: tuple[Tensor, ...]) -> 
     def one(x: Tensor, *sample: Tensor) -> Tensor:  # the tracer miscounts methods
         return loss(x, *sample)
 
+    graph = make_fx(vmap(grad(one)))(x, *samples)
     # Without operations in place, a constant that is kept stays what it is.
-    graph = make_fx(functionalize(vmap(grad(one))))(x, *samples)
+    graph = make_fx(functionalize(graph))(x, *samples)
     values = _Values(graph)
     values.run(x, *samples)
     _fold_constants(graph, values.of)

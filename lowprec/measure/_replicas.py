@@ -52,7 +52,7 @@ class ReplicaRunner:
 
     Args:
         loss: of a parameter vector [d] and one sample, a scalar; `module_loss` makes
-            one from a module.
+            one from a module, `lowprec.emulate` inside it computes in low precision.
         data: tensors whose first dimension counts the N samples.
         start: x_0, float64 or float32, [d] for all replicas, or [M, d].
         iteration: method and step sizes.

@@ -171,11 +171,18 @@ def test_roundings_are_of_exact_values(name):
     assert one.x[0].tolist() == exactly_rounded(one, name, 40)
 
 
+def emulated(x, w):
+    with lp.emulate(lp.Precision(input="bfloat16", weight="e5m2", grad_output="e4m3")):
+        return (w @ x).tanh()
+
+
 LOSSES = {
     "logistic": lambda x, w, y: torch.nn.functional.softplus(w @ x) - y * (w @ x),
     "in place": lambda x, w, y: x.clone().mul_(w).exp_().sum() * y,
     "constants": lambda x, w, y: (torch.ones(3).double().cumsum(0) * x * w).sum() ** 2,
     "elementwise": loss,
+    "rounded": lambda x, w, y: (lp.round((w * x).sum(), "e5m2") - y).square(),
+    "emulated": lambda x, w, y: emulated(x, w) * y,
     "entropy": lambda x, w, y: torch.nn.functional.binary_cross_entropy_with_logits(
         x @ w, y.sigmoid()
     ),
@@ -191,6 +198,14 @@ def test_the_traced_gradient_has_the_bits_of_torch_func(name):
         other = normal(seed, 40, 3), normal(seed + 10, 40)
         expected = vmap(grad(LOSSES[name]))(x * seed, *other)
         assert torch.equal(traced(x * seed, *other), expected)
+
+
+def test_losses_that_draw_random_numbers_are_refused():
+    """A graph would repeat them in every step."""
+    with pytest.raises(RuntimeError, match="random"):
+        trace_gradient(
+            lambda x, w, y: lp.round((w * x).sum(), STOCHASTIC), normal(3, 40, 3), DATA
+        )
 
 
 def test_the_traced_gradient_computes_no_loss():
