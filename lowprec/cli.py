@@ -47,6 +47,16 @@ _EXPERIMENTS = {
     "quasi-convex": _Experiment(
         "quasi_convex", "epochs", "f(w) = 3 ||w||^0.2 with artificial errors r and s"
     ),
+    "clt": _Experiment(
+        "clt_report",
+        "steps",
+        "central limit theorems: the covariance of many runs beside its limit",
+    ),
+    "clt-rounding": _Experiment(
+        "clt_rounding_report",
+        "steps",
+        "covariance of SGD with rounded gradients and parameters beside predictions",
+    ),
 }
 
 

@@ -36,6 +36,7 @@ from ._remoteness import feasible_set as feasible_set
 from ._remoteness import largest_epsilon as largest_epsilon
 from ._remoteness import remoteness as remoteness
 from ._remoteness import skewed_direction as skewed_direction
+from ._rounded_sum import rounded_sum as rounded_sum
 from ._scales import scale_of as scale_of
 from ._scheduled_sgd import ScheduledSGD as ScheduledSGD
 from ._sgd import SGD as SGD
