@@ -64,7 +64,11 @@ class Compression:
 
     def __repr__(self) -> str:
         """Return what all ranks must have in common."""
-        return repr(self._feedback if self.error_feedback else self.compressor)
+        if not self.error_feedback:
+            return f"{self.compressor!r} without error feedback"
+        stored = self._feedback.error_format
+        errors = "" if stored is None else f", errors in {stored!r}"
+        return f"{self.compressor!r} with error feedback{errors}"
 
     @property
     def stochastic(self) -> bool:
