@@ -10,6 +10,7 @@ import torch as _torch
 
 from ._adam import Adam as Adam
 from ._adam import AdamW as AdamW
+from ._amsgrad import AMSGrad as AMSGrad
 from ._annealing import Annealing as Annealing
 from ._annealing import ExponentialEpsilon as ExponentialEpsilon
 from ._annealing import LinearLambda as LinearLambda
@@ -38,6 +39,7 @@ from ._remoteness import skewed_direction as skewed_direction
 from ._scales import scale_of as scale_of
 from ._sgd import SGD as SGD
 from ._skewed import Skewed as Skewed
+from ._spars_ams import SparsAMS as SparsAMS
 from ._update import rounded_step_size as rounded_step_size
 
 _torch.serialization.add_safe_globals([Ball, Box])

@@ -143,13 +143,7 @@ class Adam(AbstractRoundedOptimizer):
 
     def _check_values(self, group: Group) -> None:
         super()._check_values(group)
-        if not group["eps"] >= 0.0:
-            raise ValueError(f"Invalid epsilon value: {group['eps']}")
-        for index, beta in enumerate(group["betas"]):
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
-        if not group["weight_decay"] >= 0.0:
-            raise ValueError(f"Invalid weight_decay value: {group['weight_decay']}")
+        check_adam_values(group)
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
@@ -260,6 +254,21 @@ class AdamW(Adam):
             group["decoupled_weight_decay"] = True
 
 
+def check_adam_values(group: Group) -> None:
+    """Refuse values out of range, with the texts of ``torch.optim.Adam``.
+
+    Raises:
+        ValueError: for negative ``eps`` or ``weight_decay``, or a beta outside [0, 1).
+    """
+    if not group["eps"] >= 0.0:
+        raise ValueError(f"Invalid epsilon value: {group['eps']}")
+    for index, beta in enumerate(group["betas"]):
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+    if not group["weight_decay"] >= 0.0:
+        raise ValueError(f"Invalid weight_decay value: {group['weight_decay']}")
+
+
 class _Change(NamedTuple):
     """What a step does to one parameter, once all of them are known."""
 
@@ -292,10 +301,8 @@ def _change(
         gradient = gradient.add(moving, alpha=group["weight_decay"])
     zeros = torch.zeros_like(p, memory_format=torch.preserve_format)
     step = state["step"] + 1 if "step" in state else torch.tensor(1.0)
-    first = _next_first(state.get("exp_avg", zeros), gradient, group, seeds, offset)
-    second = _next_second(
-        state.get("exp_avg_sq", zeros), gradient, group, seeds, offset
-    )
+    first = next_first(state.get("exp_avg", zeros), gradient, group, seeds, offset)
+    second = next_second(state.get("exp_avg_sq", zeros), gradient, group, seeds, offset)
     changed = {"step": step, "exp_avg": first, "exp_avg_sq": second}
     if group["amsgrad"]:
         second = torch.maximum(state.get("max_exp_avg_sq", zeros), second)
@@ -307,15 +314,16 @@ def _change(
     return _Change(stored.weights, changed)
 
 
-def _next_first(
+def next_first(
     known: Tensor, gradient: Tensor, group: Group, seeds: Seeds | None, offset: int
 ) -> Tensor:
+    """Return fl_m of the next first moment; torch's own without a format."""
     beta: float = group["betas"][0]
     rounding: Rounding | None = group["exp_avg_format"]
     if rounding is None:
         return known.lerp(gradient, 1 - beta)
     dtype, seed = known.dtype, None if seeds is None else seeds[Purpose.MOMENTUM]
-    kept, new = _in_dtype(beta, dtype), _in_dtype(1 - beta, dtype)
+    kept, new = in_dtype(beta, dtype), in_dtype(1 - beta, dtype)
 
     def averaged(known: Tensor, gradient: Tensor, offset: int) -> Tensor:
         terms = [scaled(kept, known, rounding), scaled(new, gradient, rounding)]
@@ -324,15 +332,16 @@ def _next_first(
     return by_pieces(averaged, [known, gradient], offset)
 
 
-def _next_second(
+def next_second(
     known: Tensor, gradient: Tensor, group: Group, seeds: Seeds | None, offset: int
 ) -> Tensor:
+    """Return fl_v of the next second moment; torch's own without a format."""
     beta: float = group["betas"][1]
     rounding: Rounding | None = group["exp_avg_sq_format"]
     if rounding is None:
         return known.mul(beta).addcmul_(gradient, gradient, value=1 - beta)
     dtype, seed = known.dtype, None if seeds is None else seeds[Purpose.SECOND_MOMENT]
-    kept, new = _in_dtype(beta, dtype), _in_dtype(1 - beta, dtype)
+    kept, new = in_dtype(beta, dtype), in_dtype(1 - beta, dtype)
 
     def averaged(known: Tensor, gradient: Tensor, offset: int) -> Tensor:
         terms = [scaled(kept, known, rounding)]
@@ -342,7 +351,7 @@ def _next_second(
     return by_pieces(averaged, [known, gradient], offset)
 
 
-def _in_dtype(value: float, dtype: torch.dtype) -> float:
+def in_dtype(value: float, dtype: torch.dtype) -> float:
     """Return the factor that torch would use."""
     return torch.tensor(value, dtype=dtype).item()
 
@@ -381,7 +390,7 @@ def _store(
     eta = step_size(group)
     shrink = 0.0
     if group["decoupled_weight_decay"]:
-        shrink = _in_dtype(eta * float(group["weight_decay"]), p.dtype)
+        shrink = in_dtype(eta * float(group["weight_decay"]), p.dtype)
     return store_update(
         p,
         kept,

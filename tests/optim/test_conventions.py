@@ -45,7 +45,32 @@ def askew(params):
     )  # fmt: skip
 
 
-OPTIMIZERS = [sgd, normalized, adam, adamw, askew]
+def amsgrad(params):
+    return lp.optim.AMSGrad(
+        params, lr=0.05, weight_decay=0.01, param_format=STOCHASTIC,
+        exp_avg_format="e5m2", exp_avg_sq_format=STOCHASTIC, update="kahan",
+    )  # fmt: skip
+
+
+def spars_ams(params):
+    return lp.optim.SparsAMS(
+        params, lr=0.05, k=9, weight_decay=0.01, param_format=STOCHASTIC,
+        error_format=STOCHASTIC, exp_avg_sq_format=STOCHASTIC,
+    )  # fmt: skip
+
+
+def spars_ams_of_random_entries(params):
+    compressor = lp.distributed.RandomK(density=0.3)
+    return lp.optim.SparsAMS(
+        params, lr=0.05, compressor=compressor, scope="tensor",
+        decoupled_weight_decay=True, weight_decay=0.01, param_format=STOCHASTIC,
+    )  # fmt: skip
+
+
+OPTIMIZERS = [
+    sgd, normalized, adam, adamw, askew,
+    amsgrad, spars_ams, spars_ams_of_random_entries,
+]  # fmt: skip
 every = pytest.mark.parametrize("make", OPTIMIZERS, ids=lambda f: f.__name__)
 
 
