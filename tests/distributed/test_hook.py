@@ -7,6 +7,7 @@ import torch
 from gloo_ranks import on_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from workers import flat, loss_of, model, server_of, server_step
 
 import lowprec as lp
 from lowprec.distributed import (
@@ -17,7 +18,6 @@ from lowprec.distributed import (
     Threshold,
     TopK,
     TopKState,
-    WorkerSimulation,
     compression_hook,
     topk_hook,
 )
@@ -32,29 +32,6 @@ OPTIONS = {
     "sign": (Sign(), {}),
     "cast": (Cast(lp.Rounding("e5m2", "stochastic")), {"seed": 6}),
 }  # fmt: skip
-
-
-def model():
-    torch.manual_seed(1)
-    # Of 6 parameters, in two buckets of DDP from its second step on.
-    return nn.Sequential(
-        nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 4)
-    )
-
-
-def batch(step, rank):
-    generator = torch.Generator().manual_seed(100 * step + rank)
-    x = torch.randn(6, 8, generator=generator)
-    return x, torch.randint(4, (6,), generator=generator)
-
-
-def loss_of(net, step, rank):
-    x, labels = batch(step, rank)
-    return nn.functional.cross_entropy(net(x), labels)
-
-
-def flat(tensors):
-    return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
 def hooked(net, state):
@@ -90,24 +67,6 @@ def simulated(workers, compressor, options):
         server_step(server, net, [step])
         optimizer.step()
     return flat(net.parameters()), server
-
-
-def server_of(net, compressor, workers, **options):
-    sizes = [p.numel() for p in net.parameters()]
-    return WorkerSimulation(compressor, workers, sizes=sizes, **options)
-
-
-def server_step(server, net, steps):
-    """Leave in .grad the mean of what workers send of the sum over some batches."""
-    gradients = []
-    for rank in range(server.workers):
-        net.zero_grad()
-        for step in steps:
-            loss_of(net, step, rank).backward()
-        gradients.append(flat(p.grad for p in net.parameters()))
-    parts = server.mean(torch.stack(gradients)).split(server.sizes)
-    for p, part in zip(net.parameters(), parts, strict=True):
-        p.grad = part.view_as(p)
 
 
 def _check_of(compressor, options):
@@ -362,7 +321,7 @@ def test_hook_equals_simulation_on_more_ranks(ranks, tmp_path):
 def test_refusals():
     with pytest.raises(ValueError, match="scope must be 'tensor' or 'bucket'"):
         TopKState(k=1, scope="global")
-    with pytest.raises(ValueError, match="give parameters=model.parameters"):
+    with pytest.raises(ValueError, match="give parameters=model"):
         CompressionState(RandomK(k=1))
     with pytest.raises(ValueError, match="checkpoints go by positions"):
         TopKState(k=1).state_dict()
