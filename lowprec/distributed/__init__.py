@@ -7,6 +7,8 @@ the next vector. A matrix holds one vector of each worker.
 
 import torch as _torch
 
+from ._checkpoint import Checkpoints as Checkpoints
+from ._checkpoint import redistributed as redistributed
 from ._collectives import Exchange as Exchange
 from ._collectives import mean_in_order as mean_in_order
 from ._communicator import Communicator as Communicator
