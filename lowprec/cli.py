@@ -47,6 +47,9 @@ _EXPERIMENTS = {
     "quasi-convex": _Experiment(
         "quasi_convex", "epochs", "f(w) = 3 ||w||^0.2 with artificial errors r and s"
     ),
+    "spars-ams": _Experiment(
+        "spars_ams", "steps", "SPARS-AMS on many workers: accuracy against bytes sent"
+    ),
 }
 
 
@@ -67,7 +70,8 @@ def _run_command(arguments: argparse.Namespace) -> None:
     config = module.config_from_arguments(arguments)
     with _progress(module.steps(config), experiment.unit) as advance:
         text = module.run_and_save(config, arguments.out, advance)
-    print(text)
+    if text:  # of several processes, one reports
+        print(text)
 
 
 def _report_command(arguments: argparse.Namespace) -> None:

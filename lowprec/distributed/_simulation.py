@@ -110,11 +110,11 @@ class WorkerSimulation:
         if compressed.errors is not None:
             self.error = torch.cat(compressed.errors, dim=1)
         self.step += 1
-        for payload in compressed.payloads:
-            self._count(payload)
+        sent = [payload.workers() for payload in compressed.payloads]
+        for of_one_tensor in sent:
+            self._count(of_one_tensor)
         self.stats.steps += 1
-        means = [mean_in_order(payload.workers()) for payload in compressed.payloads]
-        return torch.cat(means)
+        return torch.cat([mean_in_order(of_one_tensor) for of_one_tensor in sent])
 
     def _sizes(self, gradients: Tensor) -> list[int]:
         if gradients.dim() != 2 or gradients.shape[0] != self.workers:
@@ -130,14 +130,13 @@ class WorkerSimulation:
             )
         return sizes
 
-    def _count(self, payload: Payload) -> None:
-        carrier = 8 * payload.values.element_size()
-        dense = self.workers * payload.size * carrier
-        for one in payload.workers():
-            sent = Wire.of(one, self.indices).bytes(one.values.numel())
-            self.stats.sent_bits += 8 * sent
-        self.stats.dense_bits += dense
-        self.stats.recv_bits += dense
+    def _count(self, payloads: list[Payload]) -> None:
+        wire = Wire.of(payloads[0], self.indices)
+        sent = sum(wire.bytes(payload.values.numel()) for payload in payloads)
+        dense = len(payloads) * wire.size * wire.dtype.itemsize
+        self.stats.sent_bits += 8 * sent
+        self.stats.dense_bits += 8 * dense
+        self.stats.recv_bits += 8 * dense
 
     def state_dict(self) -> dict[str, Any]:
         """Return errors, step number and seed."""
