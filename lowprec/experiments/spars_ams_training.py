@@ -12,6 +12,7 @@ from torch import Tensor, distributed
 
 from ..distributed import Exchange, Traffic, WorkerSimulation
 from ..optim import AMSGrad, SparsAMS
+from ..random import draw_seed
 from .resumable import Part
 from .spars_ams_methods import Method
 from .spars_ams_workers import Perceptron, Shards
@@ -86,7 +87,7 @@ class _Simulated:
             error_feedback=method.error_feedback,
             error_format=method.error_format,
             indices=options.indices,
-            seed=options.seed,
+            seed=draw_seed(_generator(options)),  # as SparsAMS
         )
 
     def step(self, gradients: Tensor) -> None:
@@ -123,7 +124,7 @@ class _OnRanks:
             compressor=method.compressor(w.numel()),
             error_feedback=method.error_feedback,
             error_format=method.error_format,
-            generator=torch.Generator().manual_seed(options.seed),
+            generator=_generator(options),
             process_group=self.exchange,
         )
 
@@ -134,6 +135,10 @@ class _OnRanks:
     @property
     def sent_bytes(self) -> float:
         return self.exchange.stats.sent_bits / 8
+
+
+def _generator(options: RunOptions) -> torch.Generator:
+    return torch.Generator().manual_seed(options.seed)
 
 
 def _step_size(w: Tensor, method: Method, options: RunOptions) -> float:
@@ -169,7 +174,7 @@ def train(
         The curve, from the initial weights on.
     """
     net = Perceptron(data.features.shape[2], options.hidden)
-    generator = torch.Generator().manual_seed(options.seed)
+    generator = _generator(options)
     w = torch.nn.Parameter(net.initial(generator))
     workers = len(data.features)
     if on_ranks:
