@@ -80,6 +80,10 @@ class SparsAMSConfig:
                 )
         if self.data not in _DATA:
             raise ValueError(f"data must be one of {', '.join(_DATA)}, got {self.data}")
+        if self.data == "mnist" and self.data_dir is None:
+            raise ValueError(
+                "data 'mnist' needs --data-dir, the directory of the MNIST IDX files"
+            )
         for name in ("seeds", "workers", "steps", "batch", "hidden", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")

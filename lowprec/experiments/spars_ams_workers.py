@@ -57,13 +57,12 @@ def shards(
             first, so that a worker has one or two labels.
         workers: n.
         seed: of the permutation that chooses the test samples.
-        data_dir: of the IDX files, for MNIST.
+        data_dir: of the IDX files, for MNIST; None means the working directory.
 
     Raises:
         ImportError: if scikit-learn, which has the digits, is not installed.
         FileNotFoundError: if files are missing.
-        ValueError: if there are fewer samples than workers, or MNIST lacks its
-            directory.
+        ValueError: if there are fewer samples than workers.
     """
     pixels, labels = _loaded(data, data_dir)
     generator = torch.Generator().manual_seed(seed)
@@ -88,10 +87,7 @@ def shards(
 
 def _loaded(data: str, data_dir: str | Path | None) -> tuple[Tensor, Tensor]:
     if data == "mnist":
-        if data_dir is None:
-            raise ValueError(
-                "data 'mnist' needs --data-dir, the directory of the MNIST IDX files"
-            )
+        data_dir = data_dir or "."
         images = read_idx(data_dir, "train-images-idx3-ubyte", _IDX_IMAGES)
         labels = read_idx(data_dir, "train-labels-idx1-ubyte", _IDX_LABELS)
         pixels = images.reshape(len(images), -1) / np.float32(255)
