@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
@@ -105,8 +104,8 @@ class Compressor(ABC):
         return payload if p.dim() == 2 else payload.workers()[0]
 
     @abstractmethod
-    def _compress(self, rows: Tensor, seeds: Sequence[Tensor] | None) -> Payload:
-        """Compress [n, d]; ``seeds`` is for stochastic compressors only."""
+    def _compress(self, rows: Tensor, seeds: Tensor | None) -> Payload:
+        """Compress [n, d]; ``seeds``, [n], is for stochastic compressors only."""
 
 
 def check_vector(p: Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -50,7 +49,7 @@ class Sign(Compressor):
         """Return the q of the worst vector, which has one entry other than 0."""
         return math.sqrt(1 - 1 / size)
 
-    def _compress(self, rows: Tensor, seeds: Sequence[Tensor] | None) -> Payload:
+    def _compress(self, rows: Tensor, seeds: Tensor | None) -> Payload:
         magnitudes = rows.abs()
         check_finite(magnitudes.amax())
         scale = _row_sums(magnitudes.to(torch.float64)) / rows.shape[-1]
@@ -142,10 +141,10 @@ class Cast(Compressor):
         u = self.unit_roundoff
         return u / (1 + u) if self.rounding.mode in _NEAREST else u
 
-    def _compress(self, rows: Tensor, seeds: Sequence[Tensor] | None) -> Payload:
+    def _compress(self, rows: Tensor, seeds: Tensor | None) -> Payload:
         return self.compress_rows(rows, seeds)
 
-    def compress_rows(self, rows: Tensor, seeds: Sequence[Tensor] | None) -> Payload:
+    def compress_rows(self, rows: Tensor, seeds: Tensor | None) -> Payload:
         """Compress [n, d]; ``seeds`` has one for each row, if stochastic.
 
         Raises:
@@ -156,11 +155,14 @@ class Cast(Compressor):
         scale = self._scale(tops) if self.scaled else None
         rounded = rows if scale is None else _divided(rows, scale)
         rounded = self._rounded(rounded, seeds).to(rows.dtype)
-        if not bool(rounded.abs().amax().isfinite()):
+        reached = rounded.abs().amax(-1)
+        if scale is not None:
+            reached = reached * scale
+        if not bool(reached.isfinite().all()):
             raise ValueError(
-                f"an entry of {tops.max().item():g} is beyond "
-                f"{float(self.rounding.format.max):g}, the largest value of "
-                f"{self.rounding.format!r}: use scaled=True or saturation='finite'"
+                f"an entry of {tops.max().item():g} overflows in {self!r}, whose "
+                f"largest value is {float(self.rounding.format.max):g}: use "
+                "scaled=True or saturation='finite'"
             )
         return Payload(
             kind=PayloadKind.DENSE,
@@ -180,7 +182,7 @@ class Cast(Compressor):
         scale = torch.ldexp(torch.ones_like(tops), chosen)
         return torch.where(tops > 0, scale, torch.ones_like(scale))
 
-    def _rounded(self, x: Tensor, seeds: Sequence[Tensor] | None) -> Tensor:
+    def _rounded(self, x: Tensor, seeds: Tensor | None) -> Tensor:
         code = list(self.rounding.code)
         if seeds is None:
             return cast(Tensor, kernels.round(x, code))

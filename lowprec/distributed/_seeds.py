@@ -14,7 +14,7 @@ _STEPS = 2**32
 
 def worker_seeds(
     seed: Tensor, step: int, worker: int, count: int, offset: int = 0
-) -> list[Tensor]:
+) -> Tensor:
     """Return the seeds of ``count`` workers, the first numbered ``worker``.
 
     Contract:
@@ -30,16 +30,16 @@ def worker_seeds(
         offset: linear index of the vector's first element.
 
     Returns:
-        0-d int64 tensors on the CPU.
+        int64, [count], on the CPU.
     """
     first = torch.arange(2 * worker, 2 * (worker + count))
     seeds = _joined(first, seed.cpu(), step % _STEPS)
     if offset == 0:
-        return list(seeds.unbind())
-    place = torch.arange(2 * offset, 2 * offset + 2)
-    return [_joined(place, one, 0).squeeze(0) for one in seeds]
+        return seeds
+    place = torch.arange(2 * offset, 2 * offset + 2).expand(count, 2)
+    return _joined(place, seeds.unsqueeze(-1), 0).squeeze(-1)
 
 
 def _joined(index: Tensor, seed: Tensor, step: int) -> Tensor:
     words = philox_words(index, seed, step=step, purpose=_PURPOSE_WORKER)
-    return (words[0::2] << 32) | words[1::2]
+    return (words[..., 0::2] << 32) | words[..., 1::2]

@@ -28,8 +28,12 @@ def largest(magnitudes: Tensor, k: int) -> Tensor:
     Returns:
         int64, [n, k].
     """
-    rows = magnitudes.shape[0]
-    threshold = torch.stack([_kth_largest(row, k) for row in magnitudes]).unsqueeze(-1)
+    rows, size = magnitudes.shape
+    if size > _LONG:
+        thresholds = torch.stack([_kth_largest(row, k) for row in magnitudes])
+    else:
+        thresholds = magnitudes.topk(k, sorted=False).values.amin(-1)
+    threshold = thresholds.unsqueeze(-1)
     kept = magnitudes >= threshold
     found = kept.nonzero()
     if found.shape[0] > rows * k:
@@ -41,8 +45,8 @@ def largest(magnitudes: Tensor, k: int) -> Tensor:
 
 
 def _kth_largest(row: Tensor, k: int) -> Tensor:
-    """Return the k-th largest entry; where the guess fails, only time is lost."""
-    if row.numel() > _LONG and k <= row.numel() // 4:
+    """Return the k-th largest entry of a long row; a bad guess only costs time."""
+    if k <= row.numel() // 4:
         stride = row.numel() // _SAMPLE
         sample = row[::stride]
         rank = k / stride
@@ -55,48 +59,47 @@ def _kth_largest(row: Tensor, k: int) -> Tensor:
     return row.topk(k, sorted=False).values.amin()
 
 
-def random_subset(size: int, count: int, seed: Tensor) -> Tensor:
-    r"""Return a uniformly random subset of [0, size), ascending.
+def random_subsets(size: int, count: int, seeds: Tensor) -> Tensor:
+    r"""Return a uniformly random subset of [0, size) for each seed, ascending.
 
     Contract:
         The first ``count`` distinct numbers of the sequence
         :math:`\lfloor w_j \cdot \mathrm{size} / 2^{62} \rfloor`, where w_j are words 2j
-        and 2j + 1 of the Philox stream of ``seed``, 31 bits of each; or, for more than
+        and 2j + 1 of the Philox stream of the seed, 31 bits of each; or, for more than
         half of all, those that are not in such a subset. A pure function of its
         arguments that takes time in proportion to ``count``.
 
     Args:
         size: d, below 2^31.
         count: from 0 to ``size``.
-        seed: 0-d int64.
+        seeds: int64, [n].
 
     Returns:
-        int64, [count].
+        int64, [n, count].
     """
+    rows = seeds.numel()
     if count > size // 2:
-        rest = torch.ones(size, dtype=torch.bool)
-        rest[random_subset(size, size - count, seed)] = False
-        return rest.nonzero().flatten()
-    drawn = torch.empty(0, dtype=torch.int64)
-    start, distinct = 0, drawn
-    while distinct.numel() < count:
+        rest = torch.ones(rows, size, dtype=torch.bool)
+        rest.scatter_(-1, random_subsets(size, size - count, seeds), False)
+        return rest.nonzero()[:, 1].reshape(rows, count)
+    drawn = torch.empty(rows, 0, dtype=torch.int64)
+    while True:
         more = count + count // 2 + 16
-        drawn = torch.cat([drawn, _draws(size, start, more, seed.cpu())])
-        start += more
-        distinct = _first_occurrences(drawn)
-    return distinct[:count].sort().values
+        new = _draws(size, drawn.shape[-1], more, seeds.cpu())
+        drawn = torch.cat([drawn, new], -1)
+        ordered, position = drawn.sort(stable=True)
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        if int(first.sum(-1).min()) >= count:
+            break
+    # The distinct numbers in the order in which they were drawn.
+    when = torch.where(first, position, drawn.shape[-1]).argsort()[:, :count]
+    return ordered.gather(-1, when).sort().values
 
 
-def _draws(size: int, start: int, count: int, seed: Tensor) -> Tensor:
-    words = philox_words(torch.arange(2 * start, 2 * (start + count)), seed)
-    high, low = words[0::2] >> 1, words[1::2] >> 1
+def _draws(size: int, start: int, count: int, seeds: Tensor) -> Tensor:
+    index = torch.arange(2 * start, 2 * (start + count)).expand(seeds.numel(), -1)
+    words = philox_words(index, seeds.unsqueeze(-1)) >> 1
+    high, low = words[:, 0::2], words[:, 1::2]
     # floor((high 2^31 + low) size / 2^62) in 64 bits.
     return (high * size + (low * size >> 31)) >> 31
-
-
-def _first_occurrences(drawn: Tensor) -> Tensor:
-    """Return the distinct numbers in the order in which they were drawn."""
-    ordered, position = drawn.sort(stable=True)
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    return drawn[position[first].sort().values]

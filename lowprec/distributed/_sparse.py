@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ..rounding import RoundingLike
 from ._compressor import Compressor, check_finite, share
 from ._dense import Cast
 from ._payload import Payload, PayloadKind
-from ._selection import largest, random_subset
+from ._selection import largest, random_subsets
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,14 @@ class _Counted(Compressor):
         """Return the compressor with k at most ``size``."""
         return self if self.k is None else replace(self, k=min(self.k, size))
 
-    def _compress(self, rows: Tensor, seeds: Sequence[Tensor] | None) -> Payload:
+    def _compress(self, rows: Tensor, seeds: Tensor | None) -> Payload:
         magnitudes = rows.abs()
         check_finite(magnitudes.amax())
         indices = self._chosen(magnitudes, self.count(rows.shape[-1]), seeds)
         return self._sent(rows.gather(-1, indices), indices, rows.shape[-1], seeds)
 
     @abstractmethod
-    def _chosen(
-        self, magnitudes: Tensor, k: int, seeds: Sequence[Tensor] | None
-    ) -> Tensor: ...
+    def _chosen(self, magnitudes: Tensor, k: int, seeds: Tensor | None) -> Tensor: ...
 
     @abstractmethod
     def _sent(
@@ -96,7 +94,7 @@ class _Counted(Compressor):
         values: Tensor,
         indices: Tensor,
         size: int,
-        seeds: Sequence[Tensor] | None,
+        seeds: Tensor | None,
     ) -> Payload: ...
 
 
@@ -167,9 +165,7 @@ class TopK(_Counted):
         u = 0.0 if self.values is None else self.values.unit_roundoff
         return math.sqrt(1 - (1 - u * u) * kept)
 
-    def _chosen(
-        self, magnitudes: Tensor, k: int, seeds: Sequence[Tensor] | None
-    ) -> Tensor:
+    def _chosen(self, magnitudes: Tensor, k: int, seeds: Tensor | None) -> Tensor:
         return largest(magnitudes, k)
 
     def _sent(
@@ -177,7 +173,7 @@ class TopK(_Counted):
         values: Tensor,
         indices: Tensor,
         size: int,
-        seeds: Sequence[Tensor] | None,
+        seeds: Tensor | None,
     ) -> Payload:
         if self.values is None:
             return Payload(
@@ -196,7 +192,7 @@ class RandomK(_Counted):
         \text{ if unbiased, } Q(p)_j = (d/k) p_j
 
     Contract:
-        The indices are those of `random_subset`: every subset of k entries is equally
+        The indices are those of `random_subsets`: every subset of k entries is equally
         likely. Every worker has its own. ``contraction`` is the root mean square; no
         q < 1 holds for all draws. The factor d/k is rounded to the carrier, and so are
         the products with it.
@@ -248,19 +244,17 @@ class RandomK(_Counted):
                 f"error_feedback=False, or k above {size // 2}"
             )
 
-    def _chosen(
-        self, magnitudes: Tensor, k: int, seeds: Sequence[Tensor] | None
-    ) -> Tensor:
+    def _chosen(self, magnitudes: Tensor, k: int, seeds: Tensor | None) -> Tensor:
         size = magnitudes.shape[-1]
-        rows = [random_subset(size, k, seed) for seed in seeds or ()]
-        return torch.stack(rows).to(magnitudes.device)
+        subsets = random_subsets(size, k, cast(Tensor, seeds))
+        return subsets.to(magnitudes.device)
 
     def _sent(
         self,
         values: Tensor,
         indices: Tensor,
         size: int,
-        seeds: Sequence[Tensor] | None,
+        seeds: Tensor | None,
     ) -> Payload:
         if self.unbiased:
             values = values * (size / indices.shape[-1])
@@ -333,7 +327,7 @@ class Threshold(Compressor):
         rest = (size - 1) * self.relative**2
         return math.sqrt(rest / (1 + rest))
 
-    def _compress(self, rows: Tensor, seeds: Sequence[Tensor] | None) -> Payload:
+    def _compress(self, rows: Tensor, seeds: Tensor | None) -> Payload:
         magnitudes = rows.abs()
         tops = magnitudes.amax(-1, keepdim=True)
         check_finite(tops)

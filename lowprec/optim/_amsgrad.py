@@ -24,6 +24,9 @@ from ._update import (
 )
 
 
+_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+
 class Member(NamedTuple):
     """A parameter with a gradient, and what its step needs."""
 
@@ -222,11 +225,14 @@ class _Change(NamedTuple):
 
 def _change(member: Member, gradient: Tensor, seeds: Seeds | None) -> _Change:
     p, group, state, offset = member
-    zeros = torch.zeros_like(p, memory_format=torch.preserve_format)
+    moments = {name: state[name] for name in _MOMENTS if name in state}
+    if not moments:
+        moments = {name: torch.zeros_like(p) for name in _MOMENTS}
+    first, second, largest = moments.values()
     step = state["step"] + 1 if "step" in state else torch.tensor(1.0)
-    first = next_first(state.get("exp_avg", zeros), gradient, group, seeds, offset)
-    second = next_second(state.get("exp_avg_sq", zeros), gradient, group, seeds, offset)
-    largest = torch.maximum(state.get("max_exp_avg_sq", zeros), second)
+    first = next_first(first, gradient, group, seeds, offset)
+    second = next_second(second, gradient, group, seeds, offset)
+    largest = torch.maximum(largest, second)
     changed = {
         "step": step,
         "exp_avg": first,
