@@ -11,6 +11,7 @@ from lowprec.distributed import (
     dense_step_time,
     sparse_step_time,
 )
+from lowprec.theory import spars_ams
 
 NETWORK = Machine(latency=3e-5, bandwidth=2e8)
 
@@ -40,13 +41,16 @@ def test_communication_is_that_of_a_ring(workers):
     assert dense.communication == pytest.approx(parts)
 
 
-def test_break_even_is_that_of_the_specification():
+@pytest.mark.parametrize("workers", [3, 20, 1000])
+def test_break_even_is_that_of_the_theory(workers):
     # Without latencies: k/d = 2 b / (n (b_val + b_idx)), 5 % for 20 workers.
-    size, workers = 10**6, 20
+    size = 10**6
     network = replace(NETWORK, latency=0.0)
     dense = dense_step_time(network, workers, size).total
     wire = Wire(kind="sparse", size=size, indices="int32")
-    for entries, cheaper in ((49_900, True), (50_100, False)):
+    density = spars_ams.break_even_density(workers, value_bits=32, bits_of_index=32)
+    for factor, cheaper in ((0.999, True), (1.001, False)):
+        entries = round(factor * density * size)
         payload = wire.bytes(entries)
         sparse = sparse_step_time(network, workers, size, entries, payload).total
         assert (sparse < dense) is cheaper

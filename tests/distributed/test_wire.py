@@ -15,6 +15,7 @@ from lowprec.distributed import (
     Wire,
 )
 from lowprec.distributed._bits import pack_bits, packed_bytes, unpack_bits
+from lowprec.theory.spars_ams import payload_bits
 
 STOCHASTIC = lp.Rounding("e5m2", "stochastic")
 COMPRESSORS = [
@@ -111,13 +112,21 @@ def test_bytes_of_the_specification():
     assert Wire.of(dense).pack(dense).numel() == 9640
 
 
-@pytest.mark.parametrize("size", [1, 2, 2410])
-def test_a_bitmap_replaces_indices_where_it_is_shorter(size):
-    wire = Wire(kind="sparse", size=size)
-    width = math.ceil(math.log2(size))
+@pytest.mark.parametrize("size", [1, 2, 17, 2410])
+@pytest.mark.parametrize("values", [None, "bfloat16", "e2m1fn"])
+def test_bytes_are_the_bits_of_the_theory(values, size):
+    value_bits = 32 if values is None else lp.format(values).bits
     for entries in {1, size // 20 + 1, size}:
-        listed, mapped = math.ceil(entries * width / 8), math.ceil(size / 8)
-        assert wire.bytes(entries) == min(listed, mapped) + 4 * entries
+        payload = TopK(k=entries, values=values).compress(torch.linspace(-3, 3, size))
+        for indices, index_bits in (("packed", None), ("int32", 32)):
+            wire = Wire.of(payload, indices)
+            bits = payload_bits(
+                entries, size, value_bits=value_bits, bits_of_index=index_bits
+            )
+            # Two parts of whole bytes, and one where no code is NaN.
+            flag = values == "e2m1fn"
+            assert 0 <= 8 * (wire.bytes(entries) - flag) - bits < 16
+            assert wire.pack(payload).numel() == wire.bytes(entries)
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
