@@ -164,6 +164,18 @@ class Communicator:
             + "; ".join(different)
         )
 
+    def everywhere(self, fact: bool) -> bool:
+        """Return whether something is true on all ranks; the same on each.
+
+        Args:
+            fact: whether it is true on this rank.
+
+        Raises:
+            RuntimeError: as `gather`.
+        """
+        own = torch.tensor([fact], dtype=torch.uint8, device=self.device)
+        return all(bool(one) for one in self._uncounted(own))
+
     def first_seed(self, seed: Tensor | None) -> Tensor:
         """Return rank 0's seed, which it draws if it has none.
 
@@ -175,7 +187,7 @@ class Communicator:
         return received[0].reshape(()).cpu()
 
     def _uncounted(self, sent: Tensor) -> list[Tensor]:
-        """Gather what belongs to the set-up: the accounts are those of training."""
+        """Gather what is no gradient: the accounts are those of gradients."""
         before = (self.stats.sent_bits, self.stats.recv_bits)
         received = self.gather(sent)
         self.stats.sent_bits, self.stats.recv_bits = before

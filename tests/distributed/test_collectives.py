@@ -21,7 +21,7 @@ from lowprec.distributed import (
     mean_in_order,
     redistributed,
 )
-from lowprec.optim import SparsAMS
+from lowprec.optim import AMSGrad, SparsAMS
 
 
 def _vector(rank, size=2410):
@@ -103,6 +103,49 @@ def _nonfinite(rank, action):
     return record
 
 
+def _scaled(rank, scaler):
+    """Training under a gradient scaler, with an infinity on rank 1 at step 1."""
+    net = model()
+    optimizer = SparsAMS(
+        net.parameters(), lr=0.01, density=0.02, process_group=distributed.group.WORLD
+    )
+    scales = []
+    for step in range(3):
+        optimizer.zero_grad()
+        loss = loss_of(net, step, rank)
+        scaler.scale(loss * math.inf if step == rank == 1 else loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scales.append(scaler.get_scale())
+    return flat(net.parameters()), scales
+
+
+def _torch_scaler(rank):
+    # GradScaler itself decides on each rank alone.
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+    return _scaled(rank, ShardedGradScaler("cpu", init_scale=16.0))
+
+
+def _own_scaler(rank):
+    return _scaled(rank, lp.optim.LossScaler(16.0))
+
+
+def _clipped(rank):
+    """Each rank clips its own gradient, before its error joins."""
+    net = model()
+    optimizer = SparsAMS(
+        net.parameters(), lr=0.01, density=0.02, process_group=distributed.group.WORLD
+    )
+    for step in range(2):
+        optimizer.zero_grad()
+        for part in (0, 1):  # accumulated
+            loss_of(net, 2 * step + part, rank).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        optimizer.step()
+    return flat(net.parameters())
+
+
 def _without_gradient(rank):
     """One parameter has a gradient on rank 1 only."""
     first, second = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
@@ -144,6 +187,9 @@ CHECKS = {
     "different models": _different_models,
     "skip": lambda rank: _nonfinite(rank, "skip"),
     "raise": lambda rank: _nonfinite(rank, "raise"),
+    "torch scaler": _torch_scaler,
+    "own scaler": _own_scaler,
+    "clipped": _clipped,
     "without gradient": _without_gradient,
     "saved": _saved,
     "sharded": _sharded,
@@ -220,6 +266,36 @@ def test_a_gradient_that_is_not_finite_stops_all_ranks_alike(two):
     for skipped, raised in zip(two["skip"], two["raise"], strict=True):
         assert "nothing was changed" in raised[1]
         assert torch.equal(raised[2], skipped[2])
+
+
+@pytest.mark.parametrize("name", ["torch scaler", "own scaler"])
+def test_scalers_skip_on_all_ranks(name, two):
+    for rank, (weights, scales) in enumerate(two[name]):
+        assert scales == [16.0, 8.0, 8.0]
+        # A power of two changes no bit.
+        skipped = two["skip"][rank][2][: len(weights)]
+        assert torch.equal(weights, skipped)
+
+
+def test_accumulated_gradients_are_clipped_on_each_rank(two):
+    net = model()
+    optimizer = AMSGrad(net.parameters(), lr=0.01)
+    server = WorkerSimulation(TopK(density=0.02), 2)
+    for step in range(2):
+        gradients = []
+        for rank in range(2):
+            net.zero_grad()
+            for part in (0, 1):
+                loss_of(net, 2 * step + part, rank).backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+            gradients.append(flat(p.grad for p in net.parameters()))
+        mean = server.mean(torch.stack(gradients))
+        parts = mean.split([p.numel() for p in net.parameters()])
+        for p, part in zip(net.parameters(), parts, strict=True):
+            p.grad = part.view_as(p)
+        optimizer.step()
+    for weights in two["clipped"]:
+        assert torch.equal(weights, flat(net.parameters()))
 
 
 def test_a_missing_gradient_counts_as_zeros(two):
