@@ -46,7 +46,13 @@ def compression_hook(state: CompressionState, bucket: GradBucket) -> Future[Tens
     if not finite:  # the payloads have the right sizes, and are not sent
         vectors = [torch.zeros_like(vector) for vector in vectors]
     sizes = [vector.numel() for vector in vectors]
-    errors = [state._errors.get(p) for p in parameters]
+    kept = [state._errors.get(p) for p in parameters]
+    # DDP drops the mean of a parameter that no rank has used, and with it what would
+    # be sent of its error.
+    idle = [not bool(vector.any()) for vector in vectors]
+    errors = [
+        None if unused else error for error, unused in zip(kept, idle, strict=True)
+    ]
     offsets = [state._offset(p) for p in parameters]
     if state.scope == "bucket":
         errors = [
@@ -63,7 +69,8 @@ def compression_hook(state: CompressionState, bucket: GradBucket) -> Future[Tens
     )
     if compressed.errors is not None:
         left = torch.cat(compressed.errors).split(sizes)
-        state._pending.update(zip(parameters, left, strict=True))
+        for p, new, old, unused in zip(parameters, left, kept, idle, strict=True):
+            state._pending[p] = new + old if unused and old is not None else new
 
     def written(means: list[Tensor] | None) -> bool:
         if means is None:

@@ -35,7 +35,9 @@ class CompressionState:
         `WorkerSimulation` with the sizes of the parameters. Errors belong to
         parameters, so that they survive when DDP rebuilds its buckets. If a gradient
         of any rank is not finite, all ranks get NaN in that bucket, which gradient
-        scalers see, and no error of that step is kept anywhere. Under ``no_sync()``
+        scalers see, and no error of that step is kept anywhere. A parameter whose
+        gradient is zero on a rank keeps its error there, as it may be one that DDP
+        does not use. Under ``no_sync()``
         nothing is sent; the sum of the gradients takes part once, at the
         synchronising step. Clip and scale what `backward` leaves as without the hook.
 

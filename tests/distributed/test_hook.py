@@ -136,6 +136,38 @@ def _own_scaler():
     return lp.optim.LossScaler(16.0)
 
 
+class Branching(nn.Module):
+    """Two layers, of which the second is not always used."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x, both):
+        return self.first(x) + (self.second(x) if both else 0)
+
+
+def _unused(rank, scope):
+    """Sums of what was sent and of this rank's gradients, and the error left."""
+    net = Branching()
+    state = TopKState(k=2, scope=scope)
+    ddp = DistributedDataParallel(net, find_unused_parameters=True)
+    ddp.register_comm_hook(state, topk_hook)
+    alone, sent, gradients = Branching(), 0, 0
+    for step in range(4):
+        x = torch.full((1, 4), float(step + rank + 1))
+        for called in (ddp, alone):
+            called.zero_grad()
+            called(x, step % 2 == 0).sum().backward()
+        weights = net.second.weight, alone.second.weight
+        arrived, own = (
+            torch.zeros(4, 4) if w.grad is None else w.grad for w in weights
+        )
+        sent, gradients = sent + arrived, gradients + own
+    return sent, gradients, state.error(net.second.weight).clone()
+
+
 def _clipped(rank):
     net = model()
     ddp = hooked(net, TopKState(density=0.1))
@@ -194,6 +226,8 @@ MORE = {
     "accumulated": _accumulated,
     "torch scaler": lambda rank: _skipped(rank, _torch_scaler),
     "own scaler": lambda rank: _skipped(rank, _own_scaler),
+    "unused": lambda rank: _unused(rank, "tensor"),
+    "unused in bucket": lambda rank: _unused(rank, "bucket"),
     "clipped": _clipped,
     "bucket scope": _bucket_scope,
     "resumed": _resumed,
@@ -283,6 +317,17 @@ def test_errors_are_in_units_of_the_unscaled_gradient(two):
         optimizer.step()
     for record in two["own scaler"]:
         assert torch.equal(record[-1][1], flat(net.parameters()))
+
+
+@pytest.mark.parametrize("name", ["unused", "unused in bucket"])
+def test_nothing_is_lost_where_ddp_drops_unused_parameters(name, two):
+    # I1 in small integers, which are exact.
+    ranks = two[name]
+    owed = sum(gradients for _, gradients, _ in ranks) / 2
+    left = sum(error for _, _, error in ranks) / 2
+    assert left.count_nonzero() > 0
+    for sent, _, _ in ranks:
+        assert torch.equal(sent + left, owed)
 
 
 def test_clipping_acts_on_the_mean_and_keeps_ranks_equal(two):
