@@ -45,32 +45,8 @@ def compression_hook(state: CompressionState, bucket: GradBucket) -> Future[Tens
     finite = all_finite(vectors)
     if not finite:  # the payloads have the right sizes, and are not sent
         vectors = [torch.zeros_like(vector) for vector in vectors]
+    payloads = state._compressed(parameters, vectors, exchange.rank)
     sizes = [vector.numel() for vector in vectors]
-    kept = [state._errors.get(p) for p in parameters]
-    # DDP drops the mean of a parameter that no rank has used, and with it what would
-    # be sent of its error.
-    idle = [not bool(vector.any()) for vector in vectors]
-    errors = [
-        None if unused else error for error, unused in zip(kept, idle, strict=True)
-    ]
-    offsets = [state._offset(p) for p in parameters]
-    if state.scope == "bucket":
-        errors = [
-            None if all(error is None for error in errors) else _joined(errors, vectors)
-        ]
-        vectors, offsets = [torch.cat(vectors)], offsets[:1]
-    compressed = state.compression(
-        vectors,
-        errors,
-        offsets,
-        seed=state._seed,
-        step=state.step,
-        worker=exchange.rank,
-    )
-    if compressed.errors is not None:
-        left = torch.cat(compressed.errors).split(sizes)
-        for p, new, old, unused in zip(parameters, left, kept, idle, strict=True):
-            state._pending[p] = new + old if unused and old is not None else new
 
     def written(means: list[Tensor] | None) -> bool:
         if means is None:
@@ -81,7 +57,7 @@ def compression_hook(state: CompressionState, bucket: GradBucket) -> Future[Tens
             gradient.copy_(part.view_as(gradient)).mul_(scale)
         return True
 
-    means = exchange.means(compressed.payloads, finite=finite)
+    means = exchange.means(payloads, finite=finite)
     state._finished.append(exchange.after(means, written))
     everything = state._finished
     if not bucket.is_last():
@@ -117,8 +93,3 @@ def topk_hook(state: TopKState, bucket: GradBucket) -> Future[Tensor]:
 def _result(done: Future[bool], bucket: GradBucket) -> Tensor:
     done.value()  # raises what failed
     return bucket.buffer()
-
-
-def _joined(errors: list[Tensor | None], vectors: list[Tensor]) -> Tensor:
-    known = zip(errors, vectors, strict=True)
-    return torch.cat([torch.zeros_like(v) if e is None else e for e, v in known])

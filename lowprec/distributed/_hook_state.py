@@ -14,6 +14,7 @@ from ..rounding import RoundingLike
 from ._collectives import Exchange
 from ._compressor import Compressor
 from ._parts import Compression, starts
+from ._payload import Payload
 from ._sparse import TopK
 from ._wire import IndexCoding, index_coding
 
@@ -201,6 +202,30 @@ class CompressionState:
             )
         return self._offsets[parameter]
 
+    def _compressed(
+        self, parameters: list[Tensor], vectors: list[Tensor], rank: int
+    ) -> list[Payload]:
+        """Return what this rank sends of a bucket; its next errors are pending."""
+        kept = [self._errors.get(p) for p in parameters]
+        # DDP drops the mean of a parameter that no rank has used, and with it what
+        # would be sent of its error.
+        idle = [not bool(vector.any()) for vector in vectors]
+        pairs = zip(kept, idle, strict=True)
+        errors = [None if unused else error for error, unused in pairs]
+        offsets = [self._offset(p) for p in parameters]
+        sizes = [vector.numel() for vector in vectors]
+        if self.scope == "bucket":
+            errors, offsets = [_joined(errors, vectors)], offsets[:1]
+            vectors = [torch.cat(vectors)]
+        compressed = self.compression(
+            vectors, errors, offsets, seed=self._seed, step=self.step, worker=rank
+        )
+        if compressed.errors is not None:
+            left = torch.cat(compressed.errors).split(sizes)
+            for p, new, old, unused in zip(parameters, left, kept, idle, strict=True):
+                self._pending[p] = new + old if unused and old is not None else new
+        return compressed.payloads
+
     def _begin(self) -> None:
         """Forget what a step has left that failed."""
         self._pending, self._finished = {}, []
@@ -241,6 +266,13 @@ class TopKState(CompressionState):
     ) -> None:
         """Check the arguments."""
         super().__init__(TopK(k=k, density=density, values=values), **options)
+
+
+def _joined(errors: list[Tensor | None], vectors: list[Tensor]) -> Tensor | None:
+    if all(error is None for error in errors):
+        return None
+    known = zip(errors, vectors, strict=True)
+    return torch.cat([torch.zeros_like(v) if e is None else e for e, v in known])
 
 
 def _numbered(parameters: Iterable[Tensor]) -> dict[Tensor, int]:
