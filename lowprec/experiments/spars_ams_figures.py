@@ -20,7 +20,7 @@ _DRAWN = {
     "topk-0.1%-no-ef": ("tab:red", "--"),
     "sign": ("tab:orange", "-"),
 }
-_LEAST_ACCURACY = 0.2
+_LEAST_ACCURACY = 0.1
 
 
 def figure(result: SparsAMSResult) -> Any:
