@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from .. import kernels
-from ..kernels.exact import add_to_odd
+from ..kernels import codes, portable
+from ..kernels.exact import add_to_odd, two_sum
 from ..random import as_seed, split_seed
 from ..rounding import Rounding, RoundingLike, as_rounding
 from ._compressor import Compressor, check_vector
-from ._payload import Payload
+from ._payload import Payload, PayloadKind
 from ._seeds import worker_seeds
 
 # Of the parts of a worker's seed; the compressor has the seed itself.
@@ -141,9 +142,9 @@ class ErrorFeedback:
         fl = self.error_format
         if fl is None:
             return payload.apply(torch.sub, p)
-        # A copy also where p is in float64 already: `apply` writes.
-        rest = payload.apply(_difference_to_odd, p.to(torch.float64, copy=True))
         code = list(fl.code)
+        _check_held(fl, p.dtype)
+        rest = _difference(payload, p)
         if key is None or not fl.stochastic:
             rounded = kernels.round(rest, code)
         else:
@@ -154,7 +155,8 @@ class ErrorFeedback:
             rounded = torch.stack(
                 [kernels.round_stochastic(row, code, own, 0) for row, own in pairs]
             )
-        if not bool(rounded.abs().amax().isfinite()):
+        # A finite sum, which takes one pass, has finite terms only.
+        if not bool(rounded.sum().isfinite()) and not bool(rounded.isfinite().all()):
             raise ValueError(
                 f"an error of {rest.abs().amax().item():g} is beyond "
                 f"{float(fl.format.max):g}, the largest value of {fl.format!r}: use a "
@@ -163,5 +165,35 @@ class ErrorFeedback:
         return cast(Tensor, rounded.reshape(p.shape).to(p.dtype))
 
 
-def _difference_to_odd(p: Tensor, sent: Tensor) -> Tensor:
-    return add_to_odd(p, -sent.to(torch.float64))
+def _check_held(fl: Rounding, dtype: torch.dtype) -> None:
+    """Refuse formats of which the carrier lacks values."""
+    code, carrier = codes.decode(list(fl.code)), portable.CARRIERS[dtype]
+    portable.max_bits(code, carrier)
+    quantum = code.emin - (code.precision - 1 if fl.format.subnormals else 0)
+    lowest = 2 - carrier.bias - carrier.precision
+    if code.precision > carrier.precision or quantum < lowest:
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"a {name} carrier cannot hold every value of {fl.format!r}: use a "
+            "narrower error_format, or None for the carrier itself"
+        )
+
+
+def _difference(payload: Payload, p: Tensor) -> Tensor:
+    """Return p - Q(p) as a tensor that rounds as the exact difference does.
+
+    In the carrier where all differences are exact, else in float64, rounded to odd.
+    """
+    errors: list[Tensor] = []
+
+    def split(p: Tensor, sent: Tensor) -> Tensor:
+        total, error = two_sum(p, -sent)
+        errors.append(error)
+        return total
+
+    rest = payload.apply(split, p)
+    if not bool(errors[0].any()):
+        return rest
+    kind = payload.kind if payload.indices is not None else PayloadKind.DENSE
+    missing = replace(payload, kind=kind, values=errors[0], scale=None, rounding=None)
+    return missing.apply(add_to_odd, rest.to(torch.float64))

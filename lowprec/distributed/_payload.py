@@ -93,7 +93,7 @@ class Payload:
             p, or a new tensor.
         """
         if self.indices is None:
-            return function(p, self.dense())
+            return function(p, self.dense().to(p.dtype))
         index, values = self.indices, self.values
         if self.scale is not None:
             values = values * self.scale.unsqueeze(-1)

@@ -34,14 +34,14 @@ def largest(magnitudes: Tensor, k: int) -> Tensor:
     else:
         thresholds = magnitudes.topk(k, sorted=False).values.amin(-1)
     threshold = thresholds.unsqueeze(-1)
-    kept = magnitudes >= threshold
-    found = kept.nonzero()
-    if found.shape[0] > rows * k:
-        above = magnitudes > threshold
-        ties = kept ^ above
-        room = k - above.sum(-1, keepdim=True)
-        found = (above | (ties & (ties.cumsum(-1) <= room))).nonzero()
-    return found[:, 1].reshape(rows, k)
+    row, index = (magnitudes >= threshold).nonzero().unbind(-1)
+    if index.numel() > rows * k:
+        tie = magnitudes[row, index] == threshold[row, 0]
+        ties = row[tie].bincount(minlength=rows)
+        room = k - (row.bincount(minlength=rows) - ties)
+        rank = tie.cumsum(0) - (ties.cumsum(0) - ties)[row]
+        index = index[~tie | (rank <= room[row])]
+    return index.reshape(rows, k)
 
 
 def _kth_largest(row: Tensor, k: int) -> Tensor:

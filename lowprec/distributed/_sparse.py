@@ -98,7 +98,7 @@ class _Counted(Compressor):
     ) -> Payload: ...
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, init=False, repr=False)
 class TopK(_Counted):
     r"""Send the k entries of largest magnitude, optionally rounded.
 

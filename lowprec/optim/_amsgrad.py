@@ -23,7 +23,6 @@ from ._update import (
     store_update,
 )
 
-
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 

@@ -63,11 +63,11 @@ class SparsAMS(AbstractAMSGrad):
     Args:
         params: parameters or groups, as in ``torch.optim``; float32 or float64.
         lr: step size eta; see `rounded_step_size`.
-        density: share of the entries to send, those of largest magnitude: short for
-            ``compressor=TopK(density=density)``.
         betas: beta_1 and beta_2.
         eps: epsilon, added under the root; positive, as most entries are zeros.
         weight_decay: lambda.
+        density: share of the entries to send, those of largest magnitude: short for
+            ``compressor=TopK(density=density)``.
         compressor: Q; None means the one that ``density`` or ``k`` says.
         k: number of entries to send: short for ``compressor=TopK(k=k)``. For the scope
             ``"tensor"`` each parameter sends min(k, numel).
@@ -120,11 +120,11 @@ class SparsAMS(AbstractAMSGrad):
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        density: float | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0,
         *,
+        density: float | None = None,
         compressor: Compressor | None = None,
         k: int | None = None,
         scope: Scope = "global",

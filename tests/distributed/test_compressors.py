@@ -381,3 +381,12 @@ def test_gradients_do_not_pass():
 def test_a_scaled_value_beyond_the_carrier_is_refused():
     with pytest.raises(ValueError, match="overflows"):
         Cast("e5m2", scaled=True).compress(torch.tensor([3.4e38]))
+
+
+@pytest.mark.parametrize("k", [1, 7, 29, 30])
+def test_ties_of_one_worker_are_no_matter_for_another(k):
+    x = torch.randint(-3, 4, (50, 30)).float()
+    x[::5] = torch.randn(10, 30)
+    payload = TopK(k=k).compress(x)
+    for row, indices in zip(x.tolist(), payload.indices.tolist(), strict=True):
+        assert indices == sorted(top(row, k))

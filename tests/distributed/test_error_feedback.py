@@ -103,6 +103,37 @@ def test_entries_that_are_not_sent_are_kept_to_the_last_bit(dtype, values):
     ]
 
 
+def saturating(name, **options):
+    return Cast(lp.Rounding(name, saturation="finite"), **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "compressor",
+    [Sign(), saturating("e4m3fn"), TopK(k=2, values=saturating("e4m3fn"))],
+    ids=repr,
+)
+@pytest.mark.parametrize("error_format", ["bfloat16", lp.Rounding("e8m15", "to_odd")])
+def test_differences_beyond_the_carrier_are_rounded_once(
+    compressor, dtype, error_format
+):
+    # p - 448 is just below a tie of bfloat16, and rounds to the tie in float32.
+    large = 2.0**34 * (1 + 3 * 2.0**-8)
+    p = torch.tensor([large, -large, 0.1, 5e-8, 1e9], dtype=dtype)
+    payload, error = ErrorFeedback(compressor, error_format).step(p)
+    sent = fractions(payload.dense())
+    exact = [a - b for a, b in zip(fractions(p), sent, strict=True)]
+    expected = [Fraction(exact_round(value, error_format)) for value in exact]
+    assert fractions(error) == expected
+    if not isinstance(compressor, Sign):
+        assert error[0].item() == 2.0**34 * (1 + 2.0**-7) or error_format != "bfloat16"
+
+
+def test_a_format_that_the_carrier_does_not_hold_is_refused():
+    with pytest.raises(ValueError, match="float32 carrier cannot hold"):
+        ErrorFeedback(Sign(), "binary64").step(torch.tensor([0.1, 3.0]))
+
+
 def test_the_errors_of_a_threshold_stay_below_it():
     feedback, error = ErrorFeedback(Threshold(absolute=0.5)), None
     for g in torch.randn(200, 3, D) / 4:
