@@ -57,6 +57,9 @@ _EXPERIMENTS = {
         "steps",
         "covariance of SGD with rounded gradients and parameters beside predictions",
     ),
+    "spars-ams": _Experiment(
+        "spars_ams", "steps", "SPARS-AMS on many workers: accuracy against bytes sent"
+    ),
 }
 
 
@@ -77,7 +80,8 @@ def _run_command(arguments: argparse.Namespace) -> None:
     config = module.config_from_arguments(arguments)
     with _progress(module.steps(config), experiment.unit) as advance:
         text = module.run_and_save(config, arguments.out, advance)
-    print(text)
+    if text:  # of several processes, one reports
+        print(text)
 
 
 def _report_command(arguments: argparse.Namespace) -> None:

@@ -147,6 +147,9 @@ class LossScaler:
         for gradient in gradients:
             _check_carrier(gradient, "a gradient")
         finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+        exchange = getattr(optimizer, "exchange", None)
+        if exchange is not None:  # a rank that skips alone would leave others waiting
+            finite = exchange.everywhere(finite)
         with torch._C.DisableTorchFunction():
             for gradient in gradients:
                 gradient.mul_(1.0 / self._scale)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..distributed import Compressor, ErrorFeedback, Payload, TopK
+from ..distributed import Compressor, ErrorFeedback, Exchange, Payload, TopK
 from ..rounding import RoundingLike
 from ._amsgrad import AbstractAMSGrad, Member, Received
 from ._base import Group
-from ._update import UpdateLike
+from ._replicas import agree, refuse_sharded
+from ._update import Seeds, UpdateLike
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Scope = Literal["tensor", "group", "global"]
 _SCOPES = ("tensor", "group", "global")
@@ -45,6 +49,14 @@ class SparsAMS(AbstractAMSGrad):
         ``rounding_seed`` and ``rounding_step``; a resumed run continues bit for bit.
         A failing step changes nothing; neither does a skipped one.
 
+        With a ``process_group``, g_t is this rank's gradient, e_t its error, and the
+        rest runs along the mean of what all ranks send, on every rank with the same
+        bits, those of `lowprec.distributed.WorkerSimulation` and `AMSGrad`. The seed
+        is rank 0's. A gradient that is None counts as zeros, and is set to them, as
+        other ranks may have one. If a gradient of one rank is not finite, all ranks
+        raise or skip the step. A checkpoint has the rank's own errors: save one for
+        each rank.
+
         Compression makes the second moment larger than the gradients', by up to d/k:
         `lowprec.theory.spars_ams.effective_step_ratio`.
 
@@ -74,10 +86,14 @@ class SparsAMS(AbstractAMSGrad):
         update: ``"fused"``, ``"two_step"``, ``"kahan"`` or ``"master"``, as in
             `AMSGrad`.
         generator: source of the seed; None means torch's default generator.
+        process_group: ranks that train together, such as
+            ``torch.distributed.group.WORLD``, or a `lowprec.distributed.Exchange` for
+            them; None trains alone.
 
     Raises:
         TypeError: if a parameter is not float32 or float64, or ``compressor`` no
             `Compressor`.
+        NotImplementedError: for parameters that are sharded (DTensor, FSDP).
         ValueError: if an argument is out of range, not exactly one of ``density``,
             ``k`` and ``compressor`` is given, k is larger than a vector, groups differ
             where they must not, or the compressor cannot be used with error feedback.
@@ -122,8 +138,12 @@ class SparsAMS(AbstractAMSGrad):
         exp_avg_sq_format: RoundingLike | torch.dtype | None = None,
         update: UpdateLike = "fused",
         generator: torch.Generator | None = None,
+        process_group: ProcessGroup | Exchange | None = None,
     ) -> None:
         """Check the arguments and the sizes of the vectors."""
+        # Kept out of the groups, as no checkpoint can hold it.
+        self.exchange = _exchange(process_group)
+        self._agreed = False
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -172,6 +192,26 @@ class SparsAMS(AbstractAMSGrad):
             self.param_groups.pop()
             raise
 
+    def __setstate__(self, state: Group) -> None:
+        """Restore the groups; a copy from a file has no process group."""
+        super().__setstate__(state)
+        self.__dict__.setdefault("exchange", None)
+        self._agreed = False
+
+    def _offsets(self) -> Iterator[tuple[Group, list[tuple[Tensor, int]]]]:
+        if self.exchange is not None:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is None and p.requires_grad:
+                        p.grad = torch.zeros_like(p)
+        return super()._offsets()
+
+    def _step_seeds(self) -> Seeds | None:
+        if self.exchange is not None and not self._agreed:
+            agree(self.exchange, self.param_groups, self._stochastic())
+            self._agreed = True
+        return super()._step_seeds()
+
     def _check_values(self, group: Group) -> None:
         super()._check_values(group)
         if not group["eps"] > 0.0:
@@ -189,6 +229,7 @@ class SparsAMS(AbstractAMSGrad):
                 raise ValueError(f"{key} must be one of {allowed}, got {group[key]!r}")
 
     def _check_storage(self, key: str, rounding: Any, p: Tensor) -> None:
+        refuse_sharded(p)
         super()._check_storage(key, rounding, p)
         if p.dtype not in (torch.float32, torch.float64):
             raise TypeError(
@@ -204,20 +245,41 @@ class SparsAMS(AbstractAMSGrad):
 
     def _received(self, members: list[Member]) -> list[Received] | None:
         _check_shared(self.param_groups)
-        if not all_finite(members):
-            if members[0].group["nonfinite"] == "skip":
+        finite = all_finite(members)
+        vectors = list(_vectors(members))
+        means: list[Tensor] | None = None
+        if finite or self.exchange is not None:
+            sent = self._sent(vectors, finite)
+            means = self._means([one.payload for one in sent], finite)
+        if means is None:
+            if self.param_groups[0]["nonfinite"] == "skip":
                 return None
             raise ValueError(
                 "a gradient has a NaN or an infinity, which would stay in the error: "
                 "nothing was changed; nonfinite='skip' leaves such steps out"
             )
-        first = self.param_groups[0]
-        key, step = first["rounding_seed"], first["rounding_step"]
         return [
             received
-            for vector in _vectors(members)
-            for received in vector.received(key, step)
+            for vector, one, mean in zip(vectors, sent, means, strict=True)
+            for received in vector.received(mean, one.error)
         ]
+
+    def _sent(self, vectors: list[_Vector], finite: bool) -> list[_Sent]:
+        first = self.param_groups[0]
+        key, step = first["rounding_seed"], first["rounding_step"]
+        worker = 0 if self.exchange is None else self.exchange.rank
+        return [vector.sent(key, step, worker, finite) for vector in vectors]
+
+    def _means(self, payloads: list[Payload], finite: bool) -> list[Tensor] | None:
+        """Return the means of what the workers send, None if one is not finite."""
+        if self.exchange is None:
+            return [payload.dense() for payload in payloads]
+        self.exchange.stats.steps += 1
+        return self.exchange.means(payloads, finite=finite).wait()
+
+
+def _exchange(ranks: ProcessGroup | Exchange | None) -> Exchange | None:
+    return ranks if ranks is None or isinstance(ranks, Exchange) else Exchange(ranks)
 
 
 def _compressor(
@@ -264,6 +326,13 @@ def all_finite(members: list[Member]) -> bool:
     return True
 
 
+class _Sent(NamedTuple):
+    """What a vector sends, and the error to keep if the step is taken."""
+
+    payload: Payload
+    error: Tensor | None
+
+
 class _Vector(NamedTuple):
     """Parameters whose gradients are compressed together."""
 
@@ -286,21 +355,24 @@ class _Vector(NamedTuple):
                 f"got {sorted(map(str, kinds))}: use scope='tensor'"
             )
 
-    def received(self, key: int | None, step: int) -> Iterator[Received]:
-        """Yield what arrives for each member, by the group's seed and step."""
+    def sent(self, key: int | None, step: int, worker: int, finite: bool) -> _Sent:
+        """Compress, by the group's seed and step; zeros, if it is not finite."""
         self.check()
         group, offset = self.members[0].group, self.members[0].offset
         g = self._flat([member.gradient() for member in self.members])
+        g = g if finite else torch.zeros_like(g)
         if not group["error_feedback"]:
-            payload = self.compressor.compress(g, key, step, offset=offset)
-            errors: list[Tensor] = []
-        else:
-            feedback = ErrorFeedback(self.compressor, group["error_format"])
-            payload, error = feedback.step(g, self._error(), key, step, offset=offset)
-            errors = self._shaped(error)
-        gradients = self._shaped(mean(payload))
-        for index, gradient in enumerate(gradients):
-            yield Received(gradient, {"error": errors[index]} if errors else {})
+            payload = self.compressor.compress(g, key, step, worker, offset)
+            return _Sent(payload, None)
+        feedback = ErrorFeedback(self.compressor, group["error_format"])
+        error = self._error() if finite else None
+        return _Sent(*feedback.step(g, error, key, step, worker, offset))
+
+    def received(self, mean: Tensor, error: Tensor | None) -> Iterator[Received]:
+        """Yield what arrives for each member, and its error."""
+        errors = None if error is None else self._shaped(error)
+        for index, gradient in enumerate(self._shaped(mean)):
+            yield Received(gradient, {} if errors is None else {"error": errors[index]})
 
     def _error(self) -> Tensor | None:
         known = [member.state.get("error") for member in self.members]
@@ -338,8 +410,3 @@ def _vectors(members: list[Member]) -> Iterator[_Vector]:
             yield _Vector(together, together[0].group["compressor"])
     else:
         yield _Vector(members, members[0].group["compressor"])
-
-
-def mean(payload: Payload) -> Tensor:
-    """Return the mean of what the workers sent: of one worker, on one machine."""
-    return payload.dense()
