@@ -1,0 +1,192 @@
+"""Methods of quantization-aware training, as values that build their optimizers.
+
+Times are in epochs of the published run. A run of fewer epochs passes through the same
+schedule faster by the factor ``stretch``; what draws weights to the levels is made
+stronger by it, so that its sum over a run stays the same. Step sizes are left alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from torch import nn, optim
+
+from ..formats import Levels
+from ..optim import (
+    Annealing,
+    ASkewSGD,
+    BinaryConnect,
+    ExponentialEpsilon,
+    LinearLambda,
+    ProxQuant,
+    Skewed,
+    largest_epsilon,
+)
+
+__all__ = ["AbstractMethod", "Askew", "Binary", "FullPrecision", "Proximal", "Setting"]
+
+Params: TypeAlias = Sequence[nn.Parameter]
+Groups: TypeAlias = list[dict[str, Any]]
+QuantizedOptimizer: TypeAlias = ASkewSGD | BinaryConnect | ProxQuant | Skewed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the methods of one comparison have in common.
+
+    Args:
+        levels: of the quantized weights.
+        scale: policy of `lowprec.optim.scale_of`, for each tensor; None means 1.
+        base: optimizer that the methods wrap or imitate.
+        steps_per_epoch: optimizer steps in one epoch.
+        stretch: epochs of the published run in one epoch of this one.
+    """
+
+    levels: Levels
+    scale: str | None = None
+    base: Literal["sgd", "adam"] = "sgd"
+    steps_per_epoch: int = 1
+    stretch: float = 1.0
+
+    def groups(self, weights: Params, others: Params, **options: Any) -> Groups:
+        """Return parameter groups: weights with levels, and all others without."""
+        shared = {"levels": self.levels, "scale": self.scale}
+        quantized = {"params": list(weights), **shared, **options}
+        return [quantized, *([{"params": list(others), "levels": None}] * bool(others))]
+
+    def optimizer(self, groups: Groups, lr: float) -> optim.Optimizer:
+        """Return the base optimizer."""
+        if self.base == "adam":
+            return optim.Adam(groups, lr, fused=True)
+        return optim.SGD(groups, lr)
+
+    def annealing(
+        self,
+        optimizer: QuantizedOptimizer,
+        key: str,
+        schedule: LinearLambda | ExponentialEpsilon,
+        factor: float = 1.0,
+    ) -> Annealing:
+        """Return the schedule in this run's time, multiplied by ``factor``."""
+        return Annealing(
+            optimizer,
+            key,
+            lambda time: factor * schedule(self.stretch * time),
+            steps_per_epoch=self.steps_per_epoch,
+        )
+
+
+class Trainer(NamedTuple):
+    """An optimizer, and the schedule that steps after it."""
+
+    optimizer: QuantizedOptimizer
+    annealing: Annealing | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractMethod(ABC):
+    """A way to train weights that will be quantized.
+
+    Args:
+        lr: step size at the start.
+    """
+
+    lr: float
+
+    @abstractmethod
+    def build(self, weights: Params, others: Params, setting: Setting) -> Trainer:
+        """Return the optimizer of these parameters, and its schedule."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullPrecision(AbstractMethod):
+    """The base optimizer alone; quantized only to be evaluated."""
+
+    def build(self, weights: Params, others: Params, setting: Setting) -> Trainer:
+        """Return a proximal map of strength 0, which changes nothing."""
+        groups = setting.groups(weights, others)
+        return Trainer(ProxQuant(setting.optimizer(groups, self.lr)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binary(AbstractMethod):
+    """BinaryConnect, deterministic; also for more than two levels.
+
+    A scale is that of the initial weights: latent weights are clipped to the hull, so
+    that a scale computed from them again would shrink from epoch to epoch.
+    """
+
+    def build(self, weights: Params, others: Params, setting: Setting) -> Trainer:
+        """Return the optimizer."""
+        groups = setting.groups(weights, others, scale_until=0)
+        return Trainer(BinaryConnect(setting.optimizer(groups, self.lr)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proximal(AbstractMethod):
+    """ProxQuant with the map of the squared distance.
+
+    Args:
+        strength: lambda over the epochs of the published run.
+        scale_by_lr: whether lambda is multiplied by the step size.
+    """
+
+    strength: LinearLambda
+    scale_by_lr: bool = False
+
+    def build(self, weights: Params, others: Params, setting: Setting) -> Trainer:
+        """Return the optimizer and the growth of lambda."""
+        groups = setting.groups(weights, others, scale_until=self.strength.start)
+        base = setting.optimizer(groups, self.lr)
+        optimizer = ProxQuant(base, prox="sq", scale_by_lr=self.scale_by_lr)
+        growth = setting.annealing(optimizer, "lam", self.strength, setting.stretch)
+        return Trainer(optimizer, growth)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Askew(AbstractMethod):
+    """ASkewSGD, or its direction around another base.
+
+    Epsilon starts at its maximum for the levels, which is the published 1 for {-1, 1};
+    a larger one only keeps the constraint from binding.
+
+    Args:
+        remoteness: psi.
+        alpha: rate of the published run.
+        start: epoch of the published run from which epsilon shrinks.
+        rate: factor of epsilon per epoch of the published run.
+        clip: M_c; None means a quarter gap a step.
+        hull: bounds that weights are clamped to, in units of the levels; SGD only.
+        mode: of `lowprec.optim.Skewed`; not for SGD.
+    """
+
+    remoteness: Literal["quadratic", "quartic", "quartic_ext"]
+    alpha: float = 0.2
+    start: float = 30.0
+    rate: float = 0.88
+    clip: float | None = None
+    hull: tuple[float, float] | None = None
+    mode: Literal["gradient", "bypass", "displacement"] = "gradient"
+
+    def build(self, weights: Params, others: Params, setting: Setting) -> Trainer:
+        """Return the optimizer and the annealing of epsilon."""
+        groups = setting.groups(weights, others, scale_until=self.start)
+        options: dict[str, Any] = {
+            "remoteness": self.remoteness,
+            "alpha": self.alpha * setting.stretch,
+            "epsilon": None,
+            "clip": self.clip,
+            "midpoint": "gradient",
+        }
+        optimizer: ASkewSGD | Skewed
+        if setting.base == "sgd":
+            optimizer = ASkewSGD(groups, self.lr, hull=self.hull, **options)
+        else:
+            base = setting.optimizer(groups, self.lr)
+            optimizer = Skewed(base, mode=self.mode, **options)
+        largest = largest_epsilon(setting.levels, self.remoteness)
+        schedule = ExponentialEpsilon(self.start, self.rate, largest)
+        return Trainer(optimizer, setting.annealing(optimizer, "epsilon", schedule))
