@@ -47,6 +47,9 @@ _EXPERIMENTS = {
     "quasi-convex": _Experiment(
         "quasi_convex", "epochs", "f(w) = 3 ||w||^0.2 with artificial errors r and s"
     ),
+    "two-moons": _Experiment(
+        "two_moons", "epochs", "two moons with weights in {-1, 1}, all methods"
+    ),
     "qat-mnist": _Experiment(
         "qat_mnist", "epochs", "perceptrons with weights of one or two bits on MNIST"
     ),
