@@ -53,6 +53,9 @@ _EXPERIMENTS = {
     "qat-mnist": _Experiment(
         "qat_mnist", "epochs", "perceptrons with weights of one or two bits on MNIST"
     ),
+    "qat-cifar": _Experiment(
+        "qat_cifar", "epochs", "ResNet-18 with binary weights on CIFAR-10"
+    ),
 }
 
 

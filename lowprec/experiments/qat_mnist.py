@@ -20,6 +20,7 @@ from ..optim import LinearLambda
 from . import data, qat_results
 from .output import RunDirectory, environment
 from .qat_methods import AbstractMethod, Askew, Binary, FullPrecision, Proximal, Setting
+from .qat_options import add_options, check_choices, check_positive, from_options
 from .qat_training import Metrics, Schedule, Task, train
 from .resumable import Parts
 
@@ -72,22 +73,10 @@ class QatMnistConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name, allowed in (
-            ("bits", _BITS),
-            ("scales", _SCALES),
-            ("methods", METHODS),
-        ):
-            given = getattr(self, name)
-            if not given or not set(given) <= set(allowed):
-                choices = ", ".join(map(str, allowed))
-                raise ValueError(f"{name} must be some of {choices}, got {given}")
-        for name in ("epochs", "seeds", "hidden", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if self.samples is not None and self.samples < self.batch:
-            raise ValueError(
-                f"samples must be at least a batch of {self.batch}, got {self.samples}"
-            )
+        check_choices("bits", self.bits, _BITS)
+        check_choices("scales", self.scales, _SCALES)
+        check_choices("methods", self.methods, METHODS)
+        check_positive(self, "epochs", "seeds", "hidden", "batch", "samples")
 
     @property
     def cases(self) -> list[tuple[int, str, str]]:
@@ -326,33 +315,20 @@ def run(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``lowprec run qat-mnist``."""
-    default = QatMnistConfig()
-    parser.add_argument(
-        "--data-dir", help="directory of the MNIST IDX files (default: digits)"
-    )
-    for name, kind, choices, text in (
-        ("bits", int, _BITS, "of the weights"),
-        ("scales", str, _SCALES, "of the levels, per layer"),
-        ("methods", str, METHODS, "to compare"),
-    ):
-        parser.add_argument(
-            f"--{name}",
-            type=kind,
-            nargs="+",
-            choices=choices,
-            default=getattr(default, name),
-            help=text,
-        )
-    for name, text in (
-        ("epochs", "length of the shrunk schedule"),
-        ("seeds", "number of runs of each method"),
-        ("hidden", "neurons in each hidden layer"),
-        ("batch", "samples in a step"),
-        ("samples", "first training samples to use (default: all)"),
-    ):
-        parser.add_argument(
-            f"--{name}", type=int, default=getattr(default, name), help=text
-        )
+    texts = {
+        "data_dir": "directory of the MNIST IDX files (default: scikit-learn's digits)",
+        "bits": "of the weights",
+        "scales": "of the levels, per layer",
+        "methods": "to compare",
+        "epochs": "length of the shrunk schedule",
+        "seeds": "number of runs of each method",
+        "hidden": "neurons in each hidden layer",
+        "batch": "samples in a step",
+        "samples": "first training samples to use (default: all)",
+    }
+    choices = {"bits": _BITS, "scales": _SCALES, "methods": METHODS}
+    kinds = {"data_dir": str, "samples": int}
+    add_options(parser, QatMnistConfig(), texts, choices, kinds)
     parser.add_argument("--out", default="runs/qat-mnist", help="directory of results")
 
 
@@ -362,17 +338,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> QatMnistConfig:
     Raises:
         ValueError: if a value is out of range.
     """
-    return QatMnistConfig(
-        data_dir=arguments.data_dir,
-        bits=tuple(arguments.bits),
-        scales=tuple(arguments.scales),
-        methods=tuple(arguments.methods),
-        epochs=arguments.epochs,
-        seeds=arguments.seeds,
-        hidden=arguments.hidden,
-        batch=arguments.batch,
-        samples=arguments.samples,
-    )
+    return from_options(QatMnistConfig, arguments)
 
 
 def steps(config: QatMnistConfig) -> int:

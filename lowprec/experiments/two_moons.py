@@ -18,6 +18,7 @@ from ..optim import LinearLambda
 from . import qat_results
 from .output import RunDirectory, environment
 from .qat_methods import AbstractMethod, Askew, Binary, FullPrecision, Proximal, Setting
+from .qat_options import add_options, check_choices, check_positive, from_options
 from .qat_training import Metrics, Schedule, Task, train
 from .resumable import Parts
 
@@ -95,20 +96,9 @@ class TwoMoonsConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name, given, allowed in (
-            ("protocol", [self.protocol], PROTOCOLS),
-            ("methods", self.methods, METHODS),
-        ):
-            if not given or not set(given) <= set(allowed):
-                choices = ", ".join(allowed)
-                raise ValueError(f"{name} must be some of {choices}, got {given}")
-        for name, numbers in (
-            ("seeds", [self.seeds]),
-            ("epochs", [self.epochs]),
-            ("widths", self.widths),
-        ):
-            if not numbers or min(numbers) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {numbers}")
+        check_choices("protocol", [self.protocol], PROTOCOLS)
+        check_choices("methods", self.methods, METHODS)
+        check_positive(self, "seeds", "epochs", "widths")
 
 
 class Moons(NamedTuple):
@@ -310,33 +300,15 @@ def run(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``lowprec run two-moons``."""
-    default = TwoMoonsConfig()
-    parser.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        default=default.protocol,
-        help="what the author's code does, or what the report's text says",
-    )
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=METHODS,
-        default=default.methods,
-        help="to compare",
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=default.seeds, help="networks of each method"
-    )
-    parser.add_argument(
-        "--epochs", type=int, default=default.epochs, help="of the shrunk schedule"
-    )
-    parser.add_argument(
-        "--widths",
-        type=int,
-        nargs="+",
-        default=default.widths,
-        help="neurons in the hidden layers",
-    )
+    texts = {
+        "protocol": "what the author's code does, or what the report's text says",
+        "methods": "to compare",
+        "seeds": "networks of each method",
+        "epochs": "of the shrunk schedule",
+        "widths": "neurons in the hidden layers",
+    }
+    choices = {"protocol": tuple(PROTOCOLS), "methods": tuple(METHODS)}
+    add_options(parser, TwoMoonsConfig(), texts, choices, {})
     parser.add_argument("--out", default="runs/two-moons", help="directory of results")
 
 
@@ -346,13 +318,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> TwoMoonsConfig:
     Raises:
         ValueError: if a value is out of range.
     """
-    return TwoMoonsConfig(
-        protocol=arguments.protocol,
-        methods=tuple(arguments.methods),
-        seeds=arguments.seeds,
-        epochs=arguments.epochs,
-        widths=tuple(arguments.widths),
-    )
+    return from_options(TwoMoonsConfig, arguments)
 
 
 def steps(config: TwoMoonsConfig) -> int:
