@@ -21,7 +21,7 @@ from .qat_images import Cifar, augmented, read, standardized
 from .qat_methods import AbstractMethod, Askew, Binary, FullPrecision, Proximal, Setting
 from .qat_options import add_options, check_choices, check_positive, from_options
 from .qat_resnet import ResNet18
-from .qat_training import Metrics, Schedule, Task, train
+from .qat_training import Metrics, Schedule, Task, epoch_generator, train
 from .resumable import Parts
 
 __all__ = [
@@ -126,7 +126,7 @@ def task(config: QatCifarConfig, data: Cifar, seed: int) -> Task:
     familiar = standardized(data.train[order[:_EVALUATED]])
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed((seed << 32) + epoch + 1)
+        generator = epoch_generator(seed, epoch)
         order = torch.randperm(len(data.train), generator=generator)
         count = len(order) // config.batch * config.batch
         for rows in order[:count].split(config.batch):

@@ -21,7 +21,7 @@ from . import data, qat_results
 from .output import RunDirectory, environment
 from .qat_methods import AbstractMethod, Askew, Binary, FullPrecision, Proximal, Setting
 from .qat_options import add_options, check_choices, check_positive, from_options
-from .qat_training import Metrics, Schedule, Task, train
+from .qat_training import Metrics, Schedule, Task, epoch_generator, train
 from .resumable import Parts
 
 __all__ = [
@@ -196,7 +196,7 @@ _UNSCALED: dict[int, dict[str, AbstractMethod]] = {
 }
 _SCALED: dict[str, AbstractMethod] = {
     "full-precision": FullPrecision(lr=0.06),
-    "binary-connect": Binary(lr=0.02),
+    "binary-connect": Binary(lr=0.3),
     "proxquant": Proximal(lr=0.06, strength=_GROWTH),
     **_askew(lr=0.06, alpha=0.02),
 }
@@ -222,8 +222,8 @@ def task(config: QatMnistConfig, loaded: Images, seed: int) -> Task:
         model = nn.Sequential(*hidden, nn.Linear(sizes[-1], _CLASSES, bias=False))
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed((seed << 32) + epoch)
-        order = torch.randperm(len(loaded.train), generator=generator)
+        count = len(loaded.train)
+        order = torch.randperm(count, generator=epoch_generator(seed, epoch))
         steps = len(order) // config.batch
         for rows in order[: steps * config.batch].split(config.batch):
             yield loaded.train[rows], loaded.train_labels[rows]

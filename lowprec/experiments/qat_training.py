@@ -14,7 +14,7 @@ from ..optim import BinaryConnect, nearest, scale_of
 from .qat_methods import AbstractMethod, QuantizedOptimizer, Setting, Trainer
 from .resumable import Part
 
-__all__ = ["METRICS", "RANGE_METRICS", "Schedule", "Task", "train"]
+__all__ = ["METRICS", "RANGE_METRICS", "Schedule", "Task", "epoch_generator", "train"]
 
 Metrics: TypeAlias = dict[str, Tensor]
 
@@ -74,6 +74,20 @@ class Schedule:
         """Return what the step size is multiplied by after ``time`` epochs."""
         passed = sum(self.stretch * time >= halving for halving in self.halvings)
         return float(0.5**passed)
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """Return the source of an epoch's randomness, a function of both numbers.
+
+    Args:
+        seed: of the run.
+        epoch: from 0, below a million.
+
+    Returns:
+        Generator on the CPU.
+    """
+    # It is seeded by the low 32 bits alone: the epoch must not push the seed out.
+    return torch.Generator().manual_seed(1_000_003 * seed + epoch)
 
 
 def train(

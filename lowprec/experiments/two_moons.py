@@ -19,7 +19,7 @@ from . import qat_results
 from .output import RunDirectory, environment
 from .qat_methods import AbstractMethod, Askew, Binary, FullPrecision, Proximal, Setting
 from .qat_options import add_options, check_choices, check_positive, from_options
-from .qat_training import Metrics, Schedule, Task, train
+from .qat_training import Metrics, Schedule, Task, epoch_generator, train
 from .resumable import Parts
 
 __all__ = [
@@ -181,10 +181,11 @@ def task(config: TwoMoonsConfig, data: Moons) -> Task:
     model = Perceptrons(sizes, config.seeds, PROTOCOLS[config.protocol].slope)
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        orders = []
-        for seed in range(config.seeds):
-            generator = torch.Generator().manual_seed((seed << 32) + epoch)
-            orders.append(torch.randperm(len(data.train), generator=generator))
+        count = len(data.train)
+        orders = [
+            torch.randperm(count, generator=epoch_generator(seed, epoch))
+            for seed in range(config.seeds)
+        ]
         for rows in torch.stack(orders).split(_BATCH, dim=1):
             yield data.train[rows], data.train_labels[rows]
 
