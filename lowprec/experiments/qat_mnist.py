@@ -198,7 +198,7 @@ _SCALED: dict[str, AbstractMethod] = {
     "full-precision": FullPrecision(lr=0.06),
     "binary-connect": Binary(lr=0.3),
     "proxquant": Proximal(lr=0.06, strength=_GROWTH),
-    **_askew(lr=0.06, alpha=0.02),
+    **_askew(lr=0.06, alpha=0.1),
 }
 
 
