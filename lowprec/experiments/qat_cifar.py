@@ -18,10 +18,18 @@ from ..optim import LinearLambda, split_params
 from . import qat_results
 from .output import RunDirectory, environment
 from .qat_images import Cifar, augmented, read, standardized
-from .qat_methods import AbstractMethod, Askew, Binary, FullPrecision, Proximal, Setting
+from .qat_methods import (
+    AbstractMethod,
+    Askew,
+    Binary,
+    FullPrecision,
+    Proximal,
+    Schedule,
+    Setting,
+)
 from .qat_options import add_options, check_choices, check_positive, from_options
 from .qat_resnet import ResNet18
-from .qat_training import Metrics, Schedule, Task, epoch_generator, train
+from .qat_training import Metrics, Task, epoch_generator, train
 from .resumable import Parts
 
 __all__ = [
@@ -35,6 +43,7 @@ __all__ = [
 ]
 
 _PUBLISHED_EPOCHS = 150
+_PUBLISHED_STEPS = 500  # in an epoch
 _ANNEALED_FROM = 90
 _HALVINGS = (20, 40)
 _EVALUATED = 500  # images at once
@@ -58,6 +67,7 @@ class QatCifarConfig:
         methods: names from `METHODS`.
         width: channels of the first stage; 64 in the report.
         epochs: of the published 150, whose schedule is shrunk to them.
+        evaluate_every: epochs between evaluations.
         seeds: number of initial weights and orders of the images.
         batch: images in a step.
         per_class: training images of each class; None means all 5000.
@@ -69,6 +79,7 @@ class QatCifarConfig:
     methods: tuple[str, ...] = tuple(METHODS)
     width: int = 64
     epochs: int = _PUBLISHED_EPOCHS
+    evaluate_every: int = 1
     seeds: int = 1
     batch: int = 100
     per_class: int | None = None
@@ -78,7 +89,15 @@ class QatCifarConfig:
     def __post_init__(self) -> None:
         """Check the values."""
         check_choices("methods", self.methods, METHODS)
-        numbers = ("width", "epochs", "seeds", "batch", "per_class", "test_per_class")
+        numbers = (
+            "width",
+            "epochs",
+            "evaluate_every",
+            "seeds",
+            "batch",
+            "per_class",
+            "test_per_class",
+        )
         check_positive(self, *numbers)
         if self.batch < 2:
             raise ValueError("batch must be 2 or more for a normalization, got 1")
@@ -196,13 +215,17 @@ def run(
     """
     data = _images(config)
     schedule = Schedule(
-        epochs=config.epochs, published_epochs=_PUBLISHED_EPOCHS, halvings=_HALVINGS
+        epochs=config.epochs,
+        steps_per_epoch=len(data.train) // config.batch,
+        published_epochs=_PUBLISHED_EPOCHS,
+        published_steps_per_epoch=_PUBLISHED_STEPS,
+        halvings=_HALVINGS,
+        evaluate_every=config.evaluate_every,
     )
     setting = Setting(
         levels=Levels.binary(),
         base="adam",
-        steps_per_epoch=len(data.train) // config.batch,
-        stretch=schedule.stretch,
+        schedule=schedule,
     )
     results: dict[str, list[dict[str, Any]]] = {}
     for seed, name in product(range(config.seeds), config.methods):
@@ -212,7 +235,6 @@ def run(
             partial(task, config, data, seed),
             method,
             setting,
-            schedule,
             parts.part(f"{name} {seed}", {**shared, "method": method, "seed": seed}),
             advance=advance,
         )
@@ -230,6 +252,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "methods": "to compare",
         "width": "channels of the first stage; 8 without a GPU",
         "epochs": "length of the shrunk schedule",
+        "evaluate_every": "epochs between evaluations",
         "seeds": "number of runs of each method",
         "batch": "images in a step",
         "per_class": "training images of each class (default: all)",

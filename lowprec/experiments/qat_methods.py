@@ -2,7 +2,8 @@
 
 Times are in epochs of the published run. A run of fewer epochs passes through the same
 schedule faster by the factor ``stretch``; what draws weights to the levels is made
-stronger by it, so that its sum over a run stays the same. Step sizes are left alone.
+stronger by ``pull``, the ratio of the numbers of steps, so that its sum over the run
+stays the same. Step sizes are left alone.
 """
 
 from __future__ import annotations
@@ -25,12 +26,68 @@ from ..optim import (
     Skewed,
     largest_epsilon,
 )
+from .qat_options import check_positive
 
-__all__ = ["AbstractMethod", "Askew", "Binary", "FullPrecision", "Proximal", "Setting"]
+__all__ = [
+    "AbstractMethod",
+    "Askew",
+    "Binary",
+    "FullPrecision",
+    "Proximal",
+    "Schedule",
+    "Setting",
+]
 
 Params: TypeAlias = Sequence[nn.Parameter]
 Groups: TypeAlias = list[dict[str, Any]]
 QuantizedOptimizer: TypeAlias = ASkewSGD | BinaryConnect | ProxQuant | Skewed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long, and when the step size is halved.
+
+    Args:
+        epochs: of this run.
+        steps_per_epoch: of this run.
+        published_epochs: of the run whose recipe is followed.
+        published_steps_per_epoch: of that run.
+        halvings: epochs of that run, from 0, at whose start the step size is halved.
+        evaluate_every: epochs between evaluations; the end is always evaluated.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    published_epochs: int
+    published_steps_per_epoch: int
+    halvings: tuple[float, ...] = ()
+    evaluate_every: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the numbers of epochs."""
+        check_positive(self, "epochs", "steps_per_epoch", "evaluate_every")
+
+    @property
+    def evaluations(self) -> list[int]:
+        """Numbers of epochs after which the models are evaluated."""
+        every = range(self.evaluate_every, self.epochs, self.evaluate_every)
+        return [*every, self.epochs]
+
+    @property
+    def stretch(self) -> float:
+        """Epochs of the published run in one of this run."""
+        return self.published_epochs / self.epochs
+
+    @property
+    def pull(self) -> float:
+        """Steps of the published run in one of this run."""
+        ratio = self.published_steps_per_epoch / self.steps_per_epoch
+        return self.stretch * ratio
+
+    def factor(self, time: float) -> float:
+        """Return what the step size is multiplied by after ``time`` epochs."""
+        passed = sum(self.stretch * time >= halving for halving in self.halvings)
+        return float(0.5**passed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +98,13 @@ class Setting:
         levels: of the quantized weights.
         scale: policy of `lowprec.optim.scale_of`, for each tensor; None means 1.
         base: optimizer that the methods wrap or imitate.
-        steps_per_epoch: optimizer steps in one epoch.
-        stretch: epochs of the published run in one epoch of this one.
+        schedule: length and step sizes.
     """
 
     levels: Levels
     scale: str | None = None
     base: Literal["sgd", "adam"] = "sgd"
-    steps_per_epoch: int = 1
-    stretch: float = 1.0
+    schedule: Schedule
 
     def groups(self, weights: Params, others: Params, **options: Any) -> Groups:
         """Return parameter groups: weights with levels, and all others without."""
@@ -74,8 +129,8 @@ class Setting:
         return Annealing(
             optimizer,
             key,
-            lambda time: factor * schedule(self.stretch * time),
-            steps_per_epoch=self.steps_per_epoch,
+            lambda time: factor * schedule(self.schedule.stretch * time),
+            steps_per_epoch=self.schedule.steps_per_epoch,
         )
 
 
@@ -142,7 +197,9 @@ class Proximal(AbstractMethod):
         groups = setting.groups(weights, others, scale_until=self.strength.start)
         base = setting.optimizer(groups, self.lr)
         optimizer = ProxQuant(base, prox="sq", scale_by_lr=self.scale_by_lr)
-        growth = setting.annealing(optimizer, "lam", self.strength, setting.stretch)
+        growth = setting.annealing(
+            optimizer, "lam", self.strength, setting.schedule.pull
+        )
         return Trainer(optimizer, growth)
 
 
@@ -155,7 +212,8 @@ class Askew(AbstractMethod):
 
     Args:
         remoteness: psi.
-        alpha: rate of the published run.
+        alpha: rate of the published run. ``pull`` multiplies it for SGD only: Adam
+            divides by the size of what it is given, skewed directions included.
         start: epoch of the published run from which epsilon shrinks.
         rate: factor of epsilon per epoch of the published run.
         clip: M_c; None means a quarter gap a step.
@@ -176,13 +234,14 @@ class Askew(AbstractMethod):
         groups = setting.groups(weights, others, scale_until=self.start)
         options: dict[str, Any] = {
             "remoteness": self.remoteness,
-            "alpha": self.alpha * setting.stretch,
+            "alpha": self.alpha,
             "epsilon": None,
             "clip": self.clip,
             "midpoint": "gradient",
         }
         optimizer: ASkewSGD | Skewed
         if setting.base == "sgd":
+            options["alpha"] *= setting.schedule.pull
             optimizer = ASkewSGD(groups, self.lr, hull=self.hull, **options)
         else:
             base = setting.optimizer(groups, self.lr)

@@ -19,9 +19,17 @@ from ..formats import Levels
 from ..optim import LinearLambda
 from . import data, qat_results
 from .output import RunDirectory, environment
-from .qat_methods import AbstractMethod, Askew, Binary, FullPrecision, Proximal, Setting
+from .qat_methods import (
+    AbstractMethod,
+    Askew,
+    Binary,
+    FullPrecision,
+    Proximal,
+    Schedule,
+    Setting,
+)
 from .qat_options import add_options, check_choices, check_positive, from_options
-from .qat_training import Metrics, Schedule, Task, epoch_generator, train
+from .qat_training import Metrics, Task, epoch_generator, train
 from .resumable import Parts
 
 __all__ = [
@@ -39,6 +47,7 @@ METHODS = ("full-precision", "binary-connect", "proxquant", "askew-ext", "askew-
 _SCALES = ("none", "mean_abs")
 _BITS = (1, 2)
 _PUBLISHED_EPOCHS = 50
+_PUBLISHED_STEPS = 1000  # in an epoch
 _ANNEALED_FROM = 20
 _HALVINGS = {1: (7, 15, 25, 30), 2: (7, 15, 30)}
 _DIGITS_FOR_TRAINING = 1500
@@ -55,6 +64,7 @@ class QatMnistConfig:
         scales: ``"none"`` and policies of `lowprec.optim.scale_of`, one per layer.
         methods: names from `METHODS`.
         epochs: of the published 50, whose schedule is shrunk to them.
+        evaluate_every: epochs between evaluations.
         seeds: number of initial weights and orders of the samples.
         hidden: neurons in each of the two hidden layers.
         batch: samples in a step.
@@ -65,7 +75,8 @@ class QatMnistConfig:
     bits: tuple[int, ...] = _BITS
     scales: tuple[str, ...] = _SCALES
     methods: tuple[str, ...] = METHODS
-    epochs: int = 10
+    epochs: int = _PUBLISHED_EPOCHS
+    evaluate_every: int = 1
     seeds: int = 3
     hidden: int = 512
     batch: int = 50
@@ -76,7 +87,9 @@ class QatMnistConfig:
         check_choices("bits", self.bits, _BITS)
         check_choices("scales", self.scales, _SCALES)
         check_choices("methods", self.methods, METHODS)
-        check_positive(self, "epochs", "seeds", "hidden", "batch", "samples")
+        check_positive(
+            self, "epochs", "evaluate_every", "seeds", "hidden", "batch", "samples"
+        )
 
     @property
     def cases(self) -> list[tuple[int, str, str]]:
@@ -277,28 +290,28 @@ def run(
         method = recipe(bits, scale, name)
         schedule = Schedule(
             epochs=config.epochs,
+            steps_per_epoch=len(loaded.train) // config.batch,
             published_epochs=_PUBLISHED_EPOCHS,
+            published_steps_per_epoch=_PUBLISHED_STEPS,
             halvings=_HALVINGS[bits],
+            evaluate_every=config.evaluate_every,
         )
         setting = Setting(
             levels=Levels.binary() if bits == 1 else Levels.int_bits(bits),
             scale=None if scale == "none" else scale,
-            steps_per_epoch=len(loaded.train) // config.batch,
-            stretch=schedule.stretch,
+            schedule=schedule,
         )
         description = {
             "data": config.data_dir,
             "sizes": [*loaded.train.shape, config.hidden, config.batch],
             "method": method,
             "setting": setting,
-            "schedule": schedule,
             "seed": seed,
         }
         result = train(
             partial(task, config, loaded, seed),
             method,
             setting,
-            schedule,
             parts.part(f"{bits}-bit {scale} {name} {seed}", description),
             range_scale=bits > 1 and scale == "none",
             advance=advance,
@@ -321,6 +334,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "scales": "of the levels, per layer",
         "methods": "to compare",
         "epochs": "length of the shrunk schedule",
+        "evaluate_every": "epochs between evaluations",
         "seeds": "number of runs of each method",
         "hidden": "neurons in each hidden layer",
         "batch": "samples in a step",

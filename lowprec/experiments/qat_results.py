@@ -22,6 +22,7 @@ def merged(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = results[0]
     largest, mean = zip(*(result["distance"] for result in results), strict=True)
     return {
+        "epochs": first["epochs"],
         "curves": {
             name: torch.cat([result["curves"][name] for result in results], dim=1)
             for name in first["curves"]
@@ -173,9 +174,15 @@ def curves(rows: Sequence[Row], panel: Sequence[str], metric: str) -> Any:
         color = f"C{methods.index(row.labels['method'])}"
         for name, style in ((f"quantized_{metric}", "-"), (metric, ":")):
             mean = factor * row.result["curves"][name].mean(dim=1)
-            epochs = torch.arange(1, len(mean) + 1)
             label = row.labels["method"] if style == "-" else None
-            axes.plot(epochs, mean, style, color=color, label=label, linewidth=1.3)
+            axes.plot(
+                row.result["epochs"],
+                mean,
+                style,
+                color=color,
+                label=label,
+                linewidth=1.3,
+            )
         axes.set_title(
             ", ".join(f"{k}: {v}" for k, v in zip(panel, values, strict=True))
         )

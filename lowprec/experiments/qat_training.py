@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..optim import BinaryConnect, nearest, scale_of
-from .qat_methods import AbstractMethod, QuantizedOptimizer, Setting, Trainer
+from .qat_methods import AbstractMethod, QuantizedOptimizer, Schedule, Setting, Trainer
 from .resumable import Part
 
-__all__ = ["METRICS", "RANGE_METRICS", "Schedule", "Task", "epoch_generator", "train"]
+__all__ = ["METRICS", "RANGE_METRICS", "Task", "epoch_generator", "train"]
 
 Metrics: TypeAlias = dict[str, Tensor]
 
@@ -46,36 +46,6 @@ class Task:
     probe: Callable[[nn.Module], Metrics] = field(default=lambda _: {})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How long, and when the step size is halved.
-
-    Args:
-        epochs: of this run.
-        published_epochs: of the run whose recipe is followed.
-        halvings: epochs of that run, from 0, at whose start the step size is halved.
-    """
-
-    epochs: int
-    published_epochs: int
-    halvings: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the number of epochs."""
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be 1 or more, got {self.epochs}")
-
-    @property
-    def stretch(self) -> float:
-        """Epochs of the published run in one of this run."""
-        return self.published_epochs / self.epochs
-
-    def factor(self, time: float) -> float:
-        """Return what the step size is multiplied by after ``time`` epochs."""
-        passed = sum(self.stretch * time >= halving for halving in self.halvings)
-        return float(0.5**passed)
-
-
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """Return the source of an epoch's randomness, a function of both numbers.
 
@@ -94,13 +64,12 @@ def train(
     make_task: Callable[[], Task],
     method: AbstractMethod,
     setting: Setting,
-    schedule: Schedule,
     part: Part,
     *,
     range_scale: bool = False,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Train, evaluate after every epoch, and continue where a killed run was.
+    """Train, evaluate now and then, and continue where a killed run was.
 
     Contract:
         A resumed run gives the bits of an uninterrupted one. A model whose loss is no
@@ -110,21 +79,22 @@ def train(
     Args:
         make_task: makes the task with its initial weights.
         method: how the weights are trained.
-        setting: levels, scale and base optimizer.
-        schedule: length and step sizes.
+        setting: levels, scale, base optimizer and schedule.
         part: where the state after every epoch, and the result, are kept.
         range_scale: whether to quantize with the scale ``"range"`` too, for metrics
             ``range_loss`` and ``range_accuracy``.
         advance: called after every epoch.
 
     Returns:
-        ``curves``: metrics by name, [epochs, S]; ``diverged``: step by model, -1 for
-        those that did not; ``distance``: largest and mean distance of the weights to
-        the levels at the end; ``probe``: by ``"unquantized"`` and ``"quantized"``.
+        ``epochs``: those evaluated, E; ``curves``: metrics by name, [E, S];
+        ``diverged``: step by model, -1 for those that did not; ``distance``: largest
+        and mean distance of the weights to the levels at the end; ``probe``: by
+        ``"unquantized"`` and ``"quantized"``.
 
     Raises:
         RuntimeError: for gradients that are not finite though the loss is.
     """
+    schedule = setting.schedule
     if part.done:
         for _ in range(schedule.epochs):
             advance()
@@ -139,17 +109,16 @@ def train(
         for _ in range(start):
             advance()
     for epoch in range(start, schedule.epochs):
-        mean, diverged = _epoch(
-            epoch, task, trainer, method, setting, schedule, diverged
-        )
+        mean, diverged = _epoch(epoch, task, trainer, method.lr, schedule, diverged)
         lost = diverged >= 0
-        if bool(lost.all()):
-            metrics = dict.fromkeys([*METRICS, *(RANGE_METRICS * range_scale)], mean)
-        else:
+        if not bool(lost.all()):
             trainer.optimizer.update_scales_(schedule.stretch * (epoch + 1))
-            metrics = _evaluated(task, trainer, range_scale)
-        metrics["training_loss"] = mean
-        curves.append({k: v.masked_fill(lost, torch.nan) for k, v in metrics.items()})
+        if epoch + 1 in schedule.evaluations:
+            metrics = _evaluated(task, trainer, lost, range_scale)
+            metrics["training_loss"] = mean
+            curves.append(
+                {k: v.masked_fill(lost, torch.nan) for k, v in metrics.items()}
+            )
         part.save(
             {
                 "epoch": epoch + 1,
@@ -161,6 +130,7 @@ def train(
         )
         advance()
     result = {
+        "epochs": schedule.evaluations,
         "curves": {k: torch.stack([row[k] for row in curves]) for k in curves[0]},
         "diverged": diverged,
         "distance": list(trainer.optimizer.distance()),
@@ -181,18 +151,18 @@ def _epoch(
     epoch: int,
     task: Task,
     trainer: Trainer,
-    method: AbstractMethod,
-    setting: Setting,
+    lr: float,
     schedule: Schedule,
     diverged: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Run one epoch; return the mean loss of each model, and where they diverged."""
     optimizer, annealing = trainer
     total, count = torch.zeros(()), 0
-    for step, (x, y) in enumerate(task.batches(epoch), epoch * setting.steps_per_epoch):
-        lr = method.lr * schedule.factor(step / setting.steps_per_epoch)
+    for step, (x, y) in enumerate(
+        task.batches(epoch), epoch * schedule.steps_per_epoch
+    ):
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * schedule.factor(step / schedule.steps_per_epoch)
         losses = task.losses(task.model, x, y)
         if diverged is None:
             diverged = torch.full(losses.shape, -1)
@@ -242,18 +212,29 @@ def _in_both(
 
 
 @torch.no_grad()
-def _evaluated(task: Task, trainer: Trainer, range_scale: bool) -> Metrics:
+def _evaluated(
+    task: Task, trainer: Trainer, lost: Tensor, range_scale: bool
+) -> Metrics:
+    if bool(lost.all()):  # weights that are not finite have no scale
+        names = [*METRICS, *(RANGE_METRICS if range_scale else ())]
+        return {name: torch.full(lost.shape, torch.nan) for name in names}
     both = _in_both(task.evaluate, task.model, trainer.optimizer)
     metrics = dict(both["unquantized"])
     metrics |= {f"quantized_{k}": v for k, v in both["quantized"].items()}
     if range_scale:
-        levels = trainer.optimizer.param_groups[0]["levels"]
-        with _latent(trainer.optimizer):
-            kept = [p.detach().clone() for p in task.weights]
-            for p in task.weights:
-                scale = scale_of(p, levels, "range")
-                p.copy_(nearest(p / scale, levels) * scale)
-            metrics |= {f"range_{k}": v for k, v in task.evaluate(task.model).items()}
-            for p, w in zip(task.weights, kept, strict=True):
-                p.copy_(w)
+        metrics |= {f"range_{k}": v for k, v in _in_range(task, trainer).items()}
+    return metrics
+
+
+def _in_range(task: Task, trainer: Trainer) -> Metrics:
+    """Evaluate weights that are quantized with the scale ``"range"``."""
+    levels = trainer.optimizer.param_groups[0]["levels"]
+    with _latent(trainer.optimizer):
+        kept = [p.detach().clone() for p in task.weights]
+        for p in task.weights:
+            scale = scale_of(p, levels, "range")
+            p.copy_(nearest(p / scale, levels) * scale)
+        metrics = task.evaluate(task.model)
+        for p, w in zip(task.weights, kept, strict=True):
+            p.copy_(w)
     return metrics

@@ -17,9 +17,17 @@ from ..formats import Levels
 from ..optim import LinearLambda
 from . import qat_results
 from .output import RunDirectory, environment
-from .qat_methods import AbstractMethod, Askew, Binary, FullPrecision, Proximal, Setting
+from .qat_methods import (
+    AbstractMethod,
+    Askew,
+    Binary,
+    FullPrecision,
+    Proximal,
+    Schedule,
+    Setting,
+)
 from .qat_options import add_options, check_choices, check_positive, from_options
-from .qat_training import Metrics, Schedule, Task, epoch_generator, train
+from .qat_training import Metrics, Task, epoch_generator, train
 from .resumable import Parts
 
 __all__ = [
@@ -270,13 +278,16 @@ def run(
     """
     data = moons()
     schedule = Schedule(
-        epochs=config.epochs, published_epochs=_PUBLISHED_EPOCHS, halvings=_HALVINGS
+        epochs=config.epochs,
+        steps_per_epoch=_FOR_TRAINING // _BATCH,
+        published_epochs=_PUBLISHED_EPOCHS,
+        published_steps_per_epoch=_FOR_TRAINING // _BATCH,
+        halvings=_HALVINGS,
     )
     setting = Setting(
         levels=Levels.binary(),
         base=PROTOCOLS[config.protocol].base,
-        steps_per_epoch=_FOR_TRAINING // _BATCH,
-        stretch=schedule.stretch,
+        schedule=schedule,
     )
     rows, probabilities = [], {}
     for name in config.methods:
@@ -286,7 +297,6 @@ def run(
             partial(task, config, data),
             method,
             setting,
-            schedule,
             parts.part(f"{config.protocol} {name}", {**shared, "method": method}),
             advance=advance,
         )

@@ -14,9 +14,10 @@ from lowprec.experiments.qat_methods import (
     Binary,
     FullPrecision,
     Proximal,
+    Schedule,
     Setting,
 )
-from lowprec.experiments.qat_training import Schedule, Task, train
+from lowprec.experiments.qat_training import Task, train
 from lowprec.experiments.resumable import Parts
 from lowprec.optim import ASkewSGD, LinearLambda, Skewed
 
@@ -59,18 +60,20 @@ def lines(poison=None):
     )
 
 
+def scheduled(epochs, steps=STEPS, **options):
+    options.setdefault("published_steps_per_epoch", steps)
+    return Schedule(epochs=epochs, steps_per_epoch=steps, **options)
+
+
 def trained(part, method, *, base="sgd", poison=None, advance=lambda: None, epochs=4):
-    schedule = Schedule(epochs=epochs, published_epochs=4, halvings=(1, 3))
+    schedule = scheduled(epochs, published_epochs=4, halvings=(1, 3))
     setting = Setting(
         levels=Levels.binary(),
         base=base,
         scale="mean_abs" if base == "sgd" else None,
-        steps_per_epoch=STEPS,
-        stretch=schedule.stretch,
+        schedule=schedule,
     )
-    return train(
-        lambda: lines(poison), method, setting, schedule, part, advance=advance
-    )
+    return train(lambda: lines(poison), method, setting, part, advance=advance)
 
 
 def flat(result):
@@ -138,8 +141,7 @@ def test_a_run_of_lost_models_ends(tmp_path):
 
 def test_a_shorter_run_passes_through_the_same_schedule():
     long, short = (
-        Schedule(epochs=epochs, published_epochs=50, halvings=(7, 15))
-        for epochs in (50, 10)
+        scheduled(epochs, published_epochs=50, halvings=(7, 15)) for epochs in (50, 10)
     )
     for time in (0, 6.9, 7, 14.5, 15, 49):
         assert long.factor(time) == short.factor(time / 5)
@@ -148,9 +150,8 @@ def test_a_shorter_run_passes_through_the_same_schedule():
 
 def pulls(epochs, method, key):
     """Return what a method's annealed value was at the end of each epoch."""
-    setting = Setting(
-        levels=Levels.int_bits(2), steps_per_epoch=10, stretch=20 / epochs
-    )
+    schedule = scheduled(epochs, 10, published_epochs=20)
+    setting = Setting(levels=Levels.int_bits(2), schedule=schedule)
     optimizer, annealing = method.build([nn.Parameter(torch.ones(2))], [], setting)
     values = []
     for _ in range(epochs):
@@ -173,16 +174,34 @@ def test_what_draws_to_the_levels_sums_to_the_same_in_a_shorter_run():
     optimizer, short = pulls(5, method, "epsilon")
     assert short == pytest.approx(long[3::4])
     assert optimizer.param_groups[0]["alpha"] == 1.0
+    few = scheduled(5, 10, published_epochs=20, published_steps_per_epoch=1000)
+    assert (few.stretch, few.pull) == (4, 400)
 
 
 def test_adam_is_skewed_by_a_wrapper():
-    setting = Setting(levels=Levels.binary(), base="adam")
-    method = Askew(lr=0.1, remoteness="quadratic", mode="displacement")
+    schedule = scheduled(5, published_epochs=20)
+    setting = Setting(levels=Levels.binary(), base="adam", schedule=schedule)
+    method = Askew(lr=0.1, remoteness="quadratic", alpha=0.2, mode="displacement")
     optimizer, _ = method.build([nn.Parameter(torch.ones(2))], [], setting)
+    assert optimizer.param_groups[0]["alpha"] == 0.2
     assert isinstance(optimizer, Skewed)
     assert optimizer.param_groups[0]["mode"] == "displacement"
 
 
+def test_the_end_is_always_evaluated(tmp_path):
+    def evaluated(epochs, every):
+        schedule = scheduled(epochs, published_epochs=9, evaluate_every=every)
+        return schedule.evaluations
+
+    assert evaluated(3, 1) == [1, 2, 3]
+    assert evaluated(10, 5) == [5, 10]
+    assert evaluated(11, 5) == [5, 10, 11]
+    assert evaluated(2, 5) == [2]
+    result = trained(Parts(tmp_path).part("x", {}), METHODS["askew"], epochs=3)
+    assert result["epochs"] == [1, 2, 3]
+    assert result["curves"]["loss"].shape == (3, 2)
+
+
 def test_a_schedule_has_an_epoch():
     with pytest.raises(ValueError, match="epochs must be 1 or more, got 0"):
-        Schedule(epochs=0, published_epochs=5)
+        scheduled(0, published_epochs=5)
