@@ -27,7 +27,8 @@ class Task:
     """What is trained: S models of the same shape, independent of each other.
 
     Args:
-        model: all S models; one model is S = 1.
+        models: S.
+        model: all S models.
         weights: the parameters to quantize.
         others: the other ones.
         batches: the batches of an epoch, a function of its number alone, so that a run
@@ -37,6 +38,7 @@ class Task:
         probe: anything to keep of the trained model, before and after quantization.
     """
 
+    models: int = 1
     model: nn.Module
     weights: list[nn.Parameter]
     others: list[nn.Parameter]
@@ -101,7 +103,7 @@ def train(
         return dict(part.result())
     task = make_task()
     trainer = method.build(task.weights, task.others, setting)
-    start, curves, diverged = 0, [], None
+    start, curves, diverged = 0, [], torch.full((task.models,), -1)
     state = part.state()
     if state is not None:
         start, curves, diverged = state["epoch"], state["curves"], state["diverged"]
@@ -117,7 +119,7 @@ def train(
             metrics = _evaluated(task, trainer, lost, range_scale)
             metrics["training_loss"] = mean
             curves.append(
-                {k: v.masked_fill(lost, torch.nan) for k, v in metrics.items()}
+                {k: v.cpu().masked_fill(lost, torch.nan) for k, v in metrics.items()}
             )
         part.save(
             {
@@ -153,35 +155,30 @@ def _epoch(
     trainer: Trainer,
     lr: float,
     schedule: Schedule,
-    diverged: Tensor | None,
+    diverged: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Run one epoch; return the mean loss of each model, and where they diverged."""
     optimizer, annealing = trainer
-    total, count = torch.zeros(()), 0
+    total, count = torch.zeros(task.models), 0
     for step, (x, y) in enumerate(
         task.batches(epoch), epoch * schedule.steps_per_epoch
     ):
         for group in optimizer.param_groups:
             group["lr"] = lr * schedule.factor(step / schedule.steps_per_epoch)
         losses = task.losses(task.model, x, y)
-        if diverged is None:
-            diverged = torch.full(losses.shape, -1)
-        new = ~losses.detach().isfinite() & (diverged < 0)
-        if bool(new.any()):
-            diverged = torch.where(new, step, diverged)
+        new = ~losses.detach().isfinite().cpu() & (diverged < 0)
+        diverged = torch.where(new, step, diverged)
         lost = diverged >= 0
         if bool(lost.all()):
             break
         optimizer.zero_grad()
-        losses.where(~lost, 0.0).sum().backward()
+        losses[~lost].sum().backward()
         if bool(lost.any()):
             _forget(task, lost)
         optimizer.step()
         if annealing is not None:
             annealing.step()
-        total, count = total + losses.detach(), count + 1
-    if diverged is None:
-        raise ValueError("an epoch needs at least one batch: there are no samples")
+        total, count = total + losses.detach().cpu(), count + 1
     return total / max(count, 1), diverged
 
 

@@ -211,6 +211,7 @@ def task(config: TwoMoonsConfig, data: Moons) -> Task:
         return {"probability": share[0]}
 
     return Task(
+        models=config.seeds,
         model=model,
         weights=list(model.weights),
         others=list(model.biases),

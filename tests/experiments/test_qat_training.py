@@ -50,6 +50,7 @@ def lines(poison=None):
         return {"loss": each.square().mean(dim=1), "accuracy": model.shift[:, 0] * 0}
 
     return Task(
+        models=2,
         model=model,
         weights=[model.weight],
         others=[model.shift],
