@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ._base import Group
-from ._levels import LevelsLike, level_table
-from ._quantized import clamp_, stored
+from ._levels import LevelsLike
 from ._remoteness import check_choice
+from ._scaled_levels import Prox, ScaledLevels
 from ._scales import ScaleLike
+from ._stored import clamp_, stored
 from ._wrapper import AbstractQuantizingOptimizer
 
-Prox = Literal["l1", "sq", "l2"]
 _PROXES = ("l1", "sq", "l2")
 
 
@@ -59,19 +58,10 @@ def proximal_map(
     """
     check_choice("prox", prox, _PROXES)
     _check_lam(lam)
-    w = w.detach()
-    q = level_table(levels, w).nearest(w)
-    if lam == 0:
-        return w.clone()
-    if prox == "sq":
-        return q.mul_(lam).add_(w).div_(1 + lam)
-    rest = w - q
-    if prox == "l1":
-        shrunk = rest.abs().sub_(lam).clamp_(min=0).mul_(rest.sign())
-        return shrunk.add_(q)
-    length = float(rest.to(torch.float64).norm())
-    factor = max(0.0, 1 - lam / length) if length > 0 else 0.0
-    return rest.mul_(factor).add_(q)
+    result = w.detach().clone()
+    one = torch.ones((), dtype=w.dtype, device=w.device)
+    ScaledLevels(levels, one, result).proximal_(result, lam, prox)
+    return result
 
 
 def _check_lam(lam: float) -> None:
@@ -153,14 +143,15 @@ class ProxQuant(AbstractQuantizingOptimizer):
         for p, group in self._pairs():
             if p.grad is None:
                 continue
-            scale = scales[p]
+            levels = ScaledLevels(group["levels"], scales[p], p.detach())
             lam = float(group["lam"]) * (
                 float(group["lr"]) if group["scale_by_lr"] else 1.0
             )
-            if lam > 0:
-                moved = proximal_map(p / scale, group["levels"], lam, group["prox"])
-                p.copy_(stored(moved.mul_(scale), group))
+            rounding = group.get("param_format")
+            clip = group["clip"] and rounding is None
+            levels.proximal_(p.detach(), lam, group["prox"], clip)
+            if rounding is None:
+                continue
+            p.copy_(stored(p, group))
             if group["clip"]:
-                table = level_table(group["levels"], p)
-                low, high = table.first * scale, table.last * scale
-                clamp_(p.detach(), low, high, group.get("param_format"))
+                clamp_(p.detach(), *levels.hull, rounding)

@@ -151,31 +151,17 @@ def remoteness_of(
 
 def _separation(w: Tensor, table: LevelTable, extended: bool) -> tuple[Tensor, Tensor]:
     """Return s, zero at the levels and positive between them, and ds/dw."""
-    count = table.values.isfinite().sum(-1)
-    if extended and bool((count < 2).any()):
+    if extended and table.fewest < 2:
         raise ValueError(_NO_CELL)
-    if table.values.shape[-1] == 1:
-        inner = slope = torch.zeros_like(w)
-    else:
-        lower, upper = cell_bounds(w, table, count)
-        slope = lower + upper
-        slope.sub_(w).sub_(w)
-        inner = (w - lower).mul_(upper - w)
+    lower, upper = table.bounds(w)
+    slope = (lower + upper).sub_(w).sub_(w)
+    inner = (w - lower).mul_(upper - w)
     if extended:
         return inner, slope
     first, last = table.first, table.last
     left, right = w < first, w >= last
     s = torch.where(left, first - w, torch.where(right, w - last, inner))
     return s, torch.where(left, -1.0, torch.where(right, 1.0, slope))
-
-
-def cell_bounds(w: Tensor, table: LevelTable, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ends of the cells; those of the outermost cells beyond the hull."""
-    if table.shared and table.values.shape[-1] == 2:
-        return table.values[0].expand(w.shape), table.values[1].expand(w.shape)
-    upper = table.cell(w).clamp_(min=1)
-    upper = torch.minimum(upper, (count - 1).clamp(min=1))
-    return table.level(upper - 1), table.level(upper)
 
 
 def feasible_set(
