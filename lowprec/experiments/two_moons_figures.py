@@ -8,7 +8,7 @@ from .two_moons import TwoMoonsResult
 
 __all__ = ["boundaries"]
 
-_PANEL = (2.3, 2.0)
+_PANEL = (1.7, 1.5)
 
 
 def boundaries(result: TwoMoonsResult) -> Any:
@@ -44,13 +44,13 @@ def boundaries(result: TwoMoonsResult) -> Any:
         ):
             axes = grid[line, number]
             field = probability.numpy()
-            axes.contourf(x, y, field, levels=20, cmap="coolwarm", vmin=0, vmax=1)
+            axes.contourf(x, y, field, levels=10, cmap="coolwarm", vmin=0, vmax=1)
             if field.min() < 0.5 < field.max():
                 axes.contour(x, y, field, levels=[0.5], colors="black", linewidths=1)
             axes.scatter(*points.T, c=labels, cmap="gray", s=2, linewidths=0)
             accuracy = float(row.values(metric)[0])
             title = f"{column}, {accuracy:.1f} %" if line == 0 else f"{accuracy:.1f} %"
-            axes.set_title(title, fontsize="small")
+            axes.set_title(title, fontsize="x-small")
     grid[0, 0].set_ylabel("trained")
     grid[1, 0].set_ylabel("quantized")
     return figure
