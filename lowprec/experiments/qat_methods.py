@@ -8,13 +8,15 @@ stays the same. Step sizes are left alone.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import nn, optim
 
+from ..errors import NumericalWarning
 from ..formats import Levels
 from ..optim import (
     Annealing,
@@ -122,7 +124,7 @@ class Setting:
         self,
         optimizer: QuantizedOptimizer,
         key: str,
-        schedule: LinearLambda | ExponentialEpsilon,
+        schedule: Callable[[float], float],
         factor: float = 1.0,
     ) -> Annealing:
         """Return the schedule in this run's time, multiplied by ``factor``."""
@@ -207,8 +209,10 @@ class Proximal(AbstractMethod):
 class Askew(AbstractMethod):
     """ASkewSGD, or its direction around another base.
 
-    Epsilon starts at its maximum for the levels, which is the published 1 for {-1, 1};
-    a larger one only keeps the constraint from binding.
+    Epsilon shrinks from its maximum for the levels, which is the published 1 for
+    {-1, 1}. Before that it is held a little above: at the maximum itself psi is the
+    square of the distance to the mid-point, which float32 rounds to 0 within 2^-12 of
+    it, and weights could not change sides.
 
     Args:
         remoteness: psi.
@@ -216,6 +220,7 @@ class Askew(AbstractMethod):
             divides by the size of what it is given, skewed directions included.
         start: epoch of the published run from which epsilon shrinks.
         rate: factor of epsilon per epoch of the published run.
+        free: epsilon before ``start``, as a multiple of its maximum.
         clip: M_c; None means a quarter gap a step.
         hull: bounds that weights are clamped to, in units of the levels; SGD only.
         mode: of `lowprec.optim.Skewed`; not for SGD.
@@ -225,6 +230,7 @@ class Askew(AbstractMethod):
     alpha: float = 0.2
     start: float = 30.0
     rate: float = 0.88
+    free: float = 1.01
     clip: float | None = None
     hull: tuple[float, float] | None = None
     mode: Literal["gradient", "bypass", "displacement"] = "gradient"
@@ -247,5 +253,11 @@ class Askew(AbstractMethod):
             base = setting.optimizer(groups, self.lr)
             optimizer = Skewed(base, mode=self.mode, **options)
         largest = largest_epsilon(setting.levels, self.remoteness)
-        schedule = ExponentialEpsilon(self.start, self.rate, largest)
-        return Trainer(optimizer, setting.annealing(optimizer, "epsilon", schedule))
+        shrinking = ExponentialEpsilon(self.start, self.rate, largest)
+
+        def epsilon(time: float) -> float:
+            return shrinking(time) if time >= self.start else self.free * largest
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NumericalWarning)  # free on purpose
+            return Trainer(optimizer, setting.annealing(optimizer, "epsilon", epsilon))

@@ -170,13 +170,29 @@ def test_what_draws_to_the_levels_sums_to_the_same_in_a_shorter_run():
     method = Askew(lr=0.1, remoteness="quadratic", start=4, alpha=0.25)
     optimizer, long = pulls(20, method, "epsilon")
     assert isinstance(optimizer, ASkewSGD)
-    assert long[3] == 0.25  # the maximum for a gap of 1
+    assert long[2] == 1.01 * 0.25  # above the maximum for a gap of 1
+    assert long[3] == 0.25
     assert long[-1] == pytest.approx(0.25 * 0.88**16)
     optimizer, short = pulls(5, method, "epsilon")
     assert short == pytest.approx(long[3::4])
     assert optimizer.param_groups[0]["alpha"] == 1.0
     few = scheduled(5, 10, published_epochs=20, published_steps_per_epoch=1000)
     assert (few.stretch, few.pull) == (4, 400)
+
+
+def test_weights_change_sides_before_the_annealing():
+    method = Askew(lr=0.5, remoteness="quartic_ext", start=2)
+    setting = Setting(levels=Levels.binary(), schedule=scheduled(4, published_epochs=4))
+    weight = nn.Parameter(torch.tensor([1e-4]))
+    optimizer, annealing = method.build([weight], [], setting)
+    weight.grad = torch.tensor([1e-3])
+    optimizer.step()
+    assert weight.item() == pytest.approx(-4e-4)
+    for _ in range(2 * STEPS + 1):
+        annealing.step()
+    weight.grad = torch.tensor([-1e-3])
+    optimizer.step()
+    assert weight.item() < -4e-4
 
 
 def test_adam_is_skewed_by_a_wrapper():
