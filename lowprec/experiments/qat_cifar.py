@@ -255,8 +255,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "evaluate_every": "epochs between evaluations",
         "seeds": "number of runs of each method",
         "batch": "images in a step",
-        "per_class": "training images of each class (default: all)",
-        "test_per_class": "test images of each class (default: all)",
+        "per_class": "training images of each class; None means all",
+        "test_per_class": "test images of each class; None means all",
         "device": "where to compute, such as cuda",
     }
     kinds = {"data_dir": str, "per_class": int, "test_per_class": int}

@@ -329,7 +329,7 @@ def run(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``lowprec run qat-mnist``."""
     texts = {
-        "data_dir": "directory of the MNIST IDX files (default: scikit-learn's digits)",
+        "data_dir": "directory of the MNIST IDX files; None means scikit-learn's digits",
         "bits": "of the weights",
         "scales": "of the levels, per layer",
         "methods": "to compare",
@@ -338,7 +338,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "seeds": "number of runs of each method",
         "hidden": "neurons in each hidden layer",
         "batch": "samples in a step",
-        "samples": "first training samples to use (default: all)",
+        "samples": "first training samples to use; None means all",
     }
     choices = {"bits": _BITS, "scales": _SCALES, "methods": METHODS}
     kinds = {"data_dir": str, "samples": int}
