@@ -34,8 +34,8 @@ class LevelRow {
     if (spacing_ != Float(0)) return equidistant(z, lower, upper);
     if (count_ > kScanned) {
       const VInt<C> index = bisect(levels_ + 1, count_ - 2, z);
-      *lower = gather(levels_, index);
-      *upper = gather(levels_ + 1, index);
+      *lower = gather<C>(levels_, index);
+      *upper = gather<C>(levels_ + 1, index);
       return;
     }
     *lower = splat<VFloat<C>>(levels_[0]);
@@ -55,7 +55,7 @@ class LevelRow {
       equidistant(z, &level, &upper);
       level = z >= level + spacing_ / 2 ? upper : level;
     } else if (count_ > kScanned) {
-      level = gather(levels_, bisect(middles_, count_ - 1, z));
+      level = gather<C>(levels_, bisect(middles_, count_ - 1, z));
     } else {
       level = splat<VFloat<C>>(levels_[0]);
       for (int64_t j = 0; j < count_ - 1; ++j)
@@ -83,16 +83,10 @@ class LevelRow {
     VInt<C> index = {};
     while (count > 1) {
       const int64_t half = count / 2;
-      index -= (gather(bounds + half, index) <= z) & Int(-half);
+      index -= (gather<C>(bounds + half, index) <= z) & Int(-half);
       count -= half;
     }
-    return index - (gather(bounds, index) <= z);
-  }
-
-  static LOWPREC_INLINE VFloat<C> gather(const Float* from, VInt<C> index) {
-    VFloat<C> result;
-    for (int lane = 0; lane < C::lanes; ++lane) result[lane] = from[index[lane]];
-    return result;
+    return index - (gather<C>(bounds, index) <= z);
   }
 
   const Float* levels_;
