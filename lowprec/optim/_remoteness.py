@@ -9,10 +9,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from .._remoteness import Kind, remoteness_between
 from ..formats import Levels
 from ._levels import LevelsLike, LevelTable, level_table
 
-RemotenessLike = Literal["quadratic", "quartic", "quartic_ext"]
+RemotenessLike = Kind
 ClipMode = Literal["report", "max"]
 Midpoint = Literal["report", "gradient"]
 
@@ -142,26 +143,10 @@ def remoteness_of(
     w: Tensor, table: LevelTable, epsilon: float, kind: RemotenessLike
 ) -> Remoteness:
     """Return `remoteness` for levels that are checked."""
-    s, slope = _separation(w, table, extended=kind == "quartic_ext")
-    if kind == "quadratic":
-        return Remoteness(epsilon - s, slope.neg_())
-    slope.mul_(s).mul_(-2)
-    return Remoteness(epsilon - s.square_(), slope)
-
-
-def _separation(w: Tensor, table: LevelTable, extended: bool) -> tuple[Tensor, Tensor]:
-    """Return s, zero at the levels and positive between them, and ds/dw."""
-    if extended and table.fewest < 2:
+    if kind == "quartic_ext" and table.fewest < 2:
         raise ValueError(_NO_CELL)
-    lower, upper = table.bounds(w)
-    slope = (lower + upper).sub_(w).sub_(w)
-    inner = (w - lower).mul_(upper - w)
-    if extended:
-        return inner, slope
-    first, last = table.first, table.last
-    left, right = w < first, w >= last
-    s = torch.where(left, first - w, torch.where(right, w - last, inner))
-    return s, torch.where(left, -1.0, torch.where(right, 1.0, slope))
+    hull = table.first, table.last
+    return Remoteness(*remoteness_between(w, table.bounds(w), hull, epsilon, kind))
 
 
 def feasible_set(
