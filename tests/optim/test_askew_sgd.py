@@ -303,12 +303,21 @@ def test_scales_freeze_at_their_epoch():
     ("options", "text"),
     [
         ({"levels": torch.tensor([1.0, -1.0])}, "strictly increasing"),
+        ({"levels": torch.tensor([-1.0, 1.0, 1.0])}, "increase|increasing"),
         ({"levels": torch.zeros(4, 1, 2)}, "fit|increasing"),
         ({"epsilon": -0.5}, "epsilon"),
         ({"alpha": -1.0}, "alpha"),
         ({"clip": 0.0}, "clip"),
         ({"coupling": "both"}, "coupling"),
         ({"remoteness": "cubic"}, "remoteness"),
+        ({"remoteness": "quartic_ext", "levels": lp.Levels([1])}, "two levels"),
+        (
+            {
+                "remoteness": "quartic_ext",
+                "levels": torch.tensor([[1.0, math.inf], [1.0, 2.0], [3.0, 4.0]]),
+            },
+            "two levels",
+        ),
         ({"hull": (1.0, -1.0)}, "hull"),
         ({"scale": 0.0}, "scale"),
         ({"scale": "sum"}, "scale"),

@@ -116,6 +116,10 @@ struct LevelFunction {
         clip_by_size(task.clip_by_size != 0),
         midpoint_moves(task.midpoint_moves != 0) {}
 
+  LOWPREC_INLINE VFloat<C> in_units(VFloat<C> w) const {
+    return scale == Float(1) ? w : w / scale;
+  }
+
   LOWPREC_INLINE VFloat<C> clamped(VFloat<C> w) const {
     w = w < low ? splat<VFloat<C>>(low) : w;
     return w > high ? splat<VFloat<C>>(high) : w;
@@ -126,7 +130,7 @@ struct LevelFunction {
                                       const uint32_t* words) const {
     if constexpr (operation == kNearestLevel || operation == kSampledLevel)
       *weights = clamped(*weights);
-    const VFloat<C> z = *weights / scale;
+    const VFloat<C> z = in_units(*weights);
     if constexpr (operation >= kSkewQuadratic)
       return skewed(z, d);
     else if constexpr (operation == kNearestLevel)

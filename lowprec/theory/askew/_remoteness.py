@@ -54,8 +54,8 @@ class Remoteness:
         >>> psi = Remoteness((-1, 1), 0.2)
         >>> psi(torch.tensor([-1.5, -1.0, 0.0]))
         tensor([-0.3000,  0.2000, -0.8000], dtype=torch.float64)
-        >>> psi.derivative(torch.tensor([-1.5, -0.9, 0.0]))
-        tensor([ 1.0000, -1.8000,  0.0000], dtype=torch.float64)
+        >>> psi.derivative(torch.tensor([-1.5, -0.9, 0.5]))
+        tensor([ 1.0000, -1.8000,  1.0000], dtype=torch.float64)
         >>> psi.epsilon_max
         1.0
 
