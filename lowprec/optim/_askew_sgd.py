@@ -20,6 +20,7 @@ from ._remoteness import (
     Midpoint,
     RemotenessLike,
     Skew,
+    check_cells,
     check_choice,
     check_skew,
     largest_epsilon,
@@ -225,6 +226,7 @@ def check_skew_group(group: Group) -> None:
     if group["levels"] is not None:
         names = ("clip", "remoteness", "clip_mode", "midpoint")
         check_skew(group["alpha"], _epsilon(group), *(group[name] for name in names))
+        check_cells(group["levels"], group["remoteness"])
 
 
 def warn_if_free(group: Group, stacklevel: int) -> None:

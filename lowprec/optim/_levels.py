@@ -49,11 +49,6 @@ class LevelTable:
         return self.values.isfinite().sum(-1)
 
     @cached_property
-    def fewest(self) -> int:
-        """Smallest number of levels of a coordinate."""
-        return int(self.count.min()) if self.count.numel() else 1
-
-    @cached_property
     def spacing(self) -> float:
         """Distance of levels of which cells are found by exact arithmetic; else 0.
 

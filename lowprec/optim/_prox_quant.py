@@ -80,7 +80,7 @@ class ProxQuant(AbstractQuantizingOptimizer):
         Where lambda is 0, steps are the base's, bit for bit. `Annealing` of ``"lam"``
         with `LinearLambda` is the usual schedule. The map acts on one parameter at a
         time and is rounded to nearest even of the base's ``param_format``. Training
-        ends near the levels: call `project_`.
+        ends near the levels: call `project_`, or give ``freeze_at``.
 
     Args:
         base: optimizer.
@@ -91,6 +91,9 @@ class ProxQuant(AbstractQuantizingOptimizer):
         clip: whether to clamp to the hull of the levels.
         scale: s; see `scale_of`; None means 1.
         scale_until: see `ASkewSGD`.
+        freeze_at: number of steps after which weights with levels go to the nearest
+            ones and stay there, while the base goes on with all others; None for
+            never.
 
     Raises:
         TypeError: if ``base`` is no optimizer or a parameter is not float32 or float64.
@@ -121,6 +124,7 @@ class ProxQuant(AbstractQuantizingOptimizer):
         clip: bool = False,
         scale: ScaleLike = None,
         scale_until: float | None = None,
+        freeze_at: int | None = None,
     ) -> None:
         defaults = {
             "levels": levels,
@@ -130,6 +134,8 @@ class ProxQuant(AbstractQuantizingOptimizer):
             "clip": clip,
             "scale": scale,
             "scale_until": scale_until,
+            "freeze_at": freeze_at,
+            "prox_step": 0,
         }
         super().__init__(base, defaults)
 
@@ -137,21 +143,43 @@ class ProxQuant(AbstractQuantizingOptimizer):
         super()._check_group(group)
         check_choice("prox", group["prox"], _PROXES)
         _check_lam(group["lam"])
+        freeze_at = group["freeze_at"]
+        if freeze_at is not None and freeze_at < 1:
+            raise ValueError(f"freeze_at must be at least 1 step, got {freeze_at}")
 
     def _step(self, scales: dict[Tensor, Tensor]) -> None:
-        self.base.step()
+        frozen = [p for p, group in self._pairs() if _is_frozen(group)]
+        gradients = [p.grad for p in frozen]
+        for p in frozen:
+            p.grad = None
+        try:
+            self.base.step()
+        finally:
+            for p, gradient in zip(frozen, gradients, strict=True):
+                p.grad = gradient
         for p, group in self._pairs():
-            if p.grad is None:
-                continue
-            levels = ScaledLevels(group["levels"], scales[p], p.detach())
-            lam = float(group["lam"]) * (
-                float(group["lr"]) if group["scale_by_lr"] else 1.0
-            )
-            rounding = group.get("param_format")
-            clip = group["clip"] and rounding is None
-            levels.proximal_(p.detach(), lam, group["prox"], clip)
-            if rounding is None:
-                continue
-            p.copy_(stored(p, group))
-            if group["clip"]:
-                clamp_(p.detach(), *levels.hull, rounding)
+            if p.grad is not None and not _is_frozen(group):
+                self._map(p, group, scales[p])
+        for group in self.param_groups:
+            group["prox_step"] += 1
+            if group["levels"] is not None and group["prox_step"] == group["freeze_at"]:
+                for p in group["params"]:
+                    p.copy_(self._project(p, group))
+
+    def _map(self, p: Tensor, group: Group, scale: Tensor) -> None:
+        levels = ScaledLevels(group["levels"], scale, p.detach())
+        lam = float(group["lam"]) * (
+            float(group["lr"]) if group["scale_by_lr"] else 1.0
+        )
+        rounding = group.get("param_format")
+        clip = group["clip"] and rounding is None
+        levels.proximal_(p.detach(), lam, group["prox"], clip)
+        if rounding is None:
+            return
+        p.copy_(stored(p, group))
+        if group["clip"]:
+            clamp_(p.detach(), *levels.hull, rounding)
+
+
+def _is_frozen(group: Group) -> bool:
+    return group["freeze_at"] is not None and group["prox_step"] >= group["freeze_at"]

@@ -144,7 +144,7 @@ class ScaledLevels:
         """Return |w/s - P(w/s)|."""
         squares = [
             float(torch.linalg.vector_norm(rest, dtype=torch.float64)) ** 2
-            for _, (rest,) in consecutive([self.from_nearest(w)])
+            for _, (rest,) in consecutive([self.from_nearest(w)], size=1 << 20)
         ]
         return math.sqrt(math.fsum(squares))
 

@@ -28,11 +28,14 @@ struct Descent {
     return multiply_add<C>(x, splat<VFloat<C>>(factor), to, fused);
   }
 
+  // Whether the direction is the skewed gradient and nothing else.
+  bool plain() const { return !maximize && !decays && fused; }
+
   // Moves weights w and their momentum, if there is any.
   template <int64_t operation>
   LOWPREC_INLINE void move(const LevelFunction<C, operation>& levels, VFloat<C>* w,
                            VFloat<C> d, VFloat<C>* buffer) const {
-    const VFloat<C> z = *w / levels.scale;
+    const VFloat<C> z = levels.in_units(*w);
     if (maximize) d = -d;
     if (decays) d = added(d, *w, decay);
     if (skew_gradient) d = levels.skewed(z, d);
@@ -51,7 +54,17 @@ void descent_run(const LevelFunction<C, operation>& shared, const Descent<C>& gi
                  typename C::Float* buffers, int64_t count) {
   const LevelFunction<C, operation> levels = shared;  // cannot alias the output
   const Descent<C> descent = given;
-  for (int64_t i = 0; i < count; i += C::lanes) {
+  int64_t i = 0;
+  if (!buffers && descent.plain()) {
+    for (; i + C::lanes <= count; i += C::lanes) {
+      const VFloat<C> w = load<VFloat<C>>(weights + i);
+      const VFloat<C> d =
+          levels.skewed(levels.in_units(w), load<VFloat<C>>(gradients + i));
+      const VFloat<C> step = splat<VFloat<C>>(descent.step);
+      store(weights + i, levels.clamped(multiply_add<C>(d, step, w, true)));
+    }
+  }
+  for (; i < count; i += C::lanes) {
     const int64_t some = smaller<int64_t>(C::lanes, count - i);
     VFloat<C> w = {}, d = {}, buffer = {};
     load_some(&w, weights + i, some);

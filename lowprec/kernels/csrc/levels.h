@@ -34,8 +34,8 @@ class LevelRow {
     if (spacing_ != Float(0)) return equidistant(z, lower, upper);
     if (count_ > kScanned) {
       const VInt<C> index = bisect(levels_ + 1, count_ - 2, z);
-      *lower = gather(levels_, index);
-      *upper = gather(levels_ + 1, index);
+      *lower = gather<C>(levels_, index);
+      *upper = gather<C>(levels_ + 1, index);
       return;
     }
     *lower = splat<VFloat<C>>(levels_[0]);
@@ -55,7 +55,7 @@ class LevelRow {
       equidistant(z, &level, &upper);
       level = z >= level + spacing_ / 2 ? upper : level;
     } else if (count_ > kScanned) {
-      level = gather(levels_, bisect(middles_, count_ - 1, z));
+      level = gather<C>(levels_, bisect(middles_, count_ - 1, z));
     } else {
       level = splat<VFloat<C>>(levels_[0]);
       for (int64_t j = 0; j < count_ - 1; ++j)
@@ -83,16 +83,10 @@ class LevelRow {
     VInt<C> index = {};
     while (count > 1) {
       const int64_t half = count / 2;
-      index -= (gather(bounds + half, index) <= z) & Int(-half);
+      index -= (gather<C>(bounds + half, index) <= z) & Int(-half);
       count -= half;
     }
-    return index - (gather(bounds, index) <= z);
-  }
-
-  static LOWPREC_INLINE VFloat<C> gather(const Float* from, VInt<C> index) {
-    VFloat<C> result;
-    for (int lane = 0; lane < C::lanes; ++lane) result[lane] = from[index[lane]];
-    return result;
+    return index - (gather<C>(bounds, index) <= z);
   }
 
   const Float* levels_;
@@ -122,6 +116,10 @@ struct LevelFunction {
         clip_by_size(task.clip_by_size != 0),
         midpoint_moves(task.midpoint_moves != 0) {}
 
+  LOWPREC_INLINE VFloat<C> in_units(VFloat<C> w) const {
+    return scale == Float(1) ? w : w / scale;
+  }
+
   LOWPREC_INLINE VFloat<C> clamped(VFloat<C> w) const {
     w = w < low ? splat<VFloat<C>>(low) : w;
     return w > high ? splat<VFloat<C>>(high) : w;
@@ -132,7 +130,7 @@ struct LevelFunction {
                                       const uint32_t* words) const {
     if constexpr (operation == kNearestLevel || operation == kSampledLevel)
       *weights = clamped(*weights);
-    const VFloat<C> z = *weights / scale;
+    const VFloat<C> z = in_units(*weights);
     if constexpr (operation >= kSkewQuadratic)
       return skewed(z, d);
     else if constexpr (operation == kNearestLevel)

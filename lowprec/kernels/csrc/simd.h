@@ -176,6 +176,26 @@ LOWPREC_INLINE VFloat<C> floor_of(VFloat<C> x) {
 #endif
 }
 
+// from[index] for every lane.
+template <class C>
+LOWPREC_INLINE VFloat<C> gather(const typename C::Float* from, VInt<C> index) {
+#if defined(__AVX512F__)
+  if constexpr (C::width == 32)
+    return (VFloat<C>)_mm512_i32gather_ps((__m512i)index, from, 4);
+  else
+    return (VFloat<C>)_mm512_i64gather_pd((__m512i)index, from, 8);
+#elif defined(__AVX2__)
+  if constexpr (C::width == 32)
+    return (VFloat<C>)_mm256_i32gather_ps(from, (__m256i)index, 4);
+  else
+    return (VFloat<C>)_mm256_i64gather_pd(from, (__m256i)index, 8);
+#else
+  VFloat<C> result;
+  for (int lane = 0; lane < C::lanes; ++lane) result[lane] = from[index[lane]];
+  return result;
+#endif
+}
+
 // The integer parts of numbers in [0, 2^32), in any rounding direction.
 LOWPREC_INLINE VBits<Binary32> integer_part(VFloat<Binary32> x) {
 #if defined(__AVX512F__)
