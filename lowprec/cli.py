@@ -60,6 +60,15 @@ _EXPERIMENTS = {
     "spars-ams": _Experiment(
         "spars_ams", "steps", "SPARS-AMS on many workers: accuracy against bytes sent"
     ),
+    "two-moons": _Experiment(
+        "two_moons", "epochs", "two moons with weights in {-1, 1}, all methods"
+    ),
+    "qat-mnist": _Experiment(
+        "qat_mnist", "epochs", "perceptrons with weights of one or two bits on MNIST"
+    ),
+    "qat-cifar": _Experiment(
+        "qat_cifar", "epochs", "ResNet-18 with binary weights on CIFAR-10"
+    ),
 }
 
 

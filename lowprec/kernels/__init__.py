@@ -9,6 +9,7 @@ from . import basic as basic
 from ._library import eager_round as eager_round
 from ._library import eager_round_stochastic as eager_round_stochastic
 from ._library import is_plain as is_plain
+from ._library import mark_written as mark_written
 from ._library import matmul as matmul
 from ._library import round as round
 from ._library import round_stochastic as round_stochastic

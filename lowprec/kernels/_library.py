@@ -121,7 +121,7 @@ def _round_out_on_cpu(x: Tensor, code: Sequence[int], out: Tensor) -> None:
     if not native_serves():
         return _round_out(x, code, out)
     native.round(x, code, out)
-    _mark_written(out)
+    mark_written(out)
     return None
 
 
@@ -131,11 +131,11 @@ def _round_stochastic_out_on_cpu(
     if not native_serves():
         return _round_stochastic_out(x, code, seed, offset, out)
     native.round_stochastic(x, code, seed, offset, out)
-    _mark_written(out)
+    mark_written(out)
     return None
 
 
-def _mark_written(out: Tensor) -> None:
+def mark_written(out: Tensor) -> None:
     """Tell autograd that ``out`` changed, as torch's own in-place operations do."""
     if not out.is_inference():
         increment_version(out)
@@ -319,7 +319,7 @@ def _written(out: Tensor, target: Tensor) -> Tensor:
     """Return ``out`` with what was written to ``target``, and let autograd know."""
     if target is not out:
         return out.copy_(target)
-    _mark_written(out)
+    mark_written(out)
     return out
 
 

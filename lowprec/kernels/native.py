@@ -32,7 +32,7 @@ from torch import Tensor
 
 from . import codes, portable, sums
 
-_INTERFACE = 4
+_INTERFACE = 5
 _SERIAL = 65536  # elements that one thread rounds alone (kGrain in environment.h)
 _NAMES = {2: "baseline", 3: "x86-64-v3", 4: "x86-64-v4"}
 _WIDTHS = {torch.float32: 32, torch.float64: 64}
@@ -95,6 +95,8 @@ def load(path: str | Path | None = None) -> bool:
         *(_pointer, _pointer, _pointer),
         *(_long, _long, _ulong, _ulong, _int),
     ]
+    library.lowprec_levels.argtypes = [_int, _pointer]
+    library.lowprec_descent.argtypes = [_int, _pointer, _pointer]
     _library = library
     return True
 

@@ -15,6 +15,8 @@ from ._annealing import Annealing as Annealing
 from ._annealing import ExponentialEpsilon as ExponentialEpsilon
 from ._annealing import LinearLambda as LinearLambda
 from ._askew_sgd import ASkewSGD as ASkewSGD
+from ._batch_norm import reestimate_batch_norm as reestimate_batch_norm
+from ._batch_norm import reestimated_batch_norm as reestimated_batch_norm
 from ._binary_connect import BinaryConnect as BinaryConnect
 from ._constrained import constrained_velocity as constrained_velocity
 from ._dorefa import dorefa_int as dorefa_int
@@ -30,6 +32,8 @@ from ._projection import Box as Box
 from ._projection import Projection as Projection
 from ._prox_quant import ProxQuant as ProxQuant
 from ._prox_quant import proximal_map as proximal_map
+from ._published import PublishedSettings as PublishedSettings
+from ._published import published_settings as published_settings
 from ._quantized import split_params as split_params
 from ._remoteness import Remoteness as Remoteness
 from ._remoteness import feasible_set as feasible_set
@@ -37,6 +41,7 @@ from ._remoteness import largest_epsilon as largest_epsilon
 from ._remoteness import remoteness as remoteness
 from ._remoteness import skewed_direction as skewed_direction
 from ._rounded_sum import rounded_sum as rounded_sum
+from ._scales import PerChannel as PerChannel
 from ._scales import scale_of as scale_of
 from ._scheduled_sgd import ScheduledSGD as ScheduledSGD
 from ._sgd import SGD as SGD
@@ -44,4 +49,4 @@ from ._skewed import Skewed as Skewed
 from ._spars_ams import SparsAMS as SparsAMS
 from ._update import rounded_step_size as rounded_step_size
 
-_torch.serialization.add_safe_globals([Ball, Box])
+_torch.serialization.add_safe_globals([Ball, Box, PerChannel])

@@ -11,24 +11,26 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..errors import NumericalWarning
-from ..rounding import RoundingLike
+from ..rounding import Rounding, RoundingLike
 from ._base import AbstractRoundedOptimizer, Closure, Group
-from ._exact import by_pieces
-from ._levels import LevelsLike, LevelTable, level_table
-from ._quantized import QuantizedMixin, check_gradients, check_levels, clamp_
+from ._levels import LevelsLike, LevelTable
+from ._quantized import QuantizedMixin, check_gradients, check_levels
 from ._remoteness import (
     ClipMode,
     Midpoint,
     RemotenessLike,
     Skew,
+    check_cells,
     check_choice,
     check_skew,
     largest_epsilon,
     min_gap,
     outer_slack,
 )
+from ._scaled_levels import ScaledLevels
 from ._scales import ScaleLike
 from ._sgd import SGD, Stage
+from ._stored import clamp_
 from ._update import UpdateLike, step_size
 
 Hull = Literal["levels"] | tuple[float, float] | None
@@ -209,22 +211,13 @@ class ASkewSGD(QuantizedMixin, SGD):
         check_gradients(self.param_groups)
         scales = self._pending_scales()
 
-        def redirect(
-            stage: Stage, direction: Tensor, p: Tensor, weights: Tensor, group: Group
-        ) -> Tensor:
-            if group["levels"] is None or stage.value != group["coupling"]:
-                return direction
-            return skewed_by(direction, weights, scales[p], group)
-
-        self._descend(redirect)
+        redirections = {
+            p: Skewing(group, scales[p], p)
+            for p, group in self._pairs()
+            if p.grad is not None
+        }
+        self._descend(redirections)
         self._keep_scales(scales)
-        for p, group in self._pairs():
-            if group["hull"] is not None and p.grad is not None:
-                low, high = _hull(level_table(group["levels"], p), group)
-                low, high = low * scales[p], high * scales[p]
-                clamp_(p.detach(), low, high, group["param_format"])
-                if "master" in self.state[p]:
-                    clamp_(self.state[p]["master"], low, high, None)
         return loss
 
 
@@ -233,6 +226,7 @@ def check_skew_group(group: Group) -> None:
     if group["levels"] is not None:
         names = ("clip", "remoteness", "clip_mode", "midpoint")
         check_skew(group["alpha"], _epsilon(group), *(group[name] for name in names))
+        check_cells(group["levels"], group["remoteness"])
 
 
 def warn_if_free(group: Group, stacklevel: int) -> None:
@@ -268,30 +262,77 @@ def effective_step(group: Group) -> float:
     return step_size(group) if "update" in group else float(group["lr"])
 
 
-def skewed_by(
-    direction: Tensor, weights: Tensor, scale: Tensor, group: Group
-) -> Tensor:
-    """Return -v, a piece at a time unless levels or scale differ in it."""
-    skew = Skew(
-        _epsilon(group),
-        float(group["alpha"]),
-        _clip(group),
-        group["remoteness"],
-        group["clip_mode"],
-        group["midpoint"],
-    )
-    table = level_table(group["levels"], weights)
-    plain = group["scale"] is None
+class Skewing:
+    """The skewed direction of one parameter, with the values of its group."""
 
-    def skewed(direction: Tensor, w: Tensor, offset: int) -> Tensor:
-        if plain:
-            return skew.apply(direction, w, table)
-        return skew.apply(direction, w / scale, table, scale)
+    def __init__(self, group: Group, scale: Tensor, p: Tensor) -> None:
+        self.stage = Stage(group.get("coupling", Stage.VELOCITY))
+        self._scale = scale
+        self._levels = ScaledLevels(group["levels"], scale, p)
+        self._skew = Skew(
+            _epsilon(group),
+            float(group["alpha"]),
+            _clip(group),
+            group["remoteness"],
+            group["clip_mode"],
+            group["midpoint"],
+        )
+        self._hull: tuple[Tensor, Tensor] | None = None
+        if group.get("hull") is not None:
+            self._hull = _hull(self._levels.table, group)
 
-    direction, weights = direction.detach(), weights.detach()
-    if table.shared and scale.dim() == 0:
-        return by_pieces(skewed, [direction, weights], 0)
-    return skewed(direction, weights, 0)
+    def confine(self, weights: Tensor, rounding: Rounding | None = None) -> None:
+        """Clamp to the hull of the group, if it has one."""
+        if self._hull is not None:
+            low, high = self._hull
+            clamp_(weights, low * self._scale, high * self._scale, rounding)
+
+    @property
+    def cuttable(self) -> bool:
+        """Whether it takes any consecutive elements of the parameter."""
+        return self._levels.cuttable
+
+    def __call__(
+        self,
+        direction: Tensor,
+        weights: Tensor,
+        first: int = 0,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Return -v; see `skewed_direction`."""
+        direction, weights = direction.detach(), weights.detach()
+        return self._levels.skewed(self._skew, direction, weights, first, out)
+
+    def descend(
+        self,
+        weights: Tensor,
+        gradient: Tensor,
+        buffer: Tensor | None,
+        started: bool,
+        group: Group,
+        eta: float,
+    ) -> bool:
+        """Do a whole step of `SGD` at once, if there is a kernel; else return False."""
+        hull = None
+        if self._hull is not None:
+            if self._hull[0].dim() > 0 or self._hull[1].dim() > 0:
+                return False
+            hull = self._hull[0].item(), self._hull[1].item()
+        return self._levels.descend(
+            self._skew,
+            weights,
+            gradient,
+            buffer,
+            hull,
+            step_size=eta,
+            decay=float(group["weight_decay"]),
+            momentum=float(group["momentum"]),
+            share=1 - group["dampening"],
+            maximize=bool(group["maximize"]),
+            first_momentum=not started,
+            nesterov=bool(group["nesterov"]),
+            skew_gradient=self.stage is Stage.GRADIENT,
+        )
 
 
 def _hull(table: LevelTable, group: Group) -> tuple[Tensor, Tensor]:

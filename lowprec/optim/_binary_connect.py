@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..random import draw_seed, philox_words
+from ..random import draw_seed
 from ._base import Group
-from ._levels import LevelsLike, level_table
-from ._quantized import clamp_, stored
-from ._remoteness import cell_bounds, check_choice
+from ._levels import LevelsLike
+from ._remoteness import check_choice
+from ._scaled_levels import Sampling, ScaledLevels
 from ._scales import ScaleLike, scale_of
+from ._stored import clamp_, stored
 from ._wrapper import AbstractQuantizingOptimizer
 
 _MODES = ("deterministic", "stochastic")
-_WORDS = 2.0**32
 
 
 class BinaryConnect(AbstractQuantizingOptimizer):
@@ -132,29 +132,30 @@ class BinaryConnect(AbstractQuantizingOptimizer):
         return latent if isinstance(latent, Tensor) else p.detach()
 
     def _step(self, scales: dict[Tensor, Tensor]) -> None:
-        params = [p for p, _ in self._pairs()]
-        quantized = [p.detach().clone() for p in params]
-        for p in params:
-            p.copy_(self._unquantized(p))
-        try:
+        with self._latent_data():
             self.base.step()
-        except BaseException:
-            for p, value in zip(params, quantized, strict=True):
-                p.copy_(value)
-            raise
-        for p, group in self._pairs():
-            if group["clip"]:
-                table = level_table(group["levels"], p)
-                low, high = table.first * scales[p], table.last * scales[p]
-                clamp_(p.detach(), low, high, group.get("param_format"))
-            self.state[p]["latent"].copy_(p)
         for group in self.param_groups:
             group["sampling_step"] += 1
-        self._quantize(scales)
+        self._quantize(scales, clip=True)
+
+    @contextmanager
+    def _latent_data(self) -> Iterator[None]:
+        """Let the parameters have the memory of the latent weights, without a copy."""
+        pairs = [p for p, _ in self._pairs()]
+        quantized = [p.data for p in pairs]
+        for p in pairs:
+            p.data = self.state[p]["latent"]
+        try:
+            yield
+        finally:
+            for p, values in zip(pairs, quantized, strict=True):
+                self.state[p]["latent"], p.data = p.data, values
 
     @torch.no_grad()
-    def _quantize(self, scales: dict[Tensor, Tensor] | None = None) -> None:
-        """Set every parameter to P of its latent weights."""
+    def _quantize(
+        self, scales: dict[Tensor, Tensor] | None = None, clip: bool = False
+    ) -> None:
+        """Set every parameter to P of its latent weights, clipped if groups say so."""
         scales = self._pending_scales() if scales is None else scales
         self._keep_scales(scales)
         offset = 0
@@ -164,7 +165,9 @@ class BinaryConnect(AbstractQuantizingOptimizer):
                     state = self.state[p]
                     if "latent" not in state:
                         state["latent"] = p.detach().clone()
-                    p.copy_(_sampled(state["latent"], scales[p], group, offset))
+                    latent = state["latent"]
+                    levels = ScaledLevels(group["levels"], scales[p], latent)
+                    _quantize(latent, p, levels, group, offset, clip and group["clip"])
                 offset += p.numel()
 
     def update_scales_(self, epoch: float | None = None) -> None:
@@ -179,20 +182,20 @@ class BinaryConnect(AbstractQuantizingOptimizer):
             yield
 
 
-def _sampled(latent: Tensor, scale: Tensor, group: Group, offset: int) -> Tensor:
-    z = latent / scale
-    table = level_table(group["levels"], z)
-    level = table.nearest(z)
-    if group["mode"] == "stochastic" and table.values.shape[-1] > 1:
-        count = table.values.isfinite().sum(-1)
-        lower, upper = cell_bounds(z, table, count)
-        index = torch.arange(offset, offset + z.numel(), device=z.device)
-        seed = torch.tensor(group["sampling_seed"], device=z.device)
+def _quantize(
+    latent: Tensor,
+    p: Tensor,
+    levels: ScaledLevels,
+    group: Group,
+    offset: int,
+    clip: bool,
+) -> None:
+    sampling, rounding = None, group.get("param_format")
+    if group["mode"] == "stochastic":
         step = group["sampling_step"] % 2**32
-        words = philox_words(index, seed, step=step, purpose=0).view(z.shape)
-        share = (z - lower).to(torch.float64) / (upper - lower)
-        up = words < share * _WORDS
-        # Rows of a single level have no cell, and NaN no level.
-        sample = torch.where(up, upper, lower)
-        level = torch.where(z.isnan() | (count < 2), level, sample)
-    return stored(level.mul_(scale), group)
+        sampling = Sampling(group["sampling_seed"], step, offset)
+    if clip and rounding is not None:
+        clamp_(latent, *levels.hull, rounding)
+    levels.quantize_(latent, p.detach(), clip and rounding is None, sampling)
+    if rounding is not None:
+        p.copy_(stored(p, group))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -103,6 +103,23 @@ def by_pieces(
         pieces = [x[start : start + PIECE] for x in flat]
         result.view(-1)[start : start + PIECE] = compute(*pieces, offset + start)
     return result
+
+
+def consecutive(
+    tensors: Sequence[Tensor], cuttable: bool = True, size: int = PIECE
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """Yield views of consecutive elements, a cache's part of them, with their index.
+
+    Tensors that are not contiguous, or on other devices, are yielded whole.
+    """
+    count = tensors[0].numel()
+    contiguous = all(x.is_contiguous() and x.is_cpu for x in tensors)
+    if count <= size or not cuttable or not contiguous:
+        yield 0, list(tensors)
+        return
+    flat = [x.view(-1) for x in tensors]
+    for start in range(0, count, size):
+        yield start, [x[start : start + size] for x in flat]
 
 
 def scaled(scale: float, x: Tensor, rounding: Rounding) -> Term:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -37,24 +38,45 @@ class LevelTable:
         """Lowest level, of the weights' broadcastable shape."""
         return self.values[..., 0]
 
-    @property
+    @cached_property
     def last(self) -> Tensor:
         """Highest level, likewise."""
         return self.values.where(self.values.isfinite(), -math.inf).amax(-1)
 
-    @property
-    def min_gap(self) -> float:
-        """Smallest distance of two levels of one coordinate."""
-        gaps = self.values.diff(dim=-1)
-        return (
-            float(gaps.where(gaps.isfinite(), math.inf).min())
-            if len(gaps)
-            else (math.inf)
-        )
+    @cached_property
+    def count(self) -> Tensor:
+        """How many levels there are, likewise."""
+        return self.values.isfinite().sum(-1)
+
+    @cached_property
+    def spacing(self) -> float:
+        """Distance of levels of which cells are found by exact arithmetic; else 0.
+
+        They are shared, equidistant, multiples of their distance, and that is a power
+        of two of at most 1.
+        """
+        values = self.values.tolist() if self.shared else []
+        gap = values[1] - values[0] if len(values) > 1 else 0.0
+        if not 2.0**-64 <= gap <= 1 or math.frexp(gap)[0] != 0.5:
+            return 0.0
+        numbers = [value / gap for value in values]
+        whole = all(n == numbers[0] + j for j, n in enumerate(numbers))
+        exact = numbers[0].is_integer() and max(map(abs, numbers)) < 2**20
+        return gap if whole and exact else 0.0
 
     def cell(self, w: Tensor) -> Tensor:
         """Return the int64 numbers j of the cells q_j <= w < q_(j+1)."""
         return _count(w, self.values)
+
+    def bounds(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ends of the cells; those of the outermost beyond the hull."""
+        if self.values.shape[-1] == 1:
+            return self.first.expand(w.shape), self.first.expand(w.shape)
+        if self.shared and self.values.shape[-1] == 2:
+            return self.values[0].expand(w.shape), self.values[1].expand(w.shape)
+        upper = self.cell(w).clamp_(min=1)
+        upper = torch.minimum(upper, (self.count - 1).clamp(min=1))
+        return self.level(upper - 1), self.level(upper)
 
     def level(self, index: Tensor) -> Tensor:
         """Return the levels with these numbers, from 0."""
@@ -69,7 +91,9 @@ class LevelTable:
             upper = w >= self.thresholds[0]
             level = torch.where(upper, self.values[1], self.values[0])
         else:
-            level = self.level(_count(w, self.thresholds))
+            number = _count(w, self.thresholds)
+            # Shorter rows end in thresholds of inf, which w = inf reaches.
+            level = self.level(torch.minimum(number, self.count - 1))
         return torch.where(w.isnan(), w, level)
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ._base import Group
-from ._levels import LevelsLike, level_table
-from ._quantized import clamp_, stored
+from ._levels import LevelsLike
 from ._remoteness import check_choice
+from ._scaled_levels import Prox, ScaledLevels
 from ._scales import ScaleLike
+from ._stored import clamp_, stored
 from ._wrapper import AbstractQuantizingOptimizer
 
-Prox = Literal["l1", "sq", "l2"]
 _PROXES = ("l1", "sq", "l2")
 
 
@@ -59,19 +58,10 @@ def proximal_map(
     """
     check_choice("prox", prox, _PROXES)
     _check_lam(lam)
-    w = w.detach()
-    q = level_table(levels, w).nearest(w)
-    if lam == 0:
-        return w.clone()
-    if prox == "sq":
-        return q.mul_(lam).add_(w).div_(1 + lam)
-    rest = w - q
-    if prox == "l1":
-        shrunk = rest.abs().sub_(lam).clamp_(min=0).mul_(rest.sign())
-        return shrunk.add_(q)
-    length = float(rest.to(torch.float64).norm())
-    factor = max(0.0, 1 - lam / length) if length > 0 else 0.0
-    return rest.mul_(factor).add_(q)
+    result = w.detach().clone()
+    one = torch.ones((), dtype=w.dtype, device=w.device)
+    ScaledLevels(levels, one, result).proximal_(result, lam, prox)
+    return result
 
 
 def _check_lam(lam: float) -> None:
@@ -90,7 +80,7 @@ class ProxQuant(AbstractQuantizingOptimizer):
         Where lambda is 0, steps are the base's, bit for bit. `Annealing` of ``"lam"``
         with `LinearLambda` is the usual schedule. The map acts on one parameter at a
         time and is rounded to nearest even of the base's ``param_format``. Training
-        ends near the levels: call `project_`.
+        ends near the levels: call `project_`, or give ``freeze_at``.
 
     Args:
         base: optimizer.
@@ -101,6 +91,9 @@ class ProxQuant(AbstractQuantizingOptimizer):
         clip: whether to clamp to the hull of the levels.
         scale: s; see `scale_of`; None means 1.
         scale_until: see `ASkewSGD`.
+        freeze_at: number of steps after which weights with levels go to the nearest
+            ones and stay there, while the base goes on with all others; None for
+            never.
 
     Raises:
         TypeError: if ``base`` is no optimizer or a parameter is not float32 or float64.
@@ -131,6 +124,7 @@ class ProxQuant(AbstractQuantizingOptimizer):
         clip: bool = False,
         scale: ScaleLike = None,
         scale_until: float | None = None,
+        freeze_at: int | None = None,
     ) -> None:
         defaults = {
             "levels": levels,
@@ -140,6 +134,8 @@ class ProxQuant(AbstractQuantizingOptimizer):
             "clip": clip,
             "scale": scale,
             "scale_until": scale_until,
+            "freeze_at": freeze_at,
+            "prox_step": 0,
         }
         super().__init__(base, defaults)
 
@@ -147,20 +143,43 @@ class ProxQuant(AbstractQuantizingOptimizer):
         super()._check_group(group)
         check_choice("prox", group["prox"], _PROXES)
         _check_lam(group["lam"])
+        freeze_at = group["freeze_at"]
+        if freeze_at is not None and freeze_at < 1:
+            raise ValueError(f"freeze_at must be at least 1 step, got {freeze_at}")
 
     def _step(self, scales: dict[Tensor, Tensor]) -> None:
-        self.base.step()
+        frozen = [p for p, group in self._pairs() if _is_frozen(group)]
+        gradients = [p.grad for p in frozen]
+        for p in frozen:
+            p.grad = None
+        try:
+            self.base.step()
+        finally:
+            for p, gradient in zip(frozen, gradients, strict=True):
+                p.grad = gradient
         for p, group in self._pairs():
-            if p.grad is None:
-                continue
-            scale = scales[p]
-            lam = float(group["lam"]) * (
-                float(group["lr"]) if group["scale_by_lr"] else 1.0
-            )
-            if lam > 0:
-                moved = proximal_map(p / scale, group["levels"], lam, group["prox"])
-                p.copy_(stored(moved.mul_(scale), group))
-            if group["clip"]:
-                table = level_table(group["levels"], p)
-                low, high = table.first * scale, table.last * scale
-                clamp_(p.detach(), low, high, group.get("param_format"))
+            if p.grad is not None and not _is_frozen(group):
+                self._map(p, group, scales[p])
+        for group in self.param_groups:
+            group["prox_step"] += 1
+            if group["levels"] is not None and group["prox_step"] == group["freeze_at"]:
+                for p in group["params"]:
+                    p.copy_(self._project(p, group))
+
+    def _map(self, p: Tensor, group: Group, scale: Tensor) -> None:
+        levels = ScaledLevels(group["levels"], scale, p.detach())
+        lam = float(group["lam"]) * (
+            float(group["lr"]) if group["scale_by_lr"] else 1.0
+        )
+        rounding = group.get("param_format")
+        clip = group["clip"] and rounding is None
+        levels.proximal_(p.detach(), lam, group["prox"], clip)
+        if rounding is None:
+            return
+        p.copy_(stored(p, group))
+        if group["clip"]:
+            clamp_(p.detach(), *levels.hull, rounding)
+
+
+def _is_frozen(group: Group) -> bool:
+    return group["freeze_at"] is not None and group["prox_step"] >= group["freeze_at"]

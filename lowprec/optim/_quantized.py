@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..rounding import Rounding, RoundingMode, Saturation, as_rounding
-from ._exact import round_exact
 from ._levels import level_table
+from ._scaled_levels import ScaledLevels
 from ._scales import check_scale, scale_of
+from ._stored import stored
 
 Group = dict[str, Any]
 
@@ -63,32 +62,6 @@ def check_levels(group: Group, params: Sequence[Any]) -> None:
             level_table(group["levels"], tensor.detach())
 
 
-def clamp_(w: Tensor, low: Tensor, high: Tensor, rounding: Rounding | None) -> None:
-    """Clamp in place to bounds, moved inward to values of the format."""
-    if rounding is not None:
-        low, high = (
-            _nearest_value(bound, rounding, mode).to(w.dtype)
-            for bound, mode in (
-                (low, RoundingMode.TOWARD_POSITIVE),
-                (high, RoundingMode.TOWARD_NEGATIVE),
-            )
-        )
-    torch.clamp(w, low, high, out=w)
-
-
-def stored(w: Tensor, group: Group) -> Tensor:
-    """Return w in the format of the parameters, rounded to nearest even."""
-    rounding = group.get("param_format")
-    if rounding is None:
-        return w
-    return _nearest_value(w, as_rounding(rounding), RoundingMode.NEAREST_EVEN)
-
-
-def _nearest_value(x: Tensor, rounding: Rounding, mode: RoundingMode) -> Tensor:
-    directed = replace(rounding, mode=mode, saturation=Saturation.NONE)
-    return round_exact(x, directed, None, 0)
-
-
 class QuantizedMixin:
     """Projection on the levels, and evaluation there, for an optimizer's groups.
 
@@ -121,8 +94,7 @@ class QuantizedMixin:
 
     def _project(self, p: Tensor, group: Group) -> Tensor:
         w, scale = self._unquantized(p), self._scale(p, group)
-        table = level_table(group["levels"], w)
-        return stored(table.nearest(w / scale).mul_(scale), group)
+        return stored(ScaledLevels(group["levels"], scale, w).nearest(w), group)
 
     @torch.no_grad()
     def update_scales_(self, epoch: float | None = None) -> None:
@@ -201,8 +173,8 @@ class QuantizedMixin:
         for p, group in quantized_params(self.param_groups):
             if p.numel() == 0:
                 continue
-            z = self._unquantized(p) / self._scale(p, group)
-            away = (z - level_table(group["levels"], z).nearest(z)).abs_()
+            w, scale = self._unquantized(p), self._scale(p, group)
+            away = ScaledLevels(group["levels"], scale, w).from_nearest(w).abs_()
             largest = max(largest, float(away.max()))
             total += float(away.sum(dtype=torch.float64))
             count += p.numel()

@@ -9,17 +9,13 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from .._remoteness import Kind, remoteness_between
 from ..formats import Levels
 from ._levels import LevelsLike, LevelTable, level_table
 
-RemotenessLike = Literal["quadratic", "quartic", "quartic_ext"]
+RemotenessLike = Kind
 ClipMode = Literal["report", "max"]
 Midpoint = Literal["report", "gradient"]
-
-_NO_CELL = (
-    "quartic_ext needs at least two levels, whose cell it extends: use "
-    "remoteness='quartic'"
-)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "remoteness": ("quadratic", "quartic", "quartic_ext"),
@@ -39,6 +35,25 @@ def check_choice(name: str, value: Any, allowed: tuple[str, ...] = ()) -> None:
         choices = [repr(choice) for choice in allowed]
         raise ValueError(
             f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}"
+        )
+
+
+def check_cells(levels: LevelsLike, kind: RemotenessLike) -> None:
+    """Refuse single levels for a remoteness that extends cells.
+
+    Raises:
+        ValueError: saying which other there is.
+    """
+    if kind != "quartic_ext":
+        return
+    if isinstance(levels, Levels):
+        single = len(levels.values) < 2
+    else:
+        single = bool((levels.isfinite().sum(-1) < 2).any())
+    if single:
+        raise ValueError(
+            "quartic_ext needs at least two levels, whose cell it extends: use "
+            "remoteness='quartic'"
         )
 
 
@@ -142,40 +157,9 @@ def remoteness_of(
     w: Tensor, table: LevelTable, epsilon: float, kind: RemotenessLike
 ) -> Remoteness:
     """Return `remoteness` for levels that are checked."""
-    s, slope = _separation(w, table, extended=kind == "quartic_ext")
-    if kind == "quadratic":
-        return Remoteness(epsilon - s, slope.neg_())
-    slope.mul_(s).mul_(-2)
-    return Remoteness(epsilon - s.square_(), slope)
-
-
-def _separation(w: Tensor, table: LevelTable, extended: bool) -> tuple[Tensor, Tensor]:
-    """Return s, zero at the levels and positive between them, and ds/dw."""
-    count = table.values.isfinite().sum(-1)
-    if extended and bool((count < 2).any()):
-        raise ValueError(_NO_CELL)
-    if table.values.shape[-1] == 1:
-        inner = slope = torch.zeros_like(w)
-    else:
-        lower, upper = cell_bounds(w, table, count)
-        slope = lower + upper
-        slope.sub_(w).sub_(w)
-        inner = (w - lower).mul_(upper - w)
-    if extended:
-        return inner, slope
-    first, last = table.first, table.last
-    left, right = w < first, w >= last
-    s = torch.where(left, first - w, torch.where(right, w - last, inner))
-    return s, torch.where(left, -1.0, torch.where(right, 1.0, slope))
-
-
-def cell_bounds(w: Tensor, table: LevelTable, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ends of the cells; those of the outermost cells beyond the hull."""
-    if table.shared and table.values.shape[-1] == 2:
-        return table.values[0].expand(w.shape), table.values[1].expand(w.shape)
-    upper = table.cell(w).clamp_(min=1)
-    upper = torch.minimum(upper, (count - 1).clamp(min=1))
-    return table.level(upper - 1), table.level(upper)
+    check_cells(table.values, kind)
+    hull = table.first, table.last
+    return Remoteness(*remoteness_between(w, table.bounds(w), hull, epsilon, kind))
 
 
 def feasible_set(
@@ -218,8 +202,7 @@ def feasible_set(
     e = epsilon if kind == "quadratic" else math.sqrt(epsilon)
     values = levels.values
     gaps = [b - a for a, b in pairwise(values)]
-    if kind == "quartic_ext" and not gaps:
-        raise ValueError(_NO_CELL)
+    check_cells(levels, kind)
     low = values[0] - outer_slack(gaps[0] if gaps else math.inf, epsilon, kind)
     pieces: list[tuple[float, float]] = []
     for a, b, gap in zip(values, values[1:], gaps, strict=False):

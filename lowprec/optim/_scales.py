@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -12,11 +12,40 @@ from torch import Tensor
 from ._levels import LevelsLike, level_table
 from ._remoteness import check_choice
 
-ScaleLike: TypeAlias = float | Tensor | str | Callable[[Tensor], Tensor | float] | None
-
 _POLICIES = ("range", "absmax", "mean_abs", "sawb")
 # The constants of 4-bit weights, whose levels span 16 gaps.
 _SAWB = (12.1, 12.2)
+
+
+@dataclass(frozen=True)
+class PerChannel:
+    """A scale policy that gives each channel its own scale; see `scale_of`.
+
+    Args:
+        policy: ``"range"``, ``"absmax"``, ``"mean_abs"`` or ``"sawb"``.
+        dim: dimension of the weights that counts channels, 0 for ``torch.nn`` layers.
+
+    Raises:
+        ValueError: for an unknown policy.
+
+    Example:
+        >>> from lowprec import Levels
+        >>> w = torch.tensor([[0.5, -0.25], [2.0, 1.0]])
+        >>> scale_of(w, Levels.ternary(), PerChannel("absmax")).tolist()
+        [[0.5], [2.0]]
+    """
+
+    policy: str
+    dim: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the policy."""
+        check_choice("policy", self.policy, _POLICIES)
+
+
+ScaleLike: TypeAlias = (
+    float | Tensor | str | PerChannel | Callable[[Tensor], Tensor | float] | None
+)
 
 
 def check_scale(scale: object) -> None:
@@ -25,7 +54,7 @@ def check_scale(scale: object) -> None:
     Raises:
         ValueError: for unknown names, and numbers that are not positive and finite.
     """
-    if scale is None or callable(scale):
+    if scale is None or callable(scale) or isinstance(scale, PerChannel):
         return
     if isinstance(scale, str):
         check_choice("scale", scale, _POLICIES)
@@ -50,8 +79,9 @@ def scale_of(w: Tensor, levels: LevelsLike, scale: ScaleLike) -> Tensor:
     Args:
         w: weights.
         levels: as `nearest`.
-        scale: a policy, a positive number or tensor that broadcasts against ``w``, a
-            function of ``w`` that returns one, or None for 1.
+        scale: a policy, `PerChannel` of one, a positive number or tensor that
+            broadcasts against ``w``, a function of ``w`` that returns one, or None
+            for 1.
 
     Returns:
         Tensor of the dtype of ``w``, 0-d unless ``scale`` gives more.
@@ -70,7 +100,9 @@ def scale_of(w: Tensor, levels: LevelsLike, scale: ScaleLike) -> Tensor:
     check_scale(scale)
     w = w.detach()
     if isinstance(scale, str):
-        result = _by_policy(w.to(torch.float64), levels, scale)
+        result = _by_policy(w.to(torch.float64), levels, scale, None)
+    elif isinstance(scale, PerChannel):
+        result = _by_policy(w.to(torch.float64), levels, scale.policy, scale.dim)
     elif callable(scale):
         result = torch.as_tensor(scale(w))
     else:
@@ -90,17 +122,39 @@ def scale_of(w: Tensor, levels: LevelsLike, scale: ScaleLike) -> Tensor:
     return result
 
 
-def _by_policy(w: Tensor, levels: LevelsLike, policy: str) -> Tensor:
+def _by_policy(
+    w: Tensor, levels: LevelsLike, policy: str, channels: int | None
+) -> Tensor:
     if w.numel() == 0:
         return torch.ones((), dtype=w.dtype)
+    if channels is not None and not -w.dim() <= channels < w.dim():
+        raise ValueError(
+            f"weights of shape {tuple(w.shape)} have no dimension {channels} of "
+            "channels: give parameters of other shapes a group of their own"
+        )
+    keep = channels is not None
+    kept = None if channels is None else channels % w.dim()
+    dims = [i for i in range(w.dim()) if i != kept]
+    if keep and not dims:  # torch takes no dimensions for all
+        w, dims = w.unsqueeze(-1), [1]
+        return _of_channels(w, levels, policy, dims, keep).squeeze(-1)
+    return _of_channels(w, levels, policy, dims, keep)
+
+
+def _of_channels(
+    w: Tensor, levels: LevelsLike, policy: str, dims: list[int], keep: bool
+) -> Tensor:
     table = level_table(levels, w)
-    first, last = table.first.min(), table.last.max()
+    first, last = (x.expand(w.shape) for x in (table.first, table.last))
+    lowest, highest = first.amin(dims, keep), last.amax(dims, keep)
     if policy == "mean_abs":
-        return w.abs().mean()
+        return w.abs().mean(dims, keep)
     if policy == "absmax":
-        return w.abs().max() / torch.maximum(first.abs(), last.abs())
+        largest = torch.maximum(lowest.abs(), highest.abs())
+        return w.abs().amax(dims, keep) / largest
     if policy == "range":
-        return (w.max() - w.min()) / (last - first)
+        return (w.amax(dims, keep) - w.amin(dims, keep)) / (highest - lowest)
     root, mean = _SAWB
-    clip = root * math.sqrt(w.square().mean().item()) - mean * w.abs().mean()
-    return 2 * clip / (last - first)
+    size = w.square().mean(dims, keep).sqrt()
+    clip = root * size - mean * w.abs().mean(dims, keep)
+    return 2 * clip / (highest - lowest)

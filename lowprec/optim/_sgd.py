@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -11,7 +13,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..rounding import Rounding, RoundingLike
 from ._base import AbstractRoundedOptimizer, Closure, Group
-from ._exact import by_pieces, round_exact, round_sum, scaled
+from ._exact import by_pieces, consecutive, round_exact, round_sum, scaled
 from ._update import (
     Purpose,
     Seeds,
@@ -153,23 +155,53 @@ class SGD(AbstractRoundedOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._descend(_unchanged)
+        self._descend({})
         return loss
 
-    def _descend(self, redirect: Redirect) -> None:
+    def _descend(self, redirections: Mapping[Tensor, Redirection]) -> None:
         """Step along the directions as redirected; if it raises, nothing changes."""
         groups = [self._validated(group) for group in self.param_groups]
         seeds = self._step_seeds()
-        changes = [
-            _change(p, self.state.get(p, {}), group, seeds, offset, redirect)
-            for group, (_, members) in zip(groups, self._offsets(), strict=True)
-            for p, offset in members
-        ]
-        for change in changes:
+        rounded: list[_Change] = []
+        unrounded: list[Callable[[], None]] = []
+        for group, (_, members) in zip(groups, self._offsets(), strict=True):
+            for p, offset in members:
+                redirection = redirections.get(p)
+                if group["param_format"] is None and group["momentum_format"] is None:
+                    step = partial(self._move, p, group, step_size(group), redirection)
+                    unrounded.append(step)
+                    continue
+                state = self.state.get(p, {})
+                rounded.append(_change(p, state, group, seeds, offset, redirection))
+        for change in rounded:
             change.apply()
             if change.state:
                 self.state[change.p].update(change.state)
+            if change.p in redirections:
+                confine = redirections[change.p].confine
+                confine(change.p.detach(), change.rounding)
+                if "master" in change.state:
+                    confine(change.state["master"], None)
+        for move in unrounded:
+            move()
         self._advance(seeds)
+
+    def _move(
+        self, p: Tensor, group: Group, eta: float, redirection: Redirection | None
+    ) -> None:
+        """Move a parameter without roundings in place, a cache's part at a time."""
+        weights, gradient = p.detach(), cast(Tensor, p.grad).detach()
+        buffer, started = None, True
+        if float(group["momentum"]) != 0:
+            buffer = self.state.get(p, {}).get("momentum_buffer")
+            started = buffer is not None
+            buffer = torch.empty_like(weights) if buffer is None else buffer
+        if redirection is None or not redirection.descend(
+            weights, gradient, buffer, started, group, eta
+        ):
+            _move_pieces(weights, gradient, buffer, started, group, eta, redirection)
+        if buffer is not None:
+            self.state[p]["momentum_buffer"] = buffer
 
 
 class Stage(Enum):
@@ -179,18 +211,41 @@ class Stage(Enum):
     VELOCITY = "velocity"  # the direction that the weights move along
 
 
-class Redirect(Protocol):
-    """Returns the direction to use instead, or the same tensor; changes neither."""
+class Redirection(Protocol):
+    """Replaces the direction of one parameter at one stage of a step."""
+
+    stage: Stage
+
+    @property
+    def cuttable(self) -> bool:
+        """Whether it takes any consecutive elements."""
+        ...
 
     def __call__(
-        self, stage: Stage, direction: Tensor, p: Tensor, weights: Tensor, group: Group
-    ) -> Tensor: ...
+        self, direction: Tensor, weights: Tensor, first: int, out: Tensor | None
+    ) -> Tensor:
+        """Return another direction, or the same tensor; change neither.
 
+        ``first`` is the linear index of the first element, and ``out`` is where the
+        result may be written, which may be ``direction``.
+        """
+        ...
 
-def _unchanged(
-    stage: Stage, direction: Tensor, p: Tensor, weights: Tensor, group: Group
-) -> Tensor:
-    return direction
+    def confine(self, weights: Tensor, rounding: Rounding | None) -> None:
+        """Clamp, to values of the rounding's format, what the step has reached."""
+        ...
+
+    def descend(
+        self,
+        weights: Tensor,
+        gradient: Tensor,
+        buffer: Tensor | None,
+        started: bool,
+        group: Group,
+        eta: float,
+    ) -> bool:
+        """Do the whole step of `_move_pieces` at once, or return False."""
+        ...
 
 
 class _Change(NamedTuple):
@@ -199,6 +254,7 @@ class _Change(NamedTuple):
     p: Tensor
     direction: Tensor
     eta: float
+    rounding: Rounding | None
     weights: Tensor | None  # None: the carrier's own update
     state: dict[str, Tensor]
 
@@ -209,35 +265,64 @@ class _Change(NamedTuple):
             self.p.copy_(self.weights)
 
 
+def _move_pieces(
+    weights: Tensor,
+    gradient: Tensor,
+    buffer: Tensor | None,
+    started: bool,
+    group: Group,
+    eta: float,
+    redirection: Redirection | None,
+) -> None:
+    """Step in place; ``buffer`` is the momentum, of no value until it is started."""
+    momentum, share = float(group["momentum"]), 1 - group["dampening"]
+    tensors = [weights, gradient] if buffer is None else [weights, gradient, buffer]
+    bare = not (group["maximize"] or float(group["weight_decay"]))
+    if buffer is None and redirection is None and bare:
+        weights.add_(gradient, alpha=-eta)
+        return
+
+    def averaged(direction: Tensor, buffer: Tensor) -> Tensor:
+        if started:
+            return buffer.mul_(momentum).add_(direction, alpha=share)
+        return buffer.copy_(direction)
+
+    spare: Tensor | None = None
+    cuttable = redirection is None or redirection.cuttable
+    for first, (w, g, *buffers) in consecutive(tensors, cuttable):
+        spare = torch.empty_like(w) if spare is None else spare[: len(w)]
+        average = partial(averaged, buffer=buffers[0]) if buffers else None
+        direction = _direction(g, w, average, group, redirection, first, spare)
+        w.add_(direction, alpha=-eta)
+    if redirection is not None:
+        redirection.confine(weights, None)
+
+
 def _change(
     p: Tensor,
     state: dict[str, Tensor],
     group: Group,
     seeds: Seeds | None,
     offset: int,
-    redirect: Redirect,
+    redirection: Redirection | None,
 ) -> _Change:
-    gradient, eta, name = cast(Tensor, p.grad), step_size(group), kept_name(group)
+    eta, name = step_size(group), kept_name(group)
     kept = None if name is None else state.get(name)
     moving = kept if name == "master" and kept is not None else p
-    direction = -gradient if group["maximize"] else gradient
-    decay, momentum = float(group["weight_decay"]), float(group["momentum"])
-    if decay != 0:
-        direction = direction.add(moving, alpha=decay)
-    direction = redirect(Stage.GRADIENT, direction, p, moving, group)
     changed: dict[str, Tensor] = {}
-    if momentum != 0:
-        known = state.get("momentum_buffer")
-        buffer = _next_buffer(direction, known, group, seeds, offset)
+
+    def averaged(direction: Tensor) -> Tensor:
+        buffer = _next_buffer(
+            direction, state.get("momentum_buffer"), group, seeds, offset
+        )
         changed["momentum_buffer"] = buffer
-        if group["nesterov"]:
-            direction = direction.add(buffer, alpha=momentum)
-        else:
-            direction = buffer
-    direction = redirect(Stage.VELOCITY, direction, p, moving, group)
+        return buffer
+
+    average = averaged if float(group["momentum"]) != 0 else None
+    direction = _direction(cast(Tensor, p.grad), moving, average, group, redirection)
     rounding: Rounding | None = group["param_format"]
     if rounding is None:
-        return _Change(p, direction, eta, None, changed)
+        return _Change(p, direction, eta, None, None, changed)
     if name == "master":
         master = moving.add(direction, alpha=-eta)
         stored = store_master(master, rounding, seeds, offset)
@@ -248,7 +333,37 @@ def _change(
         )
     if name is not None:
         changed[name] = cast(Tensor, stored.kept)
-    return _Change(p, direction, eta, stored.weights, changed)
+    return _Change(p, direction, eta, rounding, stored.weights, changed)
+
+
+def _direction(
+    gradient: Tensor,
+    weights: Tensor,
+    average: Callable[[Tensor], Tensor] | None,
+    group: Group,
+    redirection: Redirection | None,
+    first: int = 0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Return the direction to move along; ``average`` gives the momentum buffer."""
+    direction, stage = gradient, None if redirection is None else redirection.stage
+    decay = float(group["weight_decay"])
+    if group["maximize"]:
+        direction = torch.neg(direction, out=out)
+    if decay != 0:
+        direction = torch.add(direction, weights, alpha=decay, out=out)
+    if redirection is not None and stage is Stage.GRADIENT:
+        direction = redirection(direction, weights, first, out)
+    if average is not None:
+        buffer, momentum = average(direction), float(group["momentum"])
+        direction = (
+            torch.add(direction, buffer, alpha=momentum, out=out)
+            if group["nesterov"]
+            else buffer
+        )
+    if redirection is not None and stage is Stage.VELOCITY:
+        direction = redirection(direction, weights, first, out)
+    return direction
 
 
 def _next_buffer(

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ._askew_sgd import check_skew_group, effective_step, skewed_by, warn_if_free
+from ._askew_sgd import Skewing, check_skew_group, effective_step, warn_if_free
 from ._base import Group
 from ._levels import LevelsLike
-from ._quantized import stored
 from ._remoteness import ClipMode, Midpoint, RemotenessLike, check_choice
 from ._scales import ScaleLike
+from ._stored import stored
 from ._wrapper import AbstractQuantizingOptimizer
 
 Mode = Literal["gradient", "bypass", "displacement"]
@@ -122,7 +122,7 @@ class Skewed(AbstractQuantizingOptimizer):
                     continue
                 gradient = cast(Tensor, p.grad)
                 sign = -1 if group.get("maximize") else 1
-                direction = skewed_by(sign * gradient, p, scales[p], group)
+                direction = Skewing(group, scales[p], p)(sign * gradient, p)
                 if group["mode"] == "gradient":
                     p.grad = sign * direction
                     continue
@@ -139,7 +139,7 @@ class Skewed(AbstractQuantizingOptimizer):
                 continue
             if group["mode"] == "displacement":
                 velocity = (olds[p] - p).div_(lr)
-                move = skewed_by(velocity, olds[p], scales[p], group)
+                move = Skewing(group, scales[p], p)(velocity, olds[p])
                 move = move.where(move != velocity, torch.nan)
             else:
                 move = moves[p]

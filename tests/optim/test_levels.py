@@ -168,3 +168,10 @@ def test_zero_scales_are_refused(scale):
 def test_scales_that_do_not_broadcast_are_refused():
     with pytest.raises((ValueError, RuntimeError)):
         scale_of(torch.ones(3), lp.Levels.binary(), torch.ones(2, 1))
+
+
+def test_infinite_weights_go_to_the_ends_of_shorter_rows():
+    rows = torch.tensor([[0.0, 1.0, math.inf], [0.0, 1.0, 2.0]])
+    w = torch.tensor([math.inf, math.inf])
+    assert nearest(w, rows).tolist() == [1.0, 2.0]
+    assert nearest(-w, rows).tolist() == [0.0, 0.0]

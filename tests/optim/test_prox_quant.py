@@ -158,3 +158,32 @@ def test_gradients_that_are_not_finite_change_nothing():
     with pytest.raises(RuntimeError, match="NaN or infinite"):
         optimizer.step()
     assert torch.equal(before, model.weight)
+
+
+@pytest.mark.parametrize("fmt", [None, "bfloat16"])
+def test_frozen_weights_stay_at_levels_while_others_go_on(fmt):
+    model, x, y = problem()
+    base = lp.optim.SGD(groups(model), 0.05, momentum=0.9, param_format=fmt)
+    optimizer = ProxQuant(base, INT2, lam=0.01, scale=0.25, freeze_at=3)
+    run(model, x, y, optimizer, 2)
+    assert optimizer.distance()[0] > 0
+    run(model, x, y, optimizer, 1)
+    frozen, bias = model.weight.detach().clone(), model.bias.detach().clone()
+    assert torch.equal(frozen, lp.optim.nearest(frozen / 0.25, INT2) * 0.25)
+    run(model, x, y, optimizer, 3)
+    assert model.weight.grad is not None
+    assert torch.equal(model.weight, frozen)
+    assert not torch.equal(model.bias, bias)
+    with pytest.raises(ValueError, match="freeze_at"):
+        ProxQuant(torch.optim.SGD(model.parameters(), 0.1), INT2, freeze_at=0)
+
+
+def test_freezing_resumes():
+    model, x, y = problem()
+    optimizer = ProxQuant(torch.optim.SGD(groups(model), 0.05), BINARY, freeze_at=2)
+    run(model, x, y, optimizer, 2)
+    twin = ProxQuant(torch.optim.SGD(groups(model), 0.05), BINARY, freeze_at=2)
+    twin.load_state_dict(optimizer.state_dict())
+    before = model.weight.detach().clone()
+    run(model, x, y, twin, 2)
+    assert torch.equal(model.weight, before)

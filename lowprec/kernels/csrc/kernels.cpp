@@ -1,7 +1,9 @@
 // The kernels, compiled once per instruction set (LOWPREC_ISA names the build).
 #include "coding.h"
+#include "descent.h"
 #include "elementwise.h"
 #include "gemm.h"
+#include "levels.h"
 #include "table.h"
 
 namespace lowprec {
@@ -16,6 +18,10 @@ const Kernels kernels = {
     stochastic_array<Binary64>,
     matmul<float>,
     matmul<double>,
+    level_array<Binary32>,
+    level_array<Binary64>,
+    descent_array<Binary32>,
+    descent_array<Binary64>,
 };
 
 }  // namespace LOWPREC_ISA

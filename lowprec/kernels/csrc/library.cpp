@@ -19,7 +19,7 @@ extern const Kernels kernels;
 
 namespace {
 
-constexpr int kInterface = 4;  // native.py refuses a library with another number
+constexpr int kInterface = 5;  // native.py refuses a library with another number
 
 int best_isa() {
 #if defined(LOWPREC_X86_BUILDS)
@@ -157,4 +157,14 @@ LOWPREC_EXPORT int lowprec_matmul(int width, const void* a, const void* b, void*
                                 offset,
                                 threads};
   return width == 32 ? active().matmul_f32(task) : active().matmul_f64(task);
+}
+
+LOWPREC_EXPORT int lowprec_levels(int width, const lowprec::LevelTask* task) {
+  return width == 32 ? active().levels_f32(*task) : active().levels_f64(*task);
+}
+
+LOWPREC_EXPORT int lowprec_descent(int width, const lowprec::LevelTask* task,
+                                   const lowprec::DescentTask* descent) {
+  return width == 32 ? active().descent_f32(*task, *descent)
+                     : active().descent_f64(*task, *descent);
 }

@@ -108,6 +108,22 @@ LOWPREC_INLINE VFloat<C> multiply_add(VFloat<C> a, VFloat<C> b, VFloat<C> c) {
 #endif
 }
 
+// a * b + c, rounded once if `fused`, else after each operation.
+template <class C>
+LOWPREC_INLINE VFloat<C> multiply_add(VFloat<C> a, VFloat<C> b, VFloat<C> c,
+                                      bool fused) {
+  if (!fused) return a * b + c;
+#if defined(__FMA__)
+  return multiply_add<C>(a, b, c);
+#else
+  for (int lane = 0; lane < C::lanes; ++lane)
+    c[lane] = C::width == 32
+                  ? __builtin_fmaf(float(a[lane]), float(b[lane]), float(c[lane]))
+                  : __builtin_fma(a[lane], b[lane], c[lane]);
+  return c;
+#endif
+}
+
 // `magnitude` with the sign bit of `signs`.
 template <class C>
 LOWPREC_INLINE VBits<C> with_sign(VBits<C> magnitude, VBits<C> signs) {
@@ -138,6 +154,45 @@ LOWPREC_INLINE VInt<Binary32> unsigned_greater(VBits<Binary32> a, VBits<Binary32
 #else
   const uint32_t sign = 0x80000000u;
   return (VInt<Binary32>)(a ^ sign) > (VInt<Binary32>)(b ^ sign);
+#endif
+}
+
+// The largest integers that are not above x.
+template <class C>
+LOWPREC_INLINE VFloat<C> floor_of(VFloat<C> x) {
+#if defined(__AVX512F__)
+  if constexpr (C::width == 32)
+    return (VFloat<C>)_mm512_roundscale_ps((__m512)x, 1);
+  else
+    return (VFloat<C>)_mm512_roundscale_pd((__m512d)x, 1);
+#elif defined(__AVX2__)
+  if constexpr (C::width == 32)
+    return (VFloat<C>)_mm256_floor_ps((__m256)x);
+  else
+    return (VFloat<C>)_mm256_floor_pd((__m256d)x);
+#else
+  for (int lane = 0; lane < C::lanes; ++lane) x[lane] = __builtin_floor(x[lane]);
+  return x;
+#endif
+}
+
+// from[index] for every lane.
+template <class C>
+LOWPREC_INLINE VFloat<C> gather(const typename C::Float* from, VInt<C> index) {
+#if defined(__AVX512F__)
+  if constexpr (C::width == 32)
+    return (VFloat<C>)_mm512_i32gather_ps((__m512i)index, from, 4);
+  else
+    return (VFloat<C>)_mm512_i64gather_pd((__m512i)index, from, 8);
+#elif defined(__AVX2__)
+  if constexpr (C::width == 32)
+    return (VFloat<C>)_mm256_i32gather_ps(from, (__m256i)index, 4);
+  else
+    return (VFloat<C>)_mm256_i64gather_pd(from, (__m256i)index, 8);
+#else
+  VFloat<C> result;
+  for (int lane = 0; lane < C::lanes; ++lane) result[lane] = from[index[lane]];
+  return result;
 #endif
 }
 

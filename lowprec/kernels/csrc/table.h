@@ -52,6 +52,56 @@ struct Coding {
   int threads;
 };
 
+// What to compute from weights and their quantization set.
+enum LevelOperation {
+  kNearestLevel,
+  kSampledLevel,
+  kFromLevel,
+  kProxAbsolute,
+  kProxSquare,
+  kProxNorm,
+  kSkewQuadratic,
+  kSkewQuartic,
+  kSkewExtended,
+};
+
+// Arrays of `count` weights, of which the first has the linear index `first` in its
+// tensor. Rows of `width` increasing levels, padded by infinity, and of their `width` -
+// 1 mid-points; a row serves `run` consecutive elements, 0 for all. The same for scales.
+struct LevelTask {
+  int64_t operation;
+  void* weights;
+  const void* directions;  // skewed directions only
+  void* out;               // may be `weights` or `directions`
+  int64_t count, first;
+  const void* levels;
+  const void* middles;
+  int64_t width, level_run;
+  double spacing;  // of equidistant levels that are its multiples, a power of two; or 0
+  const void* scales;
+  int64_t scale_run;
+  double epsilon, alpha, clip;  // of skewed directions
+  int64_t clip_by_size, midpoint_moves;
+  double factor;          // lambda of proximal maps; kProxNorm: what is left of a distance
+  uint64_t seed, offset;  // of sampled levels: key, index of the first element
+  int64_t step;
+  // Weights are clamped to these times the scale: before they are quantized, after all
+  // other functions. NaN: the row's own first and last level.
+  double low, high;
+  int64_t keeps_clamped;  // whether what is quantized is written to `weights`
+  int64_t threads;
+};
+
+// A step of gradient descent along skewed directions, in place. `LevelTask::out` is the
+// momentum buffer, null without momentum.
+struct DescentTask {
+  const void* gradients;
+  double step_size, decay, momentum, share;  // share: what the gradient adds to momentum
+  int64_t maximize, first_momentum, nesterov;
+  int64_t skew_gradient;  // before the momentum, else after it
+  int64_t fused;          // whether products are added without being rounded
+};
+
 struct Kernels {
   Status (*coding)(const Coding& task);
   Status (*round_f32)(const Elementwise& task);
@@ -60,6 +110,10 @@ struct Kernels {
   Status (*stochastic_f64)(const Elementwise& task);
   Status (*matmul_f32)(const Matmul& task);
   Status (*matmul_f64)(const Matmul& task);
+  Status (*levels_f32)(const LevelTask& task);
+  Status (*levels_f64)(const LevelTask& task);
+  Status (*descent_f32)(const LevelTask& task, const DescentTask& descent);
+  Status (*descent_f64)(const LevelTask& task, const DescentTask& descent);
 };
 
 }  // namespace lowprec

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from ..._remoteness import Kind as Kind
+from ..._remoteness import remoteness_between
+from ...formats import Levels
 from .._inputs import finite
-
-# "quadratic" is Definition 3, "quartic" Definition 2; "quartic_ext" continues the
-# quartic of the end cells beyond the hull, as all published code does.
-Kind: TypeAlias = Literal["quadratic", "quartic", "quartic_ext"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class Remoteness:
         equivariant under scaling. Everything is evaluated in binary64.
 
     Args:
-        levels: q^(1) < ... < q^(K), finite, K >= 1 (2 for ``"quartic_ext"``).
+        levels: q^(1) < ... < q^(K), finite, K >= 1 (2 for ``"quartic_ext"``), or
+            `lowprec.Levels`.
         epsilon: slack, positive and finite.
         kind: ``"quadratic"``, ``"quartic"`` or ``"quartic_ext"``.
 
@@ -54,8 +54,8 @@ class Remoteness:
         >>> psi = Remoteness((-1, 1), 0.2)
         >>> psi(torch.tensor([-1.5, -1.0, 0.0]))
         tensor([-0.3000,  0.2000, -0.8000], dtype=torch.float64)
-        >>> psi.derivative(torch.tensor([-1.5, -0.9, 0.0]))
-        tensor([ 1.0000, -1.8000,  0.0000], dtype=torch.float64)
+        >>> psi.derivative(torch.tensor([-1.5, -0.9, 0.5]))
+        tensor([ 1.0000, -1.8000,  1.0000], dtype=torch.float64)
         >>> psi.epsilon_max
         1.0
 
@@ -85,13 +85,11 @@ class Remoteness:
 
     def __call__(self, w: Any) -> Tensor:
         """Return psi(w), shape of ``w``, in binary64."""
-        product, _ = self._product(w)
-        return self.epsilon - (product if self._linear else product**2)
+        return self._value_and_derivative(w)[0]
 
     def derivative(self, w: Any) -> Tensor:
         """Return psi'(w), from the right at a kink, shape of ``w``, in binary64."""
-        product, slope = self._product(w)
-        return slope if self._linear else 2 * product * slope
+        return self._value_and_derivative(w)[1]
 
     @property
     def gaps(self) -> tuple[float, ...]:
@@ -211,27 +209,15 @@ class Remoteness:
         square = gap * gap / 4
         return square if self._linear else square * square
 
-    def _product(self, w: Any) -> tuple[Tensor, Tensor]:
-        """Return s, or what stands for it outside, and the derivative of -s."""
+    def _value_and_derivative(self, w: Any) -> tuple[Tensor, Tensor]:
         value = finite("w", w)
         levels = torch.tensor(self.levels, dtype=torch.float64)
-        index = torch.bucketize(value.detach(), levels, right=True)
-        low = levels[(index - 1).clamp(min=0)]
-        high = levels[index.clamp(max=len(levels) - 1)]
-        below, above = index == 0, index == len(levels)
-        outside = torch.where(below, low - value, value - high)
-        sign = torch.where(below, 1.0, -1.0)
-        if self.kind == "quartic_ext":
-            left, right = levels[1] - levels[0], levels[-1] - levels[-2]
-            gap = torch.where(below, left, right)
-            sign = sign * (2 * outside + gap)
-            outside = outside * (outside + gap)
-        inside = (value - low) * (high - value)
-        beyond = below | above
-        return (
-            torch.where(beyond, outside, inside),
-            torch.where(beyond, sign, 2 * value - low - high),
-        )
+        last = len(levels) - 1
+        upper = torch.bucketize(value.detach(), levels, right=True)
+        upper = upper.clamp(min(1, last), last)
+        cell = levels[(upper - 1).clamp(min=0)], levels[upper]
+        hull = levels[0], levels[-1]
+        return remoteness_between(value, cell, hull, self.epsilon, self.kind)
 
     def _ends(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return the nearest points of C at or below, at or above each value."""
@@ -248,7 +234,9 @@ class Remoteness:
         )
 
 
-def _checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
+def _checked_levels(levels: Levels | Sequence[float]) -> tuple[float, ...]:
+    if isinstance(levels, Levels):
+        return levels.values
     tensor = finite("levels", levels)
     if tensor.ndim != 1 or tensor.numel() == 0:
         raise ValueError(

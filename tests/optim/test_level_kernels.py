@@ -1,0 +1,194 @@
+"""The C++ kernels of weights with levels equal the torch operations bit for bit."""
+
+import itertools
+import math
+import warnings
+
+import pytest
+import torch
+
+import lowprec as lp
+from lowprec.kernels import native
+from lowprec.optim import ASkewSGD, BinaryConnect, ProxQuant
+
+pytestmark = pytest.mark.skipif(
+    not native.available(), reason="the C++ library was not built"
+)
+
+KINDS = ("quadratic", "quartic", "quartic_ext")
+ISAS = native.instruction_sets() if native.available() else ()
+SHAPE = (5, 67)
+INF = math.inf
+
+
+def uneven(count):
+    """Levels without any regularity."""
+    return lp.Levels(sorted(math.sin(k) * 3 for k in range(count)))
+
+
+LEVELS = {
+    "binary": lp.Levels.binary(),
+    "ternary": lp.Levels.ternary(),
+    "int2": lp.Levels.int_bits(2),
+    "halves": lp.Levels([-1.0, -0.5, 0.0, 0.5]),
+    "even": lp.Levels([-4, -1, 2, 5]),
+    "int6": lp.Levels.int_bits(6),
+    "16": uneven(16),
+    "17": uneven(17),
+    "100": uneven(100),
+    "channel": torch.tensor(
+        [
+            [-1, 1, INF, INF],
+            [-2, -1, 0, 1],
+            [-3, 0, 0.5, 7],
+            [0, 1, 2, INF],
+            [1, 2, 3, 4],
+        ]
+    ).unsqueeze(1),
+    "coordinate": torch.randn(
+        *SHAPE, 3, generator=torch.Generator().manual_seed(3)
+    ).sort().values,
+    "column": torch.tensor([[-1.0, 1.0], [-2.0, 0.5]]).repeat(34, 1)[:67],
+}  # fmt: skip
+SCALES = {
+    "none": None,
+    "tensor": 0.37,
+    "channel": torch.tensor([0.5, 2.0, 0.1, 1.0, 3.0]).unsqueeze(1),
+    "coordinate": torch.rand(SHAPE, generator=torch.Generator().manual_seed(4)) + 0.1,
+    "column": torch.linspace(0.2, 3, SHAPE[1]),
+}
+
+
+# Other instruction sets are builds of the same source.
+@pytest.fixture(
+    params=[*(pytest.param(i, marks=pytest.mark.slow) for i in ISAS[:-1]), *ISAS[-1:]]
+)
+def isa(request):
+    native.set_instruction_set(request.param)
+    yield request.param
+    native.set_instruction_set()
+
+
+def special(levels, scale, dtype):
+    """Weights at, around and far from levels and mid-points, and a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    w = 3 * torch.randn(SHAPE, generator=generator, dtype=dtype)
+    values = levels.values if isinstance(levels, lp.Levels) else levels.flatten()[:8]
+    q = torch.as_tensor(values, dtype=dtype)
+    q = q[q.isfinite()]
+    points = torch.cat([q, (q[1:] + q[:-1]) / 2])
+    points = torch.cat(
+        [points, *(points.nextafter(torch.tensor(x).to(q)) for x in (-INF, INF))]
+    )
+    rare = torch.tensor([0.0, -0.0, 1e-42, -1e-42, 1e30, -1e30, INF, -INF, math.nan])
+    points = torch.cat([points, rare.to(dtype)])[: w.numel()]
+    w.view(-1)[: len(points)] = points
+    s = torch.ones(()) if scale is None else torch.as_tensor(scale)
+    g = torch.randn(SHAPE, generator=generator, dtype=dtype)
+    g.view(-1)[::7] = 0.0
+    return w * s.to(dtype), g
+
+
+def equal_bits(a, b):
+    integer = torch.int32 if a.dtype == torch.float32 else torch.int64
+    same = (a.view(integer) == b.view(integer)) | (a.isnan() & b.isnan())
+    return bool(same.all())
+
+
+def steps(levels, scale, dtype, backend, count=3, **options):
+    w, g = special(levels, scale, dtype)
+    p = torch.nn.Parameter(w)
+    with warnings.catch_warnings(), lp.kernels.using(backend):
+        warnings.simplefilter("ignore", lp.NumericalWarning)
+        optimizer = ASkewSGD([p], levels=levels, scale=scale, **options)
+        for k in range(count):
+            p.grad = g * (-0.7) ** k
+            optimizer.step()
+    state = optimizer.state[p].get("momentum_buffer", torch.zeros(1))
+    return p.detach(), state
+
+
+def both_agree(levels, scale, dtype, **options):
+    ours = steps(levels, scale, dtype, "native", **options)
+    theirs = steps(levels, scale, dtype, "portable", **options)
+    return all(map(equal_bits, ours, theirs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("levels", LEVELS)
+def test_skewed_steps_of_all_levels(isa, levels, kind, dtype):
+    for scale in SCALES.values():
+        assert both_agree(
+            LEVELS[levels], scale, dtype, lr=0.1, remoteness=kind, epsilon=0.05
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "momentum",
+    [
+        {},
+        {"momentum": 0.9, "dampening": 0.3},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+        {"weight_decay": 0.01, "maximize": True},
+    ],
+    ids=str,
+)
+def test_skewed_steps_with_all_options(isa, momentum, kind, dtype):
+    choices = itertools.product(
+        ("velocity", "gradient"), ("report", "max"), ("report", "gradient"),
+        (None, "levels", (-0.75, 1.5)), (None, 0.2),
+    )  # fmt: skip
+    for coupling, clip_mode, midpoint, hull, clip in choices:
+        assert both_agree(
+            LEVELS["int2"], SCALES["channel"], dtype, lr=0.1, remoteness=kind,
+            epsilon=0.05, alpha=0.7, coupling=coupling, clip_mode=clip_mode,
+            midpoint=midpoint, hull=hull, clip=clip, count=2, **momentum,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("mode", ["deterministic", "stochastic"])
+@pytest.mark.parametrize("levels", LEVELS)
+def test_binary_connect(isa, levels, mode, dtype):
+    for scale, clip in itertools.product(SCALES.values(), (True, False)):
+        weights = []
+        for backend in ("native", "portable"):
+            w, g = special(LEVELS[levels], scale, dtype)
+            first, p = (torch.nn.Parameter(x.clone()) for x in (w[:1, :2], w))
+            first.grad, p.grad = torch.zeros_like(first), g
+            with lp.kernels.using(backend):
+                groups = [{"params": [first], "levels": None}, {"params": [p]}]
+                optimizer = BinaryConnect(
+                    torch.optim.SGD(groups, 0.1), LEVELS[levels], mode, clip=clip,
+                    scale=scale, generator=torch.Generator().manual_seed(9),
+                )  # fmt: skip
+                optimizer.step()
+            weights.append([p.detach(), optimizer.state[p]["latent"]])
+        assert all(map(equal_bits, *weights))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("prox", ["l1", "sq", "l2"])
+@pytest.mark.parametrize("levels", LEVELS)
+def test_prox_quant(isa, levels, prox, dtype):
+    for scale, clip in itertools.product(SCALES.values(), (True, False)):
+        weights = []
+        for backend in ("native", "portable"):
+            w, g = special(LEVELS[levels], scale, dtype)
+            if prox == "l2":  # whose length must be finite to move anything
+                w = w.nan_to_num(0.5, 3.0, -3.0).clamp(-9, 9)
+            p = torch.nn.Parameter(w)
+            p.grad = g
+            with lp.kernels.using(backend):
+                optimizer = ProxQuant(
+                    torch.optim.SGD([p], 0.1), LEVELS[levels], prox, 0.3, clip=clip,
+                    scale=scale,
+                )  # fmt: skip
+                optimizer.step()
+                moved = w.clone()
+                optimizer.project_()
+            weights.append([moved, w])
+        assert all(map(equal_bits, *weights))
