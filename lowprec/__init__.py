@@ -44,16 +44,20 @@ if _TYPE_CHECKING:
     from ._emulate import emulate as emulate
     from .arithmetic import BlockCodes as BlockCodes
     from .arithmetic import add as add
+    from .arithmetic import decode as decode
     from .arithmetic import decode_blocks as decode_blocks
     from .arithmetic import div as div
     from .arithmetic import dot as dot
+    from .arithmetic import encode as encode
     from .arithmetic import encode_blocks as encode_blocks
     from .arithmetic import fma as fma
     from .arithmetic import matmul as matmul
     from .arithmetic import mul as mul
+    from .arithmetic import pack as pack
     from .arithmetic import round as round
     from .arithmetic import sqrt as sqrt
     from .arithmetic import sub as sub
+    from .arithmetic import unpack as unpack
 
 # Checkpoints that hold them load with torch.load(weights_only=True).
 _add_safe_globals(
@@ -91,16 +95,20 @@ _LAZY_MODULES = (
 _ARITHMETIC = (
     "BlockCodes",
     "add",
+    "decode",
     "decode_blocks",
     "div",
     "dot",
+    "encode",
     "encode_blocks",
     "fma",
     "matmul",
     "mul",
+    "pack",
     "round",
     "sqrt",
     "sub",
+    "unpack",
 )
 _LAZY_NAMES = {
     "checkpoint": "_checkpoint",
