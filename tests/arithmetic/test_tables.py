@@ -261,6 +261,12 @@ def test_refused_posits(arguments, error, text):
         lp.Posit(*arguments)
 
 
+@pytest.mark.parametrize("wrong", [[1.0, 0.0], [1.0, 1.0], [0.0, math.inf], []])
+def test_refused_levels(wrong):
+    with pytest.raises(ValueError, match="levels must"):
+        lp.Levels(wrong)
+
+
 def test_refused_roundings():
     with pytest.raises(ValueError, match="has no odd numbers"):
         lp.round(torch.ones(1), lp.Levels.binary(), "to_odd")
