@@ -7,6 +7,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from torch import Tensor as _Tensor
 from torch.serialization import add_safe_globals as _add_safe_globals
 
 from . import kernels as kernels
@@ -17,10 +18,13 @@ from .errors import PerformanceWarning as PerformanceWarning
 from .formats import BlockFormat as BlockFormat
 from .formats import Format as Format
 from .formats import Levels as Levels
+from .formats import Posit as Posit
 from .formats import ScaleRule as ScaleRule
 from .formats import SharedExponent as SharedExponent
 from .formats import block_format as block_format
 from .formats import block_formats as block_formats
+from .formats import decode_value as _decode_value
+from .formats import encode_value as _encode_value
 from .formats import format as format
 from .formats import formats as formats
 from .precision import Policy as Policy
@@ -33,22 +37,27 @@ from .rounding import Rounding as Rounding
 from .rounding import RoundingMode as RoundingMode
 from .rounding import Saturation as Saturation
 from .rounding import Variant as Variant
+from .table_rounding import TableRounding as TableRounding
 
 if _TYPE_CHECKING:
     from ._checkpoint import checkpoint as checkpoint
     from ._emulate import emulate as emulate
     from .arithmetic import BlockCodes as BlockCodes
     from .arithmetic import add as add
+    from .arithmetic import decode as decode
     from .arithmetic import decode_blocks as decode_blocks
     from .arithmetic import div as div
     from .arithmetic import dot as dot
+    from .arithmetic import encode as encode
     from .arithmetic import encode_blocks as encode_blocks
     from .arithmetic import fma as fma
     from .arithmetic import matmul as matmul
     from .arithmetic import mul as mul
+    from .arithmetic import pack as pack
     from .arithmetic import round as round
     from .arithmetic import sqrt as sqrt
     from .arithmetic import sub as sub
+    from .arithmetic import unpack as unpack
 
 # Checkpoints that hold them load with torch.load(weights_only=True).
 _add_safe_globals(
@@ -60,12 +69,14 @@ _add_safe_globals(
         Levels,
         Order,
         Policy,
+        Posit,
         Precision,
         Rounding,
         RoundingMode,
         Saturation,
         ScaleRule,
         SharedExponent,
+        TableRounding,
         Variant,
     ]
 )
@@ -86,22 +97,41 @@ _LAZY_MODULES = (
 _ARITHMETIC = (
     "BlockCodes",
     "add",
+    "decode",
     "decode_blocks",
     "div",
     "dot",
+    "encode",
     "encode_blocks",
     "fma",
     "matmul",
     "mul",
+    "pack",
     "round",
     "sqrt",
     "sub",
+    "unpack",
 )
 _LAZY_NAMES = {
     "checkpoint": "_checkpoint",
     "emulate": "_emulate",
     **dict.fromkeys(_ARITHMETIC, "arithmetic"),
 }
+
+
+# `Format.encode` and `Format.decode` know no torch; they learn of tensors here.
+@_encode_value.register(_Tensor)
+def _encode(x: _Tensor, format: Format) -> _Tensor:
+    from .arithmetic import encode
+
+    return encode(x, format)
+
+
+@_decode_value.register(_Tensor)
+def _decode(codes: _Tensor, format: Format) -> _Tensor:
+    from .arithmetic import decode
+
+    return decode(codes, format)
 
 
 def __getattr__(name: str) -> _Any:

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..formats import BlockFormat, Format, decode_value, encode_value
+from ..formats import BlockFormat, Format, Levels, Posit
 from ..formats import format as as_format
 from ..kernels.portable import CARRIERS
 from ..rounding import Rounding
+from ..table_rounding import TableFormat
 from ._block import holds
 from ._round import apply, check_carrier
+from ._table import decode_table, encode_table
 
 _WIDEST_CODE = 63
 
@@ -40,20 +42,76 @@ _INTEGERS = {
 @functools.lru_cache(maxsize=256)
 def _encoding(target: Format) -> kernels.Encoding:
     magnitudes = (1 << (target.bits - int(target.signed))) - 1
+    offset = _offset(target)
     return kernels.Encoding(
         precision=target.precision,
         emin=int(target.emin or 0),
-        bits=target.bits,
+        bits=target.bits + (offset > 0),
         signed=int(target.signed),
         signed_zero=int(target.signed_zero),
         subnormals=int(target.subnormals),
-        largest=target.encode(target.max) & magnitudes,
+        largest=(target.encode(target.max) & magnitudes) + offset,
         infinity=target.encode(math.inf) if target.infinities else -1,
-        nan=_wrapped(target.encode(math.nan)) if target.nans else -1,
+        nan=_wrapped(target.encode(math.nan) + offset) if target.nans else -1,
     )
 
 
-def _check_integer(dtype: torch.dtype, target: Format) -> None:
+def _offset(target: Format) -> int:
+    """Return what the kernels' codes of magnitudes are above those of the format.
+
+    They count from a field of subnormals, which ``"normal"`` encodings do without.
+    """
+    return 1 << (target.precision - 1) if target.encoding == "normal" else 0
+
+
+def _coded(x: Tensor, target: Format, dtype: torch.dtype) -> Tensor:
+    """Return the codes of values of a format."""
+    if target.encoding == "integer":
+        quanta = (x / float(target.smallest_subnormal)).to(torch.int64)
+        return (quanta & ((1 << target.bits) - 1)).to(dtype)
+    encoding, offset = _encoding(target), _offset(target)
+    if not offset:
+        coded: Tensor = kernels.encode(x, list(encoding), dtype)
+        return coded
+    codes: Tensor = kernels.encode(x, list(encoding), torch.int64)
+    sign, magnitude = codes & encoding.sign, codes & encoding.magnitudes
+    magnitude = torch.where(magnitude == 0, 0, magnitude - offset)
+    return torch.where(sign != 0, magnitude + (encoding.sign >> 1), magnitude).to(dtype)
+
+
+def _values(codes: Tensor, target: Format, dtype: torch.dtype) -> Tensor:
+    """Return the values of codes, NaN for those that denote none."""
+    if target.encoding == "integer":
+        count, sign = codes.to(torch.int64), 1 << (target.bits - 1)
+        if target.signed:
+            count = (count ^ sign) - sign
+        value = count.to(torch.float64) * float(target.smallest_subnormal)
+        return value.to(dtype)
+    encoding, offset = _encoding(target), _offset(target)
+    if offset:
+        codes = codes.to(torch.int64)
+        half = encoding.sign >> 1
+        magnitude = codes & ~half
+        zero = (magnitude == 0) & target.zero
+        codes = torch.where(zero, 0, magnitude + offset) + 2 * (codes & half)
+    result: Tensor = kernels.decode(codes, list(encoding), dtype)
+    return result
+
+
+def as_coded(format: Format | TableFormat | str) -> Format | TableFormat:
+    """Return the set of numbers whose codes are meant.
+
+    Raises:
+        TypeError: if it is neither one nor a name.
+        ValueError: if the name is unknown.
+    """
+    if isinstance(format, (Posit, Levels)):
+        return format
+    posit = Posit.from_name(format) if isinstance(format, str) else None
+    return as_format(format) if posit is None else posit
+
+
+def _check_integer(dtype: torch.dtype, target: Format | TableFormat) -> None:
     if dtype not in _INTEGERS:
         allowed = ", ".join(str(one) for one in _INTEGERS)
         raise TypeError(f"dtype must be one of {allowed}, got {dtype}")
@@ -64,27 +122,31 @@ def _check_integer(dtype: torch.dtype, target: Format) -> None:
 
 
 def encode(
-    x: Tensor, format: Format | str, *, dtype: torch.dtype = torch.int64
+    x: Tensor, format: Format | TableFormat | str, *, dtype: torch.dtype = torch.int64
 ) -> Tensor:
     """Return the integer codes of a tensor whose elements are values of a format.
 
     code = sign 2^(bits-1) + (max(e, emin) - emin) 2^(p-1) + |x| / 2^q with quantum 2^q;
-    infinity and NaN have the codes of the format's encoding.
+    infinity and NaN have the codes of the format's encoding. Fixed point has the code
+    x / 2^q modulo 2^bits.
 
     Contract:
         Exact inverse of `decode`. Every NaN becomes the format's quiet NaN.
 
     Args:
         x: float32 or float64 tensor of any shape.
-        format: a `Format` or its name.
-        dtype: integer type of the codes, one that holds 0 to 2^bits - 1.
+        format: a `Format`, a `Posit`, the name of one, or `Levels`, whose codes are
+            their numbers from 0.
+        dtype: integer type of the codes, one that holds 0 to 2^bits - 1; or torch's own
+            dtype of the format, such as torch.float8_e4m3fn, as which the codes are
+            viewed; torch.float4_e2m1fn_x2 holds pairs along the last dimension.
 
     Returns:
-        Integer tensor of ``x``'s shape.
+        Tensor of ``dtype`` and of ``x``'s shape, but for pairs.
 
     Raises:
-        TypeError: if ``x`` is not a float32 or float64 tensor, or ``dtype`` no integer
-            type.
+        TypeError: if ``x`` is not a float32 or float64 tensor, or ``dtype`` neither an
+            integer type nor the format's own.
         ValueError: if an element is not a value of the format: round first; or
             ``dtype`` is too narrow for the codes.
 
@@ -96,12 +158,39 @@ def encode(
         IEEE 754-2019 section 3.4; OCP 8-bit floating point specification 1.0.
     """
     check_carrier(x, "x")
-    target = as_format(format)
-    _check_width(target)
+    target = as_coded(format)
+    if not dtype.is_floating_point or dtype in (torch.float32, torch.float64):
+        return _encoded(x, target, dtype)
+    return _viewed(x, target, dtype)
+
+
+def _viewed(x: Tensor, target: Format | TableFormat, dtype: torch.dtype) -> Tensor:
+    """Return codes as elements of torch's own dtype for a format."""
+    if dtype == torch.float4_e2m1fn_x2 and target == as_format("e2m1fn"):
+        if x.dim() == 0 or x.shape[-1] % 2:
+            raise ValueError(
+                f"{dtype} holds pairs of elements: the last dimension must be even, "
+                f"got shape {tuple(x.shape)}"
+            )
+        low, high = _encoded(x, target, torch.uint8).unflatten(-1, (-1, 2)).unbind(-1)
+        pairs: Tensor = low | high << 4
+        return pairs.view(dtype)
+    if not isinstance(target, Format) or str(dtype) != f"torch.{target.dtype}":
+        raise TypeError(
+            f"dtype must be {', '.join(str(one) for one in _INTEGERS)}, or torch's own "
+            f"for the format; {target.name or target!r} is not {dtype}"
+        )
+    integer = torch.uint8 if dtype.itemsize == 1 else torch.uint16
+    return _encoded(x, target, integer).view(dtype)
+
+
+def _encoded(x: Tensor, target: Format | TableFormat, dtype: torch.dtype) -> Tensor:
     _check_integer(dtype, target)
+    if not isinstance(target, Format):
+        return encode_table(x, target, dtype)
+    _check_width(target)
     _check_members(x, target)
-    result: Tensor = kernels.encode(x.detach(), list(_encoding(target)), dtype)
-    return result
+    return _coded(x.detach(), target, dtype)
 
 
 def _wrapped(code: int) -> int:
@@ -126,21 +215,27 @@ def _check_members(x: Tensor, target: Format) -> None:
         )
 
 
-def fits(target: Format | BlockFormat, dtype: torch.dtype) -> bool:
+def fits(target: Format | BlockFormat | TableFormat, dtype: torch.dtype) -> bool:
     """Whether a carrier holds every value of the format."""
+    if isinstance(target, (Posit, Levels)):
+        values = torch.tensor(target.table.values, dtype=torch.float64)
+        return torch.equal(values.to(dtype).to(torch.float64), values)
     if isinstance(target, BlockFormat):
         return holds(target, dtype)
     carrier = CARRIERS[dtype]
     lowest = 2 - carrier.bias - carrier.precision
     return (
         target.precision <= carrier.precision
-        and target.emax <= carrier.bias
+        and target.emax + target.asymmetric <= carrier.bias
         and int(target.emin or 0) - target.precision + 1 >= lowest
     )
 
 
 def decode(
-    codes: Tensor, format: Format | str, *, dtype: torch.dtype | None = None
+    codes: Tensor,
+    format: Format | TableFormat | str,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Return the values of integer codes of a format.
 
@@ -149,8 +244,9 @@ def decode(
         Codes of 64 bits are int64 with the same bits.
 
     Args:
-        codes: integer tensor with values in [0, 2^bits).
-        format: a `Format` or its name.
+        codes: integer tensor with values in [0, 2^bits), or a tensor of torch's own
+            dtype of the format, such as torch.float8_e4m3fn.
+        format: a `Format`, a `Posit`, the name of one, or `Levels`.
         dtype: carrier of the result, float32 or float64; None takes float32 where it
             holds every value of the format, else float64.
 
@@ -171,10 +267,11 @@ def decode(
     """
     if not isinstance(codes, Tensor):
         raise TypeError(f"codes must be an integer tensor, got {type(codes).__name__}")
-    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        name = str(codes.dtype).removeprefix("torch.")
-        raise TypeError(f"codes must be an integer tensor, got {name}")
-    target = as_format(format)
+    target = as_coded(format)
+    codes = _plain_codes(codes, target)
+    if not isinstance(target, Format):
+        _check_range(codes, target)
+        return decode_table(codes, target, torch.float32 if dtype is None else dtype)
     _check_width(target)
     if not fits(target, torch.float64):
         raise ValueError(
@@ -187,8 +284,8 @@ def decode(
         raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     _check_range(codes, target)
     exact = dtype if fits(target, dtype) else torch.float64
-    value: Tensor = kernels.decode(codes, list(_encoding(target)), exact)
-    if not target.nans or not target.subnormals:
+    value = _values(codes, target, exact)
+    if target.encoding != "integer" and not (target.nans and target.subnormals):
         _check_meanings(codes, value, target)
     result = value.to(dtype)
     if exact != dtype and not bool(((result == value) | value.isnan()).all()):
@@ -199,9 +296,34 @@ def decode(
     return result
 
 
-def _check_range(codes: Tensor, target: Format) -> None:
+def _plain_codes(codes: Tensor, target: Format | TableFormat) -> Tensor:
+    """Return the integers behind elements of torch's own dtype for a format.
+
+    Raises:
+        TypeError: if the dtype is another one.
+    """
+    kind = codes.dtype
+    if kind == torch.float4_e2m1fn_x2 and target == as_format("e2m1fn"):
+        pairs = codes.view(torch.uint8)
+        return torch.stack([pairs & 15, pairs >> 4], -1).flatten(-2)
+    if kind.is_floating_point and isinstance(target, Format):
+        own = str(kind) == f"torch.{target.dtype}" and kind.itemsize <= 2
+        if own:
+            return codes.view(torch.uint8 if kind.itemsize == 1 else torch.uint16)
+    if kind.is_floating_point or kind.is_complex or kind == torch.bool:
+        name = str(kind).removeprefix("torch.")
+        raise TypeError(
+            f"codes must be an integer tensor, or one of torch's own dtype for the "
+            f"format, got {name}"
+        )
+    return codes
+
+
+def _check_range(codes: Tensor, target: Format | TableFormat) -> None:
     """Refuse integers that are no codes at all."""
     limit = 2**target.bits - 1
+    if isinstance(target, Levels):
+        limit = len(target) - 1
     held = torch.iinfo(codes.dtype)
     if target.bits == 64 or codes.numel() == 0 or 0 <= held.min < held.max <= limit:
         return
@@ -222,7 +344,7 @@ def _check_meanings(codes: Tensor, value: Tensor, target: Format) -> None:
     code = _encoding(target)
     magnitude = unknown & code.magnitudes
     stored = magnitude & ((1 << (code.precision - 1)) - 1)
-    empty = (magnitude == stored) & (stored != 0)
+    empty = (magnitude == stored) & (stored != 0) & (target.encoding != "normal")
     if not target.nans and bool((~empty | target.subnormals).any()):
         first = unknown[~empty | target.subnormals][0]
         raise ValueError(
@@ -233,8 +355,3 @@ def _check_meanings(codes: Tensor, value: Tensor, target: Format) -> None:
             f"code {int(unknown[empty][0])} denotes no value of "
             f"{target.name or target!r}, which has no subnormals"
         )
-
-
-# `Format.encode` and `Format.decode` know no torch; they learn of tensors here.
-encode_value.register(Tensor, encode)
-decode_value.register(Tensor, decode)

@@ -10,6 +10,10 @@ INFINITIES = 2
 NANS = 4
 SIGNED = 8
 SIGNED_ZERO = 16
+ASYMMETRIC = 32  # negative values go one quantum further: two's complement
+ALTERNATING = 64  # of one bit: 2^e is odd where e - emin is even
+NO_ZERO = 128  # what would be zero is the smallest value
+NO_POWER = 256  # 2^emin is no value: the smallest is one quantum above
 
 NEAREST_EVEN = 0
 NEAREST_AWAY = 1
@@ -24,6 +28,7 @@ STOCHASTIC_EQUAL = 8
 SATURATE_NONE = 0
 SATURATE_FINITE = 1
 SATURATE_PROPAGATE = 2
+SATURATE_WRAP = 3
 
 VARIANT_A = 0
 VARIANT_B = 1
@@ -61,6 +66,32 @@ class RoundingCode(NamedTuple):
     def stochastic(self) -> bool:
         """Whether the mode consumes random words."""
         return self.mode >= STOCHASTIC
+
+
+def is_portable_only(code: Sequence[int]) -> bool:
+    """Whether only the portable kernels know what a code asks for."""
+    return code[4] >= ASYMMETRIC or code[6] == SATURATE_WRAP
+
+
+_FINISHED = ASYMMETRIC | NO_ZERO
+
+
+def unfinished(code: Sequence[int]) -> RoundingCode | None:
+    """Return a code whose results `portable.finish` turns into those of ``code``.
+
+    The ends of two's complement are those of a symmetric set with one number more,
+    2^(emax+1), that the positive side then loses; a set without zero is one with zero
+    that then loses it. None if ``code`` is not like that.
+    """
+    target = RoundingCode(*code)
+    if not target.flags & _FINISHED or target.saturation == SATURATE_WRAP:
+        return None
+    plain = target._replace(flags=target.flags & ~_FINISHED)
+    if target.flags & ASYMMETRIC:
+        plain = plain._replace(
+            emax=target.emax + 1, max_significand=1 << (target.precision - 1)
+        )
+    return plain
 
 
 def decode(code: Sequence[int]) -> RoundingCode:

@@ -3,7 +3,8 @@
 ``available()`` says whether the library was built and loaded; ``status()`` says with
 which instruction set it runs. The functions below take CPU tensors (float32 or float64,
 any strides, no autograd) and the integers of `lowprec.kernels.codes`, and return what
-the portable kernels return, bit for bit::
+the portable kernels return, bit for bit, by these where the library does not know the
+code (`codes.is_portable_only`)::
 
     round(x, code, out=None) -> Tensor
     round_stochastic(x, code, seed, offset=0, out=None) -> Tensor
@@ -155,6 +156,11 @@ def _key(seed: int | Tensor) -> int:
     return int(seed) & _MASK
 
 
+def _signed(key: int) -> int:
+    """Return the int64 with the bits of a 64-bit key."""
+    return key - (1 << 64) if key >> 63 else key
+
+
 def width_of(x: Tensor) -> int:
     """Return the bits of a carrier element; a TypeError says what is none."""
     width = _WIDTHS.get(x.dtype)
@@ -239,6 +245,18 @@ def _refuse(code: Sequence[int], dtype: torch.dtype) -> None:
     raise ValueError(f"not a valid rounding code for this operation: {list(code)}")
 
 
+def _unfinished(code: tuple[int, ...], dtype: torch.dtype) -> codes.RoundingCode | None:
+    """Return the code that the library knows instead of one that it refused.
+
+    Raises:
+        ValueError: if the portable kernels refuse the code too.
+    """
+    if not codes.is_portable_only(code):
+        _refuse(code, dtype)
+    plain = codes.unfinished(code)
+    return None if plain is None or codes.is_portable_only(plain) else plain
+
+
 def round(x: Tensor, code: Sequence[int], out: Tensor | None = None) -> Tensor:
     """Round every element in a deterministic mode.
 
@@ -291,7 +309,12 @@ def round_into(x: Tensor, code: tuple[int, ...], target: Tensor) -> None:
         address,
         1 if count < _SERIAL else torch.get_num_threads(),
     ):
-        _refuse(code, x.dtype)
+        plain = _unfinished(code, x.dtype)
+        if plain is None:
+            target.copy_(portable.round(x, code))
+        else:
+            round_into(x, plain, target)
+            portable.finish(target, codes.decode(code))
 
 
 def round_stochastic(
@@ -352,7 +375,13 @@ def round_stochastic_into(
         _checked_offset(offset, count),
         1 if count < _SERIAL else torch.get_num_threads(),
     ):
-        _refuse(code, x.dtype)
+        plain = _unfinished(code, x.dtype)
+        if plain is None:
+            key = torch.tensor(_signed(_key(seed)))
+            target.copy_(portable.round_stochastic(x, code, key, offset))
+        else:
+            round_stochastic_into(x, plain, seed, offset, target)
+            portable.finish(target, codes.decode(code))
 
 
 def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -412,6 +441,9 @@ def matmul(
         _check_size(batch, *sizes)
     out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype)
     chosen = (accumulate, product, within)
+    if any(len(code) and codes.is_portable_only(code) for code in chosen):
+        key = torch.tensor(_signed(_key(seed)))
+        return sums.matmul(a, b, *chosen, order, block_size, key, offset)
     random = any(len(code) > 0 and code[5] >= codes.STOCHASTIC for code in chosen)
     wrong = library.lowprec_matmul(
         width,

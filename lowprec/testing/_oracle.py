@@ -8,13 +8,23 @@ by eye.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from fractions import Fraction
 from typing import Any
 
 from ..formats import Format
 from ..rounding import Rounding, RoundingMode, Saturation, Variant, as_rounding
+from ..table_rounding import TableRounding
 
-__all__ = ["Real", "exact_round", "floor_log2", "simplest", "split", "up_probability"]
+__all__ = [
+    "Real",
+    "exact_round",
+    "exact_table_round",
+    "floor_log2",
+    "simplest",
+    "split",
+    "up_probability",
+]
 
 # A float where binary64 holds the number (and for infinity, NaN and signed zeros),
 # otherwise a Fraction.
@@ -56,30 +66,45 @@ def split(size: Fraction, quantum_exponent: int) -> tuple[int, Fraction]:
     return k, quanta - k
 
 
-def _quantum_exponent(size: Fraction, target: Format) -> int:
-    emin = 1 - target.bias
-    e = floor_log2(size)
-    if e < emin and not target.subnormals:
-        return emin  # nothing lies between 0 and the smallest normal 2^emin
-    return max(e, emin) - target.precision + 1
+def _quantum(size: Fraction, rounding: Rounding) -> Fraction:
+    """Return the distance of the neighbours of a magnitude, exponent unbounded."""
+    target = rounding.format
+    emin = target.emin or 0  # Format resolves it, but its type allows None
+    smallest = Fraction(target.smallest_subnormal)
+    if size < smallest:
+        return smallest  # nothing lies between 0 and the smallest positive value
+    if rounding.saturation is Saturation.WRAP:
+        return smallest
+    return Fraction(2) ** (max(floor_log2(size), emin) - target.precision + 1)
 
 
-def _largest(target: Format) -> Fraction:
-    significand = target.max_significand
-    if significand is None:  # Format resolves it, but its type allows None
-        significand = 2**target.precision - 1
-    return significand * Fraction(2) ** (target.emax - target.precision + 1)
+def _parts(size: Fraction, rounding: Rounding) -> tuple[int, Fraction, Fraction]:
+    """Return (k, nu, q): size = (k + nu) q with the quantum q."""
+    quantum = _quantum(size, rounding)
+    k = math.floor(size / quantum)
+    return k, size / quantum - k, quantum
+
+
+def _is_odd(k: int, quantum: Fraction, target: Format) -> bool:
+    """Whether k q is odd; P3109 asks the code where the significand has one bit."""
+    if target.encoding == "p3109" and target.precision == 1:
+        return k == 1 and (floor_log2(quantum) + target.bias) % 2 == 1
+    return k % 2 == 1
+
+
+def _largest(target: Format, negative: bool) -> Fraction:
+    return abs(Fraction(target.min if negative else target.max))
 
 
 def _goes_up(
-    k: int, nu: Fraction, negative: bool, rounding: Rounding, random_word: int
+    odd: bool, nu: Fraction, negative: bool, rounding: Rounding, random_word: int
 ) -> bool:
     """Whether (k + nu) becomes k + 1, away from zero, rather than k."""
     if nu == 0:
         return False
     match rounding.mode:
         case RoundingMode.NEAREST_EVEN:
-            return nu > _HALF or (nu == _HALF and k % 2 == 1)
+            return nu > _HALF or (nu == _HALF and odd)
         case RoundingMode.NEAREST_AWAY:
             return nu >= _HALF
         case RoundingMode.NEAREST_ZERO:
@@ -91,7 +116,7 @@ def _goes_up(
         case RoundingMode.TOWARD_ZERO:
             return False
         case RoundingMode.TO_ODD:
-            return k % 2 == 0
+            return not odd
         case RoundingMode.STOCHASTIC_EQUAL:
             return random_word >> (_WORD_BITS - 1) == 1
         case RoundingMode.STOCHASTIC:
@@ -117,13 +142,17 @@ def _saturated(size: Fraction | None, negative: bool, rounding: Rounding) -> Rea
     target, policy = rounding.format, rounding.saturation
     sign = -1 if negative else 1
     if size == 0:
+        if not target.zero:
+            return simplest(Fraction(target.min))
         return -0.0 if negative and target.signed_zero else 0.0
+    if policy is Saturation.WRAP and size is not None:
+        return simplest(_wrapped(sign * size, target))
     clamps = policy is Saturation.FINITE or (
         policy is Saturation.PROPAGATE and size is not None
     )
     if negative and not target.signed:
-        return math.nan if target.nans and not clamps else 0.0
-    largest = _largest(target)
+        return math.nan if target.nans and not clamps else float(target.min)
+    largest = _largest(target, negative)
     if size is not None and size <= largest:
         return simplest(sign * size)
     toward = RoundingMode.TOWARD_NEGATIVE if negative else RoundingMode.TOWARD_POSITIVE
@@ -137,8 +166,76 @@ def _saturated(size: Fraction | None, negative: bool, rounding: Rounding) -> Rea
     return math.nan if target.nans else simplest(sign * largest)
 
 
+def _wrapped(value: Fraction, target: Format) -> Fraction:
+    """Return the value of fixed point that differs by a multiple of the range."""
+    quantum, lowest = Fraction(target.smallest_subnormal), Fraction(target.min)
+    count = (Fraction(target.max) - lowest) / quantum + 1
+    return lowest + (value - lowest) % (count * quantum)
+
+
 def _is_negative(x: Any) -> bool:
     return bool(x < 0) or (isinstance(x, float) and math.copysign(1.0, x) < 0)
+
+
+def exact_table_round(x: Any, rounding: TableRounding, random_word: int = 0) -> float:
+    """Round one real number to posits or levels as `lowprec.round` must round it.
+
+    Contract:
+        NaN gives NaN, and so does infinity in posits; of levels it gives an end.
+
+    Args:
+        x: a float, an int or a Fraction.
+        rounding: of a `Posit` or of `Levels`.
+        random_word: 32-bit word of stochastic modes.
+
+    Returns:
+        The rounded number.
+
+    Example:
+        >>> exact_table_round(1e9, TableRounding("posit8_0"))
+        64.0
+
+    References:
+        Standard for Posit Arithmetic, 2022, section 4.1.
+    """
+    table = rounding.format.table
+    if isinstance(x, float) and not math.isfinite(x):
+        if math.isnan(x) or table.infinite == "nan":
+            return math.nan
+        return table.values[-1 if x > 0 else 0]
+    exact = Fraction(x)
+    i = bisect_left(table.values, exact) - 1  # the last that is below
+    if i < 0 or i + 1 == len(table.values) or table.values[i + 1] == exact:
+        return table.values[min(i + 1, len(table.values) - 1)]
+    low, high = Fraction(table.values[i]), Fraction(table.values[i + 1])
+    # Fractions are counted from the neighbour that is nearer to zero.
+    toward_low = high <= 0
+    nu = (high - exact if toward_low else exact - low) / (high - low)
+    tie = table.ties[i]
+    up: bool
+    match rounding.mode:
+        case RoundingMode.NEAREST_EVEN:
+            up = exact > tie or (exact == tie and table.upper[i])
+        case RoundingMode.NEAREST_AWAY:
+            up = exact > tie or (exact == tie and tie >= 0)
+        case RoundingMode.NEAREST_ZERO:
+            up = exact > tie or (exact == tie and tie < 0)
+        case RoundingMode.TOWARD_POSITIVE:
+            up = True
+        case RoundingMode.TOWARD_NEGATIVE:
+            up = False
+        case RoundingMode.TOWARD_ZERO:
+            up = abs(high) <= abs(low)
+        case RoundingMode.TO_ODD:
+            up = table.odd is not None and not table.odd[i]
+        case RoundingMode.STOCHASTIC_EQUAL:
+            up = (random_word >> (_WORD_BITS - 1) == 1) != toward_low
+        case RoundingMode.STOCHASTIC:
+            plain = Rounding(
+                "binary32", "stochastic", "none", rounding.random_bits, rounding.variant
+            )
+            up = _stochastic_up(nu, plain, random_word) != toward_low
+    return float(high if up else low)
 
 
 def exact_round(x: Any, rounding: Any, random_word: int = 0) -> Real:
@@ -183,10 +280,10 @@ def exact_round(x: Any, rounding: Any, random_word: int = 0) -> Real:
     size = abs(Fraction(x))
     if size == 0:
         return _saturated(size, negative, chosen)
-    quantum_exponent = _quantum_exponent(size, chosen.format)
-    k, nu = split(size, quantum_exponent)
-    k += _goes_up(k, nu, negative, chosen, random_word)
-    return _saturated(k * Fraction(2) ** quantum_exponent, negative, chosen)
+    k, nu, quantum = _parts(size, chosen)
+    odd = _is_odd(k, quantum, chosen.format)
+    k += _goes_up(odd, nu, negative, chosen, random_word)
+    return _saturated(k * quantum, negative, chosen)
 
 
 def up_probability(x: Any, rounding: Any) -> Fraction:
@@ -225,7 +322,7 @@ def up_probability(x: Any, rounding: Any) -> Fraction:
     if x == 0 or (isinstance(x, float) and not math.isfinite(x)):
         return Fraction(0)
     size = abs(Fraction(x))
-    _, nu = split(size, _quantum_exponent(size, chosen.format))
+    _, nu, _ = _parts(size, chosen)
     if chosen.mode is RoundingMode.STOCHASTIC_EQUAL:
         return _HALF if nu else Fraction(0)
     steps = 2**chosen.random_bits
