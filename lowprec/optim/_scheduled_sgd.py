@@ -13,8 +13,8 @@ from torch.optim.optimizer import ParamsT
 from ..rounding import Rounding, RoundingLike
 from ..schedules import Coefficients, Iteration, Method, ScheduleLike
 from ._base import AbstractRoundedOptimizer, Closure, Group
-from ._exact import by_pieces, round_sum, scaled
 from ._quantized import check_gradients
+from ._rounded_sum import rounded_sum
 from ._update import Purpose, Seeds
 
 
@@ -238,17 +238,10 @@ class _Member(NamedTuple):
                 return term * scale
             start = base if factor == 1 else base * factor
             return torch.add(start, term, alpha=scale)
-        dtype, seed = term.dtype, None if self.seeds is None else self.seeds[purpose]
-
-        def piece(*operands: Any) -> Tensor:
-            addend, *bases, offset = operands
-            terms = [scaled(factor, x, fl) for x in bases]
-            return round_sum(
-                [*terms, scaled(scale, addend, fl)], fl, dtype, seed, offset
-            )
-
-        operands = [term] if base is None else [term, base]
-        return by_pieces(piece, operands, self.offset)
+        seed = None if self.seeds is None else self.seeds[purpose]
+        pairs = [(scale, term)] if base is None else [(factor, base), (scale, term)]
+        scales, tensors = zip(*pairs, strict=True)
+        return rounded_sum(scales, tensors, fl, seed=seed, offset=self.offset)
 
 
 def _change(
