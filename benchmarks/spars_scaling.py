@@ -54,21 +54,33 @@ _FUTURE_SIZE = 10**7  # d of the extrapolation
 _GRADIENT = 0.05  # seconds of forward and backward in the extrapolation
 
 
+Row = dict[str, Any]
+Times = dict[str, float]
+
+
 def least(
     calls: dict[str, Callable[[], object]],
     repeats: int,
-    clock: Callable[[], float],
     before: Callable[[], object] = lambda: None,
-) -> dict[str, float]:
-    """Return the least seconds of each call, in turn, as other processes only add."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+) -> tuple[Times, Times]:
+    """Return the least seconds of each call, in turn, as other processes only add.
+
+    The first are by the clock on the wall, the second those of this process's threads.
+    """
+    wall: dict[str, list[float]] = {name: [] for name in calls}
+    used: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats + 1):
         for name, call in calls.items():
             before()
-            start = clock()
+            start, began = time.perf_counter(), time.process_time()
             call()
-            times[name].append(clock() - start)
-    return {name: min(several[1:]) for name, several in times.items()}
+            used[name].append(time.process_time() - began)
+            wall[name].append(time.perf_counter() - start)
+    first, second = (
+        {name: min(several[1:]) for name, several in kind.items()}
+        for kind in (wall, used)
+    )
+    return first, second
 
 
 def compute(repeats: int) -> Machine:
@@ -81,7 +93,7 @@ def compute(repeats: int) -> Machine:
         feedback = ErrorFeedback(TopK(density=density))
         calls[f"compress {density}"] = partial(_sent, feedback, g, error)
         calls[f"decode {density}"] = partial(_received, feedback.step(g).payload)
-    times = least(calls, repeats, time.thread_time)
+    _, times = least(calls, repeats)
     few, middle, many = DENSITIES
     decoding = {x: times[f"decode {x}"] / _PARTS for x in DENSITIES}
     slope = (decoding[many] - decoding[few]) / (SIZE * (many - few))
@@ -107,8 +119,8 @@ def _received(payload: Payload) -> None:
     mean_in_order([one for one in unpacked if one is not None])
 
 
-def on_ranks(count: int, repeats: int) -> dict[str, float]:
-    """Return the least wall-clock seconds of steps and messages on gloo processes."""
+def on_ranks(count: int, repeats: int) -> tuple[Times, Times]:
+    """Return the least seconds of steps and messages on gloo processes, as `least`."""
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.start_processes(
             _rank, (count, repeats, folder), nprocs=count, start_method="fork"
@@ -137,58 +149,63 @@ def _rank(rank: int, count: int, repeats: int, folder: str) -> None:
         w.grad.div_(count)
         optimizer.step()
 
-    def alone() -> None:
-        _sent(ErrorFeedback(TopK(density=0.01)), g, error)
-
     short, long = (
         torch.zeros(8, dtype=torch.uint8),
         torch.zeros(_LONG, dtype=torch.uint8),
     )
     calls: dict[str, Callable[[], object]] = {
-        "compression": alone,
         "short message": lambda: exchange.gather(short),
         "long message": lambda: exchange.gather(long),
         "dense": dense,
         **{f"{x:g}": partial(step, x) for x in DENSITIES},
     }
-    times = least(calls, repeats, time.perf_counter, distributed.barrier)
+    times = least(calls, repeats, distributed.barrier)
     if rank == 0:
         torch.save(times, os.path.join(folder, "times.pt"))
     distributed.barrier()
     distributed.destroy_process_group()
 
 
-def checked(core: Machine, count: int, times: dict[str, float]) -> list[dict[str, Any]]:
-    """Return predictions beside what was measured."""
+def checked(core: Machine, count: int, times: tuple[Times, Times]) -> list[Row]:
+    """Return predictions beside what was measured.
+
+    On a busy machine only the seconds that a process itself uses mean something: they
+    are those of the model where nothing waits.
+    """
+    wall, used = times
     rounds = count - 1
-    latency = times["short message"] / rounds
-    bandwidth = _LONG / max(times["long message"] / rounds - latency, 1e-9)
-    stretch = max(1.0, times["compression"] / (core.compression * SIZE))
-    here = Machine(
-        latency=latency,
-        bandwidth=bandwidth,
-        compression=core.compression * stretch,
-        decoding=core.decoding * stretch,
-        message=core.message * stretch,
-        update=core.update * stretch,
+    latency = wall["short message"] / rounds
+    per_byte = (wall["long message"] - wall["short message"]) / rounds / _LONG
+    here = replace(
+        core, latency=latency, bandwidth=1 / max(per_byte, 1e-12), cores=os.cpu_count()
     )
-    rows = []
+    handling = replace(
+        core,
+        latency=used["short message"] / rounds,
+        bandwidth=rounds
+        * _LONG
+        / max(used["long message"] - used["short message"], 1e-9),
+    )
+    rows: list[Row] = []
     for name in ("dense", *(f"{x:g}" for x in DENSITIES)):
-        if name == "dense":
-            predicted = dense_step_time(here, count, SIZE)
-        else:
-            predicted = sparse(here, count, SIZE, float(name))
+        expected, busy = (
+            dense_step_time(machine, count, SIZE)
+            if name == "dense"
+            else sparse(machine, count, SIZE, float(name))
+            for machine in (here, handling)
+        )
         rows.append(
             {
                 "workers": count,
                 "density": name,
-                "predicted": predicted.total,
-                "measured": times[name],
-                "ratio": times[name] / predicted.total,
-                "communication": predicted.communication,
+                "predicted": expected.total,
+                "measured": wall[name],
+                "ratio": wall[name] / expected.total,
+                "predicted of process": busy.total,
+                "measured of process": used[name],
+                "ratio of process": used[name] / busy.total,
                 "latency": latency,
-                "bandwidth": bandwidth,
-                "stretch": stretch,
+                "bandwidth": here.bandwidth,
             }
         )
     return rows
@@ -201,7 +218,7 @@ def sparse(machine: Machine, workers: int, size: int, density: float) -> Any:
     return sparse_step_time(machine, workers, size, entries, payload)
 
 
-def extrapolated(core: Machine) -> list[dict[str, Any]]:
+def extrapolated(core: Machine) -> list[Row]:
     """Return step times of up to 1024 workers that share nothing but the network."""
     rows = []
     for name, (latency, bandwidth) in NETWORKS.items():
@@ -219,7 +236,7 @@ def extrapolated(core: Machine) -> list[dict[str, Any]]:
     return rows
 
 
-def draw(rows: list[dict[str, Any]]) -> None:
+def draw(rows: list[Row]) -> None:
     """Draw the extrapolation."""
     from matplotlib.figure import Figure
 
@@ -251,16 +268,17 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
 def main(quick: bool) -> None:
     """Measure, predict, compare and extrapolate."""
     torch.set_num_threads(1)
-    repeats = 5 if quick else 25
+    repeats = 5 if quick else 20
     core = compute(repeats)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for count in RANKS[:2] if quick else RANKS:
         rows += checked(core, count, on_ranks(count, repeats))
     constants = {key: value for key, value in asdict(core).items() if value}
     constants.pop("bandwidth")
     future = extrapolated(core)
-    for row in ({"median": statistics.median(row["ratio"] for row in rows)}, constants):
-        print(_short(row))
+    for kind in ("ratio", "ratio of process"):
+        print(kind, statistics.median(row[kind] for row in rows))
+    print(_short(constants))
     for row in (*rows, *future):
         print(_short(row))
     table = [{"constants": constants}, *rows, *future]

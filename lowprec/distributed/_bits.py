@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -34,12 +36,12 @@ def pack_bits(items: Tensor, width: int) -> Tensor:
     if width < 64:
         padded &= (1 << width) - 1
     table = padded.view(rows, _ROW)
-    packed = torch.zeros(rows, width, dtype=torch.uint8, device=items.device)
+    packed = items.new_zeros(rows, width)
     for item, byte, shift in _overlaps(width):
         column = table[:, item]
-        column = column << -shift if shift < 0 else column >> shift
-        packed[:, byte] |= (column & 0xFF).to(torch.uint8)
-    return packed.flatten()[: packed_bytes(items.numel(), width)]
+        packed[:, byte] |= column << -shift if shift < 0 else column >> shift
+    packed &= 0xFF
+    return packed.flatten()[: packed_bytes(items.numel(), width)].to(torch.uint8)
 
 
 def unpack_bits(packed: Tensor, width: int, count: int) -> Tensor:
@@ -60,20 +62,21 @@ def unpack_bits(packed: Tensor, width: int, count: int) -> Tensor:
     rows = -(-count // _ROW)
     padded = packed.new_zeros(rows * width)
     padded[: packed.numel()] = packed
-    table = padded.view(rows, width)
+    table = padded.view(rows, width).to(torch.int64)
     items = torch.zeros(rows, _ROW, dtype=torch.int64, device=packed.device)
     for item, byte, shift in _overlaps(width):
-        column = table[:, byte].to(torch.int64)
+        column = table[:, byte]
         items[:, item] |= column >> -shift if shift < 0 else column << shift
     if width < 64:
         items &= (1 << width) - 1
     return items.flatten()[:count]
 
 
-def _overlaps(width: int) -> list[tuple[int, int, int]]:
+@functools.cache
+def _overlaps(width: int) -> tuple[tuple[int, int, int], ...]:
     """Return (item, byte, s): byte holds bits s to s + 7 of the item."""
-    return [
+    return tuple(
         (item, byte, 8 * byte - item * width)
         for item in range(_ROW)
         for byte in range(item * width // 8, packed_bytes(item + 1, width))
-    ]
+    )

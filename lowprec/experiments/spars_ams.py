@@ -138,6 +138,16 @@ class SparsAMSResult:
             )
         return rows
 
+    def records(self) -> list[dict[str, float]]:
+        """Return mean test accuracies, a record for each step of the evaluations."""
+        first = next(iter(self.curves.values()))[0]
+        records: list[dict[str, float]] = [{"step": step} for step in first.step]
+        for (partition, method), curves in self.curves.items():
+            for index, record in enumerate(records):
+                total = sum(curve.accuracy[index] for curve in curves)
+                record[f"accuracy {method}, {partition}"] = total / len(curves)
+        return records
+
     def __str__(self) -> str:
         """Return the table of `rows` as aligned text."""
         config = self.config
@@ -359,6 +369,9 @@ def run_and_save(
         directory.write_json("config.json", {**asdict(config), **environment()})
         parts = Parts(directory.path)
         result = run(config, parts=parts, advance=advance)
+        with directory.ledger() as ledger:
+            for record in result.records():
+                ledger.append(record)
         directory.write_json("result.json", result.summary())
         directory.write_figure("spars-ams.png", spars_ams_figures.figure(result))
         return f"{result}\n\nresults: {directory.path}"

@@ -13,6 +13,7 @@ from lowprec.experiments.resumable import Parts
 from lowprec.experiments.spars_ams_methods import METHODS
 from lowprec.experiments.spars_ams_training import train
 from lowprec.experiments.spars_ams_workers import Perceptron, shards
+from lowprec.measure import Ledger
 
 D = 2410
 
@@ -159,6 +160,10 @@ def test_command_writes_and_continues(tmp_path, capsys):
     assert len(list((out / "parts").glob("*.result"))) == 2
     assert (out / "spars-ams.png").stat().st_size > 1000
     assert json.loads((out / "config.json").read_text())["workers"] == 3
+    last = list(Ledger.load(out / "metrics.jsonl"))[-1]
+    row = result["rows"][0]
+    assert last == {"step": 4, "accuracy topk-1%, iid": row["accuracy"]}
+    assert main(["report", str(out)]) == 0
 
 
 def test_compensation_lengthens_steps_of_sparse_methods():
