@@ -329,7 +329,7 @@ def run(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``lowprec run qat-mnist``."""
     texts = {
-        "data_dir": "directory of the MNIST IDX files; None means scikit-learn's digits",
+        "data_dir": "directory of MNIST's IDX files; None means scikit-learn's digits",
         "bits": "of the weights",
         "scales": "of the levels, per layer",
         "methods": "to compare",

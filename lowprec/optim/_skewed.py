@@ -124,7 +124,9 @@ class Skewed(AbstractQuantizingOptimizer):
                 sign = -1 if group.get("maximize") else 1
                 direction = Skewing(group, scales[p], p)(sign * gradient, p)
                 if group["mode"] == "gradient":
-                    p.grad = sign * direction
+                    # torch's fused Adam misreads gradients of another layout than p's.
+                    kept = torch.empty_like(p)
+                    p.grad = torch.mul(direction, sign, out=kept)
                     continue
                 moves[p] = direction.where(direction != sign * gradient, torch.nan)
                 olds[p] = p.detach().clone()
