@@ -291,7 +291,7 @@ def run_and_save(
         rows = run(config, parts, advance=advance)
         directory.write_json("config.json", {**asdict(config), **environment()})
         directory.write_json("result.json", qat_results.summary(rows))
-        figure = qat_results.curves(rows, (), "accuracy")
+        figure = qat_results.curves(rows, ())
         directory.write_figure("qat-cifar.png", figure)
         parts.clear()
         return f"{qat_results.table(rows)}\n\nresults: {directory.path}"
