@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..formats import Levels
-from ..optim import LinearLambda, split_params
+from ..optim import LinearLambda, reestimated_batch_norm, split_params
 from . import qat_results
 from .output import RunDirectory, environment
 from .qat_images import Cifar, augmented, read, standardized
@@ -157,21 +157,11 @@ def task(config: QatCifarConfig, data: Cifar, seed: int) -> Task:
         return F.cross_entropy(model(x), y).unsqueeze(0)
 
     def evaluate(model: nn.Module) -> Metrics:
-        kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-        momentum = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean
-        model(familiar)
-        model.eval()
-        pieces = data.test.split(_EVALUATED)
-        logits = torch.cat([model(standardized(piece)) for piece in pieces])
-        model.train()
-        for norm, value in zip(norms, momentum, strict=True):
-            norm.momentum = value
-        for name, buffer in model.named_buffers():
-            buffer.copy_(kept[name])
+        with reestimated_batch_norm(model, [familiar]):
+            model.eval()
+            pieces = data.test.split(_EVALUATED)
+            logits = torch.cat([model(standardized(piece)) for piece in pieces])
+            model.train()
         right = logits.argmax(dim=1) == data.test_labels
         loss = F.cross_entropy(logits, data.test_labels)
         return {
@@ -301,7 +291,7 @@ def run_and_save(
         rows = run(config, parts, advance=advance)
         directory.write_json("config.json", {**asdict(config), **environment()})
         directory.write_json("result.json", qat_results.summary(rows))
-        figure = qat_results.curves(rows, (), "accuracy")
+        figure = qat_results.curves(rows, ())
         directory.write_figure("qat-cifar.png", figure)
         parts.clear()
         return f"{qat_results.table(rows)}\n\nresults: {directory.path}"

@@ -329,7 +329,7 @@ def run(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``lowprec run qat-mnist``."""
     texts = {
-        "data_dir": "directory of the MNIST IDX files; None means scikit-learn's digits",
+        "data_dir": "directory of MNIST's IDX files; None means scikit-learn's digits",
         "bits": "of the weights",
         "scales": "of the levels, per layer",
         "methods": "to compare",
@@ -383,7 +383,7 @@ def run_and_save(
         rows = run(config, parts, advance=advance)
         directory.write_json("config.json", {**asdict(config), **environment()})
         directory.write_json("result.json", qat_results.summary(rows))
-        figure = qat_results.curves(rows, ("bits", "scale"), "accuracy")
+        figure = qat_results.curves(rows, ("bits", "scale"))
         directory.write_figure("qat-mnist.png", figure)
         parts.clear()
         return f"{qat_results.table(rows)}\n\nresults: {directory.path}"

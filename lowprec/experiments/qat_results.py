@@ -15,6 +15,7 @@ from ..formats import columns as aligned
 __all__ = ["Row", "curves", "merged", "summary", "table"]
 
 _PERCENT = 100.0
+_PANEL = (3.2, 3.8)  # inches
 
 
 def merged(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -142,15 +143,15 @@ def _cell(row: Row, metric: str) -> str:
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
-def curves(rows: Sequence[Row], panel: Sequence[str], metric: str) -> Any:
-    """Draw a metric over the epochs: a panel for each value of some labels.
+def curves(rows: Sequence[Row], panel: Sequence[str]) -> Any:
+    """Draw the test error over the epochs: a panel for each value of some labels.
 
-    Solid lines are the quantized models, dotted ones those before quantization.
+    Solid lines are the quantized models, dotted ones those before quantization; means
+    over the seeds.
 
     Args:
         rows: results.
         panel: labels whose values make a panel.
-        metric: ``"accuracy"`` or ``"loss"``.
 
     Returns:
         A ``matplotlib.figure.Figure``.
@@ -160,35 +161,25 @@ def curves(rows: Sequence[Row], panel: Sequence[str], metric: str) -> Any:
     """
     from matplotlib.figure import Figure
 
-    panels = list(
-        dict.fromkeys(tuple(row.labels[name] for name in panel) for row in rows)
-    )
+    cases = [tuple(row.labels[name] for name in panel) for row in rows]
+    panels = list(dict.fromkeys(cases))
     methods = list(dict.fromkeys(row.labels["method"] for row in rows))
-    size = (3.6 * len(panels), 3.8)
-    figure = Figure(figsize=(max(size[0], 5.0), size[1]), layout="constrained")
+    size = (max(_PANEL[0] * len(panels), 5.0), _PANEL[1])
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    factor = _PERCENT if metric == "accuracy" else 1.0
-    for row in rows:
-        values = tuple(row.labels[name] for name in panel)
-        axes = grid[panels.index(values)]
+    for row, case in zip(rows, cases, strict=True):
+        axes = grid[panels.index(case)]
         color = f"C{methods.index(row.labels['method'])}"
-        for name, style in ((f"quantized_{metric}", "-"), (metric, ":")):
-            mean = factor * row.result["curves"][name].mean(dim=1)
+        for metric, style in (("quantized_accuracy", "-"), ("accuracy", ":")):
+            error = _PERCENT * (1 - row.result["curves"][metric].mean(dim=1))
             label = row.labels["method"] if style == "-" else None
-            axes.plot(
-                row.result["epochs"],
-                mean,
-                style,
-                color=color,
-                label=label,
-                linewidth=1.3,
-            )
-        axes.set_title(
-            ", ".join(f"{k}: {v}" for k, v in zip(panel, values, strict=True))
-        )
+            epochs = row.result["epochs"]
+            axes.plot(epochs, error, style, color=color, label=label, linewidth=1.3)
+        axes.set_title(", ".join(f"{k}: {v}" for k, v in zip(panel, case, strict=True)))
         axes.set_xlabel("epoch")
-        axes.grid(alpha=0.25)
-    grid[0].set_ylabel(f"test {metric}" + " %" * (metric == "accuracy"))
+        axes.set_yscale("log")
+        axes.grid(alpha=0.25, which="both")
+    grid[0].set_ylabel("test error %")
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=3, fontsize="small"

@@ -123,12 +123,14 @@ class Skewed(AbstractQuantizingOptimizer):
                 gradient = cast(Tensor, p.grad)
                 sign = -1 if group.get("maximize") else 1
                 direction = Skewing(group, scales[p], p)(sign * gradient, p)
+                # torch's fused Adam misreads gradients of another layout than p's.
+                seen = torch.empty_like(p)
                 if group["mode"] == "gradient":
-                    p.grad = sign * direction
+                    p.grad = torch.mul(direction, sign, out=seen)
                     continue
                 moves[p] = direction.where(direction != sign * gradient, torch.nan)
                 olds[p] = p.detach().clone()
-                p.grad = gradient.masked_fill(~moves[p].isnan(), 0.0)
+                p.grad = seen.copy_(gradient).masked_fill_(~moves[p].isnan(), 0.0)
             self.base.step()
         finally:
             for (p, _), gradient in zip(pairs, gradients, strict=True):

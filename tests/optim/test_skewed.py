@@ -166,3 +166,21 @@ def test_bad_arguments_are_refused():
     assert "levels" not in base.param_groups[0]
     with pytest.warns(lp.NumericalWarning, match="free until"):
         Skewed(base, INT2)
+
+
+@every
+def test_weights_in_channels_last_move_as_contiguous_ones(mode):
+    def moved(layout):
+        generator = torch.Generator().manual_seed(3)
+        w, g = torch.randn(2, 4, 3, 5, 5, generator=generator).unbind()
+        p = torch.nn.Parameter(w.contiguous(memory_format=layout))
+        base = torch.optim.Adam([p], lr=0.05, fused=True)
+        optimizer = Skewed(base, BINARY, mode, epsilon=0.5)
+        for _ in range(3):
+            p.grad = g.contiguous(memory_format=layout)
+            optimizer.step()
+        return p.detach()
+
+    plain, last = moved(torch.contiguous_format), moved(torch.channels_last)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(plain, last)
