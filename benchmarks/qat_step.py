@@ -124,8 +124,8 @@ def main(quick: bool) -> None:
             torch.set_num_threads(threads)
             timings = harness.compare(
                 calls,
-                rounds=7 if quick else 31,
-                seconds=3 if quick else 15,
+                rounds=15 if quick else 31,
+                seconds=4 if quick else 15,
                 clock=clock,
             )
             new = harness.row(

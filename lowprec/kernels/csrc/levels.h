@@ -277,8 +277,9 @@ LOWPREC_INLINE void for_level_runs(const LevelTask& task, F part) {
       const int64_t index = task.first + begin;
       const int64_t row = task.level_run ? index / task.level_run : 0;
       const int64_t scale = task.scale_run ? index / task.scale_run : 0;
-      const int64_t next = smaller(task.level_run ? (row + 1) * task.level_run : endless,
-                                   task.scale_run ? (scale + 1) * task.scale_run : endless);
+      const int64_t level_end = task.level_run ? (row + 1) * task.level_run : endless;
+      const int64_t scale_end = task.scale_run ? (scale + 1) * task.scale_run : endless;
+      const int64_t next = smaller(level_end, scale_end);
       const int64_t some = smaller(end - begin, next - index);
       const LevelRow<C> set(levels + row * task.width, middles + row * (task.width - 1),
                             task.width, Float(task.spacing));

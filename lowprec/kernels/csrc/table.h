@@ -66,8 +66,8 @@ enum LevelOperation {
 };
 
 // Arrays of `count` weights, of which the first has the linear index `first` in its
-// tensor. Rows of `width` increasing levels, padded by infinity, and of their `width` -
-// 1 mid-points; a row serves `run` consecutive elements, 0 for all. The same for scales.
+// tensor. Rows of `width` increasing levels, padded by infinity, and of one mid-point
+// less; a row serves `level_run` consecutive elements, 0 for all. The same for scales.
 struct LevelTask {
   int64_t operation;
   void* weights;
@@ -77,12 +77,12 @@ struct LevelTask {
   const void* levels;
   const void* middles;
   int64_t width, level_run;
-  double spacing;  // of equidistant levels that are its multiples, a power of two; or 0
+  double spacing;  // of equidistant levels, its multiples, if a power of two; or 0
   const void* scales;
   int64_t scale_run;
   double epsilon, alpha, clip;  // of skewed directions
   int64_t clip_by_size, midpoint_moves;
-  double factor;          // lambda of proximal maps; kProxNorm: what is left of a distance
+  double factor;  // lambda of proximal maps; kProxNorm: what is left of a distance
   uint64_t seed, offset;  // of sampled levels: key, index of the first element
   int64_t step;
   // Weights are clamped to these times the scale: before they are quantized, after all
@@ -96,7 +96,8 @@ struct LevelTask {
 // momentum buffer, null without momentum.
 struct DescentTask {
   const void* gradients;
-  double step_size, decay, momentum, share;  // share: what the gradient adds to momentum
+  double step_size, decay, momentum;
+  double share;  // of the gradient in the momentum
   int64_t maximize, first_momentum, nesterov;
   int64_t skew_gradient;  // before the momentum, else after it
   int64_t fused;          // whether products are added without being rounded
