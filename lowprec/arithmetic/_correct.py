@@ -184,6 +184,11 @@ def check_operands(
             f"lowprec.{name} rounds correctly to at most {WIDEST} significant bits, "
             f"got {rounding.format.precision}: torch's float64 operations round to 53"
         )
+    if rounding.wraps_inexactly:
+        raise NotImplementedError(
+            f"lowprec.{name} wraps words of at most 26 bits, whose products have at "
+            f"most 53 bits before, got {rounding.format!r}"
+        )
     if not fits(rounding.format, reference.dtype):
         carrier = str(reference.dtype).removeprefix("torch.")
         advice = ": use float64 operands" if carrier == "float32" else ""
