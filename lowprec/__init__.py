@@ -43,12 +43,18 @@ if _TYPE_CHECKING:
     from .arithmetic import div as div
     from .arithmetic import dot as dot
     from .arithmetic import encode_blocks as encode_blocks
+    from .arithmetic import exp as exp
     from .arithmetic import fma as fma
+    from .arithmetic import log as log
     from .arithmetic import matmul as matmul
     from .arithmetic import mul as mul
     from .arithmetic import round as round
+    from .arithmetic import sigmoid as sigmoid
+    from .arithmetic import softmax as softmax
     from .arithmetic import sqrt as sqrt
     from .arithmetic import sub as sub
+    from .arithmetic import sum as sum
+    from .arithmetic import tanh as tanh
 
 # Checkpoints that hold them load with torch.load(weights_only=True).
 _add_safe_globals(
@@ -88,12 +94,18 @@ _ARITHMETIC = (
     "div",
     "dot",
     "encode_blocks",
+    "exp",
     "fma",
+    "log",
     "matmul",
     "mul",
     "round",
+    "sigmoid",
+    "softmax",
     "sqrt",
     "sub",
+    "sum",
+    "tanh",
 )
 _LAZY_NAMES = {
     "checkpoint": "_checkpoint",

@@ -15,10 +15,9 @@ from tables import CARRIERS, MODES
 import lowprec as lp
 from lowprec import Format, Rounding
 from lowprec.rounding import RoundingMode
-from lowprec.testing import assert_bit_equal, exact_round
+from lowprec.testing import assert_bit_equal, exact_operation, exact_round
 from lowprec.testing import random_word as word
 from lowprec.testing import strategies as lps
-from lowprec.testing._oracle import floor_log2
 
 OPERATIONS = {
     "add": (lp.add, 2),
@@ -28,93 +27,16 @@ OPERATIONS = {
     "sqrt": (lp.sqrt, 1),
     "fma": (lp.fma, 3),
 }
-_ROOT_BITS = 120
-
-
-def sign_of(x):
-    return math.copysign(1.0, x) if isinstance(x, float) else (x > 0) - (x < 0.0)
-
-
-def plus(a, b, mode):
-    """Return a + b exactly; a and b are floats, or Fractions that are not zero."""
-    floats = [x if isinstance(x, float) else sign_of(x) for x in (a, b)]
-    if not all(map(math.isfinite, floats)):
-        return sum(floats)
-    total = Fraction(a) + Fraction(b)
-    if total != 0:
-        return total
-    if a == 0 and b == 0 and sign_of(a) == sign_of(b):
-        return a
-    return -0.0 if mode is RoundingMode.TOWARD_NEGATIVE else 0.0
-
-
-def times(a, b):
-    if 0 in (a, b) or not (math.isfinite(a) and math.isfinite(b)):
-        small = [max(min(x, 2.0), -2.0) if math.isfinite(x) else x for x in (a, b)]
-        small = [sign_of(x) if 0 < abs(x) < 2 else x for x in small]
-        return small[0] * small[1]
-    return Fraction(a) * Fraction(b)
-
-
-def over(a, b):
-    if math.isnan(a) or math.isnan(b) or (a == b == 0):
-        return math.nan
-    sign = sign_of(a) * sign_of(b)
-    if math.isinf(a):
-        return math.nan if math.isinf(b) else sign * math.inf
-    if b == 0:
-        return sign * math.inf
-    if a == 0 or math.isinf(b):
-        return sign * 0.0
-    return Fraction(a) / Fraction(b)
-
-
-def root(a):
-    """Return the root if it has few bits, else 120 of its bits and a last one more."""
-    if a == 0 or math.isnan(a) or a == math.inf:
-        return a
-    if a < 0:
-        return math.nan
-    exact = Fraction(a)
-    shift = 2 * _ROOT_BITS - floor_log2(exact)
-    shift += shift % 2
-    scaled = exact * Fraction(4) ** (shift // 2)
-    assert scaled.denominator == 1
-    floor = math.isqrt(int(scaled))
-    value = Fraction(floor) + (Fraction(1, 2) if floor**2 != scaled else 0)
-    return value / Fraction(2) ** (shift // 2)
-
-
-def exactly(name, operands, mode):
-    if name == "add":
-        return plus(*operands, mode)
-    if name == "sub":
-        return plus(operands[0], -operands[1], mode)
-    if name == "fma":
-        return plus(times(*operands[:2]), operands[2], mode)
-    return {"mul": times, "div": over, "sqrt": root}[name](*operands)
-
-
-def to_odd(x):
-    """Round to odd to 53 bits, as stochastic modes see exact results."""
-    if x == 0 or not isinstance(x, Fraction):
-        return x
-    quantum = Fraction(2) ** (floor_log2(abs(x)) - 52)
-    k = math.floor(abs(x) / quantum)
-    k += k * quantum != abs(x) and k % 2 == 0
-    return k * quantum if x > 0 else -k * quantum
 
 
 def expected(name, operands, rounding, seed=0):
     """Return the oracle's result for lists of operands."""
-    results = []
-    for index, each in enumerate(zip(*operands, strict=True)):
-        value = exactly(name, each, rounding.mode)
-        if rounding.stochastic:
-            results.append(exact_round(to_odd(value), rounding, word(seed, index)))
-        else:
-            results.append(exact_round(value, rounding))
-    return results
+    return [
+        exact_operation(
+            name, each, rounding, word(seed, index) if rounding.stochastic else 0
+        )
+        for index, each in enumerate(zip(*operands, strict=True))
+    ]
 
 
 def check(name, tensors, rounding, dtypes=None):

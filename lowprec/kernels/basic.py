@@ -1,9 +1,9 @@
-"""The basic operations of IEEE 754, correctly rounded to any format in every mode.
+"""Operations of IEEE 754, correctly rounded to any format in every mode.
 
 The exact result is rounded to odd to 53 bits, which keeps all that a second rounding to
 at most 51 bits needs. Operands from float32 stay far inside the range of float64. Those
 of float64 are split into significand and exponent first, so that nothing overflows or
-underflows before the format says so.
+underflows before the format says so. Elementary functions are first enclosed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import elementary
 from ._library import round as round_deterministic
 from ._library import round_stochastic
 from .addition import negative_zero
 from .codes import SUBNORMALS, TOWARD_NEGATIVE, RoundingCode, decode
+from .elementary import Elementary, Enclosure, resolved, undecided
 from .exact import (
     add_to_odd,
     divide_to_odd,
@@ -28,8 +30,9 @@ from .exact import (
     to_odd,
     two_sum,
 )
+from .transcendental import Scaled
 
-ADD, MUL, DIV, SQRT, FMA = range(5)
+ADD, MUL, DIV, SQRT, FMA, EXP, LOG, TANH, SIGMOID = range(9)
 
 _BIAS, _FRACTION = 1023, 52
 _SIGN = -(1 << 63)
@@ -103,7 +106,7 @@ def _fused(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return fused_to_odd(addend, exact_product(a, b, wide=True)), exponent
 
 
-def _round_scaled(
+def round_scaled(
     x: Tensor, exponent: Tensor, code: RoundingCode, round: Callable[..., Tensor]
 ) -> Tensor:
     """Return fl(x 2^exponent), also where float64 cannot hold the argument."""
@@ -137,13 +140,9 @@ def _shifted(
     return round(significand * _power(moved), target) * 2.0**-shift
 
 
-def _piece(
-    operation: int,
-    operands: Sequence[Tensor],
-    code: RoundingCode,
-    seed: Tensor | None,
-    offset: int,
-) -> Tensor:
+def rounder(seed: Tensor | None, offset: int) -> Callable[..., Tensor]:
+    """Return the kernel that rounds a tensor by a code."""
+
     def round(x: Tensor, code: RoundingCode) -> Tensor:
         result: Tensor
         if seed is None:
@@ -152,6 +151,36 @@ def _piece(
             result = round_stochastic(x, list(code), seed, offset)
         return result
 
+    return round
+
+
+def _elementary(
+    function: Elementary, x: Tensor, code: RoundingCode, round: Callable[..., Tensor]
+) -> Tensor:
+    ends = function.enclosure(x)
+    rounded = Enclosure(*(round(end, code) for end in ends))
+    hard = undecided(ends, rounded, code)
+    if not bool(hard.any()):
+        return rounded.low
+
+    def exact(places: Tensor) -> list[Scaled]:
+        return [function.exact(value) for value in x.reshape(-1)[places].tolist()]
+
+    odd = resolved(ends.low, hard, exact)
+    return torch.where(hard, round_scaled(*odd, code, round), rounded.low)
+
+
+def _piece(
+    operation: int,
+    operands: Sequence[Tensor],
+    code: RoundingCode,
+    seed: Tensor | None,
+    offset: int,
+) -> Tensor:
+    round = rounder(seed, offset)
+    if operation in _ELEMENTARY:
+        x = operands[0].to(torch.float64)
+        return _elementary(_ELEMENTARY[operation], x, code, round)
     narrow = all(x.dtype == torch.float32 for x in operands)
     wide = [x.to(torch.float64) for x in operands]
     exponent = None
@@ -168,7 +197,7 @@ def _piece(
         value = negative_zero(value, first, wide[-1])
     if exponent is None:
         return round(value, code)
-    return _round_scaled(value, exponent, code, round)
+    return round_scaled(value, exponent, code, round)
 
 
 def _narrow_sum(a: Tensor, b: Tensor) -> Tensor:
@@ -190,7 +219,13 @@ _WIDE: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {
     SQRT: _root,
     FMA: _fused,
 }
-_OPERANDS = {ADD: 2, MUL: 2, DIV: 2, SQRT: 1, FMA: 3}
+_ELEMENTARY = {
+    EXP: elementary.EXPONENTIAL,
+    LOG: elementary.LOGARITHM,
+    TANH: elementary.HYPERBOLIC_TANGENT,
+    SIGMOID: elementary.LOGISTIC,
+}
+_OPERANDS = {ADD: 2, MUL: 2, DIV: 2, SQRT: 1, FMA: 3, **dict.fromkeys(_ELEMENTARY, 1)}
 
 
 def _basic(
@@ -271,12 +306,12 @@ def basic(
     seed: Tensor | None,
     offset: int,
 ) -> Tensor:
-    """Return fl(a + b), fl(a b), fl(a / b), fl(sqrt(a)) or fl(a b + c).
+    """Return fl(a + b), fl(a b), fl(a / b), fl(sqrt(a)), fl(a b + c), fl(exp(a)), ...
 
     Args:
-        operation: ADD, MUL, DIV, SQRT or FMA.
+        operation: ADD, MUL, DIV, SQRT, FMA, EXP, LOG, TANH or SIGMOID.
         a: float32 or float64 tensor; all three have one shape.
-        b: second operand; not used by SQRT.
+        b: second operand; not used by functions of one.
         c: third operand; used by FMA only.
         code: integers of a rounding to at most 51 bits whose values float64 holds.
         seed: 0-d int64, of stochastic modes only.
