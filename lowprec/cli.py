@@ -61,6 +61,29 @@ def _formats_command(_: argparse.Namespace) -> None:
     print(formats())
 
 
+def _vectors_command(arguments: argparse.Namespace) -> None:
+    from .testing import _vectors
+
+    _vectors.run(arguments)
+
+
+def _plot_command(arguments: argparse.Namespace) -> None:
+    from . import plot
+
+    picture, names = arguments.picture, arguments.names
+    if picture == "spacing":
+        figure, _ = plot.spacing(*names)
+    elif len(names) > 1:
+        raise ValueError(f"{picture} shows one format, got {' '.join(names)}")
+    elif picture == "staircase":
+        figure, _ = plot.staircase(names[0], arguments.mode)
+    else:
+        figure, _ = plot.number_line(names[0])
+    path = arguments.out or f"{'-'.join(names)}-{picture}.png"
+    figure.savefig(path, dpi=150)
+    print(f"wrote {path}")
+
+
 def _run_command(arguments: argparse.Namespace) -> None:
     experiment: _Experiment = arguments.entry
     module = experiment.module()
@@ -139,6 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("formats", help="table of all known formats")
     table.set_defaults(handler=_formats_command)
 
+    bench = commands.add_parser(
+        "vectors", help="write test vectors of an operation as CSV"
+    )
+    _add_vectors(bench)
+    picture = commands.add_parser("plot", help="draw a format as a PNG")
+    _add_plot(picture)
+
     run = commands.add_parser("run", help="run an experiment, save JSON and PNG")
     experiments = run.add_subparsers(
         dest="experiment", required=True, metavar="experiment"
@@ -165,6 +195,23 @@ def _add_experiments(experiments: Any) -> None:
         entry.module().add_arguments(command)
         _add_threads(command)
         command.set_defaults(handler=_run_command, entry=entry)
+
+
+def _add_vectors(command: argparse.ArgumentParser) -> None:
+    from .testing import _vectors
+
+    _vectors.add_arguments(command)
+    command.set_defaults(handler=_vectors_command)
+
+
+def _add_plot(command: argparse.ArgumentParser) -> None:
+    command.add_argument("picture", choices=["number-line", "spacing", "staircase"])
+    command.add_argument("names", nargs="+", metavar="NAME", help="such as e4m3fn")
+    command.add_argument(
+        "--mode", default="nearest_even", help="of the staircase [nearest_even]"
+    )
+    command.add_argument("--out", help="path of the PNG [NAME-PICTURE.png]")
+    command.set_defaults(handler=_plot_command)
 
 
 def _add_figure(figure: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ._encoding import decode_value, encode_value, exponent_bits, total_bits
 from ._exact import Real, exact_or_special, floor_log2, power_of_two, simplest
+from ._html import format_html
 from ._text import describe
 from ._validation import validate
 
@@ -134,6 +135,10 @@ class Format:
     def __str__(self) -> str:
         """Return the properties as a small text table."""
         return describe(self)
+
+    def _repr_html_(self) -> str:
+        """Return a number line and the properties for notebooks."""
+        return format_html(self)
 
     def _resolved(self) -> tuple[int, int]:
         """Return ``emin`` and ``max_significand``, which construction has resolved."""

@@ -11,7 +11,7 @@ from ._exact import Real, floor_log2, power_of_two
 if TYPE_CHECKING:
     from ._format import Format
 
-__all__ = ["describe", "table"]
+__all__ = ["columns", "describe", "properties", "table"]
 
 # Factors up to here have at most four decimals.
 _SHORT_DENOMINATOR = 16
@@ -69,7 +69,8 @@ def _specials(format: Format) -> str:
     return ", ".join(name for name, has in present.items() if has) or "none"
 
 
-def _properties(format: Format) -> dict[str, str]:
+def properties(format: Format) -> dict[str, str]:
+    """Return the properties of a format as text by their labels."""
     return {
         "": format.name or "(no name)",
         "bits = sign + exponent + stored": _bits(format),
@@ -135,7 +136,7 @@ def describe(*formats: Format) -> str:
     """
     if not formats:
         raise ValueError("describe needs at least one format, such as format('e5m2')")
-    properties = [_properties(one) for one in formats]
+    properties = [properties(one) for one in formats]
     rows = [[label, *(one[label] for one in properties)] for label in properties[0]]
     return "\n".join([*columns(rows), "", *_TRAPS])
 

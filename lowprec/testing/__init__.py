@@ -25,6 +25,12 @@ from ._oracle import exact_round as exact_round
 from ._oracle import up_probability as up_probability
 from ._philox import philox4x32 as philox4x32
 from ._philox import random_word as random_word
+from ._vectors import Vector as Vector
+from ._vectors import exact_flags as exact_flags
+from ._vectors import vectors as vectors
+from .suites import OperationSuite as OperationSuite
+from .suites import RoundingSuite as RoundingSuite
+from .suites import SummationSuite as SummationSuite
 
 
 def __getattr__(name: str) -> _Any:
