@@ -7,7 +7,7 @@ and pytest loads the plugins that are installed in every project.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,17 +32,14 @@ _DETERMINISTIC = _MODES[:7]
 
 
 @pytest.fixture
-def lowprec_seed(request: pytest.FixtureRequest) -> int:
-    """Return a seed that depends on the test's name and on nothing else.
-
-    torch's default generator is seeded with it as well, and restored afterwards by
-    nobody: the next test that wants numbers asks for its own seed.
-    """
+def lowprec_seed(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Seed torch by the name of the test, and by nothing else; return the seed."""
     import torch
 
     seed = zlib.crc32(request.node.nodeid.encode())
-    torch.manual_seed(seed)
-    return seed
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield seed
 
 
 @pytest.fixture

@@ -47,9 +47,9 @@ def number_line_svg(format: Format) -> str:
     """Return a number line of a format as SVG text.
 
     Contract:
-        All values where these are at most 600, else powers of two and the ends. The scale is linear
-        where the largest value is at most 64 times the smallest, else logarithmic with
-        zero in its middle, one step below the smallest value.
+        All values where these are at most 600, else powers of two and the ends. The
+        scale is linear where the largest value is at most 64 times the smallest, else
+        logarithmic with zero one binade below the smallest value.
 
     Args:
         format: the format.

@@ -88,13 +88,14 @@ def exact_flags(
         return INVALID
     if result == exact:
         return 0
-    limit = abs(target.max if exact > 0 else target.min)
-    if target.smallest_normal <= abs(exact) <= limit:
+    limit = abs(Fraction(target.max if exact > 0 else target.min))
+    smallest = Fraction(target.smallest_normal)
+    if smallest <= abs(exact) <= limit:
         return INEXACT
-    unbounded = abs(exact_round(value, _unbounded(exact, rounding)))
+    unbounded = abs(Fraction(exact_round(value, _unbounded(exact, rounding))))
     if unbounded > limit:
         return OVERFLOW | INEXACT
-    tiny = unbounded < target.smallest_normal
+    tiny = unbounded < smallest
     return INEXACT | (UNDERFLOW if tiny and target.exponent_bits else 0)
 
 

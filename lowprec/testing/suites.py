@@ -67,6 +67,22 @@ def _random_bits(count: int, dtype: torch.dtype) -> Tensor:
     return bits.view(dtype)
 
 
+def _near_ties(target: Format) -> Iterator[tuple[float, ...]]:
+    """Yield a, b, c with a b half-way between two values, and c what decides.
+
+    3 b is odd and one bit too long, so that a carrier that loses c rounds wrong.
+    """
+    if not target.is_representable(3) or target.emax < target.precision:
+        return
+    first, last = 2**target.precision // 3, 2 ** (target.precision + 1) // 3
+    source = random.Random(_SEED)
+    tiny = float(target.smallest_subnormal)
+    for _ in range(20):
+        b = float(source.randint(first, last) | 1)
+        if target.is_representable(b) and 3 * b < float(target.max):
+            yield 3.0, b, source.choice((tiny, -tiny))
+
+
 class _Suite:
     """What a kernel is tested with; override what it does not have."""
 
@@ -146,7 +162,8 @@ class OperationSuite(_Suite):
     """Tests of correctly rounded operations on numbers of a format.
 
     Override `compute`. Operands are values of the format: all of them for formats of at
-    most five bits, else ends, special values and random ones.
+    most five bits, else ends, special values, random ones, and for fused operations
+    near ties.
 
     Example:
         >>> class TestOurs(OperationSuite):
@@ -190,7 +207,8 @@ class OperationSuite(_Suite):
                 tuple(source.choice(pool) for _ in range(arity))
                 for _ in range(self.count)
             ]
-        return [tuple(target.decode(code) for code in row) for row in chosen]
+        rows = [tuple(target.decode(code) for code in row) for row in chosen]
+        return [*rows, *_near_ties(target)] if arity == 3 else rows
 
     def test_values_of_the_format(self) -> None:
         """Operands of the result's own format give the correctly rounded result."""
