@@ -7,6 +7,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from torch import Tensor as _Tensor
 from torch.serialization import add_safe_globals as _add_safe_globals
 
 from . import kernels as kernels
@@ -21,6 +22,8 @@ from .formats import ScaleRule as ScaleRule
 from .formats import SharedExponent as SharedExponent
 from .formats import block_format as block_format
 from .formats import block_formats as block_formats
+from .formats import decode_value as _decode_value
+from .formats import encode_value as _encode_value
 from .formats import format as format
 from .formats import formats as formats
 from .precision import Policy as Policy
@@ -112,6 +115,21 @@ _LAZY_NAMES = {
     "emulate": "_emulate",
     **dict.fromkeys(_ARITHMETIC, "arithmetic"),
 }
+
+
+# `Format.encode` and `Format.decode` know no torch; they learn of tensors here.
+@_encode_value.register(_Tensor)
+def _encode(x: _Tensor, format: Format) -> _Tensor:
+    from .arithmetic import encode
+
+    return encode(x, format)
+
+
+@_decode_value.register(_Tensor)
+def _decode(codes: _Tensor, format: Format) -> _Tensor:
+    from .arithmetic import decode
+
+    return decode(codes, format)
 
 
 def __getattr__(name: str) -> _Any:

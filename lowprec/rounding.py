@@ -58,7 +58,9 @@ class Saturation(StrEnum):
     ``none``: IEEE 754 overflow (infinity, or NaN in a format without infinities, or
     the largest finite value in a format with neither). ``finite``: everything,
     infinity too, becomes the largest finite value. ``propagate``: finite values
-    become the largest finite value, infinity stays.
+    become the largest finite value, infinity stays. ``wrap``: fixed point only, the
+    integer k modulo 2^word, as adders of that width leave it; infinity becomes the
+    largest finite value.
 
     References:
         P3109 interim report 3.2.2, OvfInf / SatFinite / SatPropagate.
@@ -67,6 +69,7 @@ class Saturation(StrEnum):
     NONE = "none"
     FINITE = "finite"
     PROPAGATE = "propagate"
+    WRAP = "wrap"
 
 
 class Variant(StrEnum):
@@ -133,7 +136,10 @@ class Rounding:
 
     Contract:
         NaN stays NaN, also in formats that have none; a zero keeps its sign where the
-        format has signed zeros; representable values are unchanged in every mode.
+        format has signed zeros, and becomes the smallest value where there is no zero;
+        representable values are unchanged in every mode. A tie goes to the even k,
+        with one significand bit (k = 1) to the larger magnitude as in IEEE 754, in
+        P3109 formats to the even code.
         Stochastic modes are pure functions of (seed, element index).
 
     Args:
@@ -146,7 +152,8 @@ class Rounding:
 
     Raises:
         TypeError: if ``format`` is not a format or ``random_bits`` not an integer.
-        ValueError: if a name is unknown or ``random_bits`` is out of range.
+        ValueError: if a name is unknown, ``random_bits`` is out of range, or what is
+            no fixed point shall wrap.
 
     Example:
         >>> Rounding("bfloat16", "stochastic", random_bits=8).mode.value
@@ -188,6 +195,11 @@ class Rounding:
                 f"random_bits must be from 1 to {_MOST_RANDOM_BITS}, got {random_bits}"
             )
         set_field(self, "random_bits", random_bits)
+        if self.saturation is Saturation.WRAP and self.format.encoding != "integer":
+            raise ValueError(
+                f"saturation='wrap' needs fixed point, such as 'int8', got "
+                f"{self.format!r}"
+            )
         set_field(self, "_code", self._integers())  # once: small tensors wait for it
 
     def __repr__(self) -> str:
@@ -236,6 +248,10 @@ class Rounding:
             + 4 * target.nans
             + 8 * target.signed
             + 16 * target.signed_zero
+            + 32 * target.asymmetric
+            + 64 * (target.encoding == "p3109" and target.precision == 1)
+            + 128 * (not target.zero)
+            + 256 * (target.encoding == "normal" and target.zero)
         )
         return (
             target.precision - excess,

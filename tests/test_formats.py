@@ -111,6 +111,16 @@ def test_hardware_table():
         "e3m2fn": (3, -2, 4, 28.0, 6),
         "e2m1fn": (2, 0, 2, 6.0, 4),
         "e6m8": (9, -30, 31, 511 * 2.0**23, 15),
+        "fp24": (17, -62, 63, (2 - 2.0**-16) * 2.0**63, 24),
+        "pxr24": (16, -126, 127, (2 - 2.0**-15) * 2.0**127, 24),
+        "dlfloat16": (10, -31, 32, 2.0**33 - 2.0**24, 16),
+        "e8m0fnu": (1, -127, 127, 2.0**127, 8),
+        # HFP8: 2^(15-bias) 1.875 if all codes are finite.
+        "hfp8_e4m3": (4, -3, 11, 2.0**11 * 1.875, 8),
+        "e4m3b4": (4, -3, 10, 240 * 2.0**3, 8),
+        "e5m2b15": (3, -14, 15, 57344.0, 8),
+        # MXINT8.
+        "fixed8f6": (7, 0, 0, 1.984375, 8),
     }
     for name, row in rows.items():
         one = format(name)
@@ -118,7 +128,8 @@ def test_hardware_table():
     e4m3fn = format("e4m3fn")
     assert (e4m3fn.max_significand, e4m3fn.infinities, e4m3fn.encoding) == (14, 0, "fn")
     assert [one.name for one in formats() if one.dtype is None] == [
-        *("tf32", "e4m3", "e3m4", "e4m3b11fnuz", "e3m2fn", "e2m3fn", "e2m1fn")
+        *("tf32", "e4m3", "e3m4", "e4m3b11fnuz", "e3m2fn", "e2m3fn", "e2m1fn"),
+        *("dlfloat16", "fp24", "e8m15", "hfp8_e4m3", "int4", "uint4"),
     ]
 
 
@@ -333,8 +344,8 @@ def test_exmy():
         ("e4m3f", "did you mean 'e4m3fn'"),
         ("zzz", "unknown format 'zzz': write eXmY"),
         ("", "unknown format '': write eXmY"),
-        (torch.int8, "unknown format 'torch.int8'"),
-        (np.dtype("i4"), "unknown format 'int32'"),
+        (torch.bool, "unknown format 'torch.bool'"),
+        (np.dtype("c8"), "unknown format 'complex64'"),
     ],
     ids=str,
 )

@@ -34,27 +34,6 @@ class BlockCodes(NamedTuple):
     tensor_scale: Tensor | None
 
 
-def _twos_complement(element: Format) -> bool:
-    """Whether codes of fixed-point elements are integers, as those of MXINT8 are."""
-    return element.emin == element.emax and element.signed and not element.signed_zero
-
-
-def _encode_elements(elements: Tensor, element: Format) -> Tensor:
-    if not _twos_complement(element):
-        return encode(elements, element)
-    quanta = (elements / float(element.smallest_subnormal)).to(torch.int64)
-    return quanta & ((1 << element.bits) - 1)
-
-
-def _decode_elements(codes: Tensor, element: Format) -> Tensor:
-    if not _twos_complement(element):
-        return decode(codes, element, dtype=torch.float64)
-    _check_range(codes, element.bits, "codes")
-    sign = 1 << (element.bits - 1)
-    quanta = (codes.to(torch.int64) ^ sign) - sign
-    return quanta.to(torch.float64) * float(element.smallest_subnormal)
-
-
 def _encode_scales(scales: Tensor, scale: SharedExponent | Format) -> Tensor:
     if isinstance(scale, Format):
         return encode(scales, scale)
@@ -138,7 +117,7 @@ def encode_blocks(
     broken = scales.isnan().repeat_interleave(count, along)
     broken = broken.narrow(along, 0, x.shape[along])
     return BlockCodes(
-        _encode_elements(torch.where(broken, 0.0, elements), target.element),
+        encode(torch.where(broken, 0.0, elements), target.element),
         _encode_scales(scales, target.scale),
         None if target.tensor_scale is None else second,
     )
@@ -200,7 +179,7 @@ def decode_blocks(
         )
     refuse_unheld(target, dtype)
     quantized = kernels.Quantized(
-        _decode_elements(codes, target.element),
+        decode(codes, target.element, dtype=torch.float64),
         _decode_scales(scales, target.scale),
         torch.ones(()),
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..formats import BlockFormat, Format, decode_value, encode_value
+from ..formats import BlockFormat, Format
 from ..formats import format as as_format
 from ..kernels.portable import CARRIERS
 from ..rounding import Rounding
@@ -40,17 +40,60 @@ _INTEGERS = {
 @functools.lru_cache(maxsize=256)
 def _encoding(target: Format) -> kernels.Encoding:
     magnitudes = (1 << (target.bits - int(target.signed))) - 1
+    offset = _offset(target)
     return kernels.Encoding(
         precision=target.precision,
         emin=int(target.emin or 0),
-        bits=target.bits,
+        bits=target.bits + (offset > 0),
         signed=int(target.signed),
         signed_zero=int(target.signed_zero),
         subnormals=int(target.subnormals),
-        largest=target.encode(target.max) & magnitudes,
+        largest=(target.encode(target.max) & magnitudes) + offset,
         infinity=target.encode(math.inf) if target.infinities else -1,
-        nan=_wrapped(target.encode(math.nan)) if target.nans else -1,
+        nan=_wrapped(target.encode(math.nan) + offset) if target.nans else -1,
     )
+
+
+def _offset(target: Format) -> int:
+    """Return what the kernels' codes of magnitudes are above those of the format.
+
+    They count from a field of subnormals, which ``"normal"`` encodings do without.
+    """
+    return 1 << (target.precision - 1) if target.encoding == "normal" else 0
+
+
+def _coded(x: Tensor, target: Format, dtype: torch.dtype) -> Tensor:
+    """Return the codes of values of a format."""
+    if target.encoding == "integer":
+        quanta = (x / float(target.smallest_subnormal)).to(torch.int64)
+        return (quanta & ((1 << target.bits) - 1)).to(dtype)
+    encoding, offset = _encoding(target), _offset(target)
+    if not offset:
+        coded: Tensor = kernels.encode(x, list(encoding), dtype)
+        return coded
+    codes: Tensor = kernels.encode(x, list(encoding), torch.int64)
+    sign, magnitude = codes & encoding.sign, codes & encoding.magnitudes
+    magnitude = torch.where(magnitude == 0, 0, magnitude - offset)
+    return torch.where(sign != 0, magnitude + (encoding.sign >> 1), magnitude).to(dtype)
+
+
+def _values(codes: Tensor, target: Format, dtype: torch.dtype) -> Tensor:
+    """Return the values of codes, NaN for those that denote none."""
+    if target.encoding == "integer":
+        count, sign = codes.to(torch.int64), 1 << (target.bits - 1)
+        if target.signed:
+            count = (count ^ sign) - sign
+        value = count.to(torch.float64) * float(target.smallest_subnormal)
+        return value.to(dtype)
+    encoding, offset = _encoding(target), _offset(target)
+    if offset:
+        codes = codes.to(torch.int64)
+        half = encoding.sign >> 1
+        magnitude = codes & ~half
+        zero = (magnitude == 0) & target.zero
+        codes = torch.where(zero, 0, magnitude + offset) + 2 * (codes & half)
+    result: Tensor = kernels.decode(codes, list(encoding), dtype)
+    return result
 
 
 def _check_integer(dtype: torch.dtype, target: Format) -> None:
@@ -69,7 +112,8 @@ def encode(
     """Return the integer codes of a tensor whose elements are values of a format.
 
     code = sign 2^(bits-1) + (max(e, emin) - emin) 2^(p-1) + |x| / 2^q with quantum 2^q;
-    infinity and NaN have the codes of the format's encoding.
+    infinity and NaN have the codes of the format's encoding. Fixed point has the code
+    x / 2^q modulo 2^bits.
 
     Contract:
         Exact inverse of `decode`. Every NaN becomes the format's quiet NaN.
@@ -100,8 +144,7 @@ def encode(
     _check_width(target)
     _check_integer(dtype, target)
     _check_members(x, target)
-    result: Tensor = kernels.encode(x.detach(), list(_encoding(target)), dtype)
-    return result
+    return _coded(x.detach(), target, dtype)
 
 
 def _wrapped(code: int) -> int:
@@ -134,7 +177,7 @@ def fits(target: Format | BlockFormat, dtype: torch.dtype) -> bool:
     lowest = 2 - carrier.bias - carrier.precision
     return (
         target.precision <= carrier.precision
-        and target.emax <= carrier.bias
+        and target.emax + target.asymmetric <= carrier.bias
         and int(target.emin or 0) - target.precision + 1 >= lowest
     )
 
@@ -187,8 +230,8 @@ def decode(
         raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     _check_range(codes, target)
     exact = dtype if fits(target, dtype) else torch.float64
-    value: Tensor = kernels.decode(codes, list(_encoding(target)), exact)
-    if not target.nans or not target.subnormals:
+    value = _values(codes, target, exact)
+    if target.encoding != "integer" and not (target.nans and target.subnormals):
         _check_meanings(codes, value, target)
     result = value.to(dtype)
     if exact != dtype and not bool(((result == value) | value.isnan()).all()):
@@ -222,7 +265,7 @@ def _check_meanings(codes: Tensor, value: Tensor, target: Format) -> None:
     code = _encoding(target)
     magnitude = unknown & code.magnitudes
     stored = magnitude & ((1 << (code.precision - 1)) - 1)
-    empty = (magnitude == stored) & (stored != 0)
+    empty = (magnitude == stored) & (stored != 0) & (target.encoding != "normal")
     if not target.nans and bool((~empty | target.subnormals).any()):
         first = unknown[~empty | target.subnormals][0]
         raise ValueError(
@@ -233,8 +276,3 @@ def _check_meanings(codes: Tensor, value: Tensor, target: Format) -> None:
             f"code {int(unknown[empty][0])} denotes no value of "
             f"{target.name or target!r}, which has no subnormals"
         )
-
-
-# `Format.encode` and `Format.decode` know no torch; they learn of tensors here.
-encode_value.register(Tensor, encode)
-decode_value.register(Tensor, decode)

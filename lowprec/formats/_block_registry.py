@@ -10,18 +10,9 @@ from ._format import Format
 
 __all__ = ["KNOWN_BLOCKS", "block_format", "block_formats", "is_block_name"]
 
-# Two's complement without its most negative number, which has no counterpart: OCP
-# allows to leave it unused. Codes of fixed point without -0 are two's complement.
-_INT8 = Format(
-    precision=7,
-    emax=0,
-    emin=0,
-    infinities=False,
-    nans=False,
-    signed_zero=False,
-    encoding="finite",
-    name="int8 (6 fraction bits)",
-)
+# Without the most negative number, which has no counterpart: OCP allows to leave it
+# unused.
+_INT8 = Format.fixed_point(8, 6, symmetric=True, name="int8 (6 fraction bits)")
 
 
 def _msfp(total: int) -> BlockFormat:

@@ -12,16 +12,30 @@ from fractions import Fraction
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ._exact import exact_or_special, floor_log2, power_of_two, simplest
+from ._exact import Real, exact_or_special, floor_log2, power_of_two, simplest
 
 if TYPE_CHECKING:
     from ._format import Format
 
-__all__ = ["decode_value", "encode_value", "exponent_bits", "total_bits"]
+__all__ = [
+    "decode_value",
+    "encode_value",
+    "exponent_bits",
+    "resolved_emin",
+    "stored_bits",
+    "total_bits",
+]
 
 
 def _label(format: Format) -> str:
     return format.name or repr(format)
+
+
+def resolved_emin(format: Format) -> int:
+    """Return ``emin``, which construction has resolved."""
+    if format.emin is None:
+        raise ValueError("the format was not constructed by Format(...)")
+    return format.emin
 
 
 def _largest_field(format: Format) -> int:
@@ -29,10 +43,16 @@ def _largest_field(format: Format) -> int:
     return format.emax + format.bias
 
 
+def _first_normal(format: Format) -> int:
+    """Return what the code of 2^emin is, or would be."""
+    return 0 if format.encoding == "normal" else 1 << (format.precision - 1)
+
+
 def _largest_magnitude(format: Format) -> int:
     """Return the code of the largest finite value."""
-    p, significand = format.precision, format.max_significand or 0
-    return ((_largest_field(format) - 1) << (p - 1)) + significand
+    stored, significand = format.precision - 1, format.max_significand or 0
+    offset = (format.emax - resolved_emin(format) - 1) << stored
+    return offset + significand + _first_normal(format)
 
 
 def exponent_bits(format: Format) -> int:
@@ -48,7 +68,12 @@ def exponent_bits(format: Format) -> int:
                     "infinities=False or nans=False, or do without encode and decode"
                 )
             return width
-        case "fn":  # all ones is NaN
+        case "integer":
+            return 0
+        case "p3109":  # the largest codes are infinity and, without a sign, NaN
+            above = format.infinities + (not format.signed)
+            return (_largest_magnitude(format) + above).bit_length() - stored
+        case "fn" | "normal":  # all ones is NaN
             return (_largest_magnitude(format) + 1).bit_length() - stored
         case _:
             return _largest_field(format).bit_length()
@@ -56,13 +81,20 @@ def exponent_bits(format: Format) -> int:
 
 def total_bits(format: Format) -> int:
     """Return the width of a code."""
-    return format.signed + exponent_bits(format) + format.precision - 1
+    return format.signed + exponent_bits(format) + stored_bits(format)
+
+
+def stored_bits(format: Format) -> int:
+    """Return the width of the stored significand: integers have no implicit bit."""
+    return format.precision - (format.encoding != "integer")
 
 
 def _infinity(format: Format) -> int | None:
     """Return the code of +infinity, None if there is none."""
     if not format.infinities:
         return None
+    if format.encoding == "p3109":
+        return (1 << (total_bits(format) - format.signed)) - 1 - (not format.signed)
     return ((1 << exponent_bits(format)) - 1) << (format.precision - 1)
 
 
@@ -72,7 +104,9 @@ def _nan(format: Format) -> int:
     match format.encoding:
         case "ieee":
             return (((1 << width) - 1) << stored) + (1 << stored >> 1)
-        case "fn":
+        case "fn" | "normal":
+            return (1 << (width + stored)) - 1
+        case _ if not format.signed:
             return (1 << (width + stored)) - 1
         case _:
             return 1 << (width + stored)
@@ -116,10 +150,13 @@ def encode_value(x: Any, format: Format) -> Any:
         return magnitude + (sign if math.copysign(1.0, exact) < 0 else 0)
     if exact == 0:
         return 0
-    emin = 1 - format.bias
+    emin = resolved_emin(format)
+    if format.encoding == "integer":
+        return int(exact / power_of_two(emin - format.precision + 1)) % (2 * sign)
     binade = max(floor_log2(abs(exact)), emin)
     quanta = abs(exact) / power_of_two(binade - format.precision + 1)
     code = ((binade - emin) << (format.precision - 1)) + int(quanta)
+    code += _first_normal(format) - (1 << (format.precision - 1))
     return code + sign if exact < 0 else code
 
 
@@ -145,22 +182,34 @@ def decode_value(codes: Any, format: Format) -> Any:
         1.0
     """
     code = _checked_code(codes, format)
+    if format.encoding == "integer":
+        return _integer(code, format)
     stored, width = format.precision - 1, exponent_bits(format)
     sign, magnitude = divmod(code, 1 << (width + stored))
     if magnitude == _infinity(format):
         return -math.inf if sign else math.inf
     if magnitude > _largest_magnitude(format) or (code != 0 and magnitude == 0):
         return _special(code, magnitude, format)
+    if magnitude == 0 and format.zero:
+        return 0.0
     exponent_field, fraction = divmod(magnitude, 1 << stored)
-    if exponent_field == 0 and fraction and not format.subnormals:
+    lowest = int(format.encoding != "normal")  # the field of 2^emin
+    if exponent_field < lowest and not format.subnormals:
         raise ValueError(
             f"code {code:#x} denotes nothing in {_label(format)}, which has no "
             "subnormals"
         )
-    significand = fraction + (1 << stored if exponent_field else 0)
-    exponent = max(exponent_field, 1) - format.bias - stored
+    significand = fraction + (1 << stored if exponent_field >= lowest else 0)
+    exponent = max(exponent_field, lowest) - format.bias - stored
     value: Fraction = significand * power_of_two(exponent)
     return simplest(-value if sign else value)
+
+
+def _integer(code: int, format: Format) -> Real:
+    """Return what a code of fixed point means, two's complement if signed."""
+    sign = 1 << (total_bits(format) - 1)
+    count = (code ^ sign) - sign if format.signed else code
+    return simplest(count * power_of_two(resolved_emin(format) - format.precision + 1))
 
 
 def _special(code: int, magnitude: int, format: Format) -> float:

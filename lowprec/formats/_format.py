@@ -7,15 +7,21 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any
 
-from ._encoding import decode_value, encode_value, exponent_bits, total_bits
-from ._exact import Real, exact_or_special, floor_log2, power_of_two, simplest
+from ._encoding import (
+    decode_value,
+    encode_value,
+    exponent_bits,
+    resolved_emin,
+    stored_bits,
+    total_bits,
+)
+from ._exact import Real, exact_or_special, power_of_two, simplest
 from ._html import format_html
+from ._numbers import all_values, is_value, largest, quantum, smallest
 from ._text import describe
-from ._validation import validate
+from ._validation import check_p3109, check_widths, validate
 
 __all__ = ["Format"]
-
-_MOST_VALUES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -24,7 +30,8 @@ class Format:
 
     The finite values are +-k 2^(e-p+1) with integers e from ``emin`` to ``emax`` and k
     from 2^(p-1) to 2^p - 1 (normal), and with e = ``emin`` and k < 2^(p-1) (zero and
-    subnormal); in the largest binade k goes to ``max_significand``.
+    subnormal); in the largest binade k goes to ``max_significand``. Fixed point is the
+    case emin = emax: one spacing throughout; `fixed_point` builds it.
 
     Contract:
         Exact: integers and fractions inside, no rounding anywhere. Numeric properties
@@ -46,7 +53,15 @@ class Format:
             2^(emax-p+1); None means 2^p - 1.
         encoding: where the special codes sit. ``"ieee"``: the largest exponent field
             is reserved for infinity and NaN; ``"fn"``: all ones is NaN, no infinity;
-            ``"fnuz"``: the code of -0 is NaN, no infinity; ``"finite"``: neither.
+            ``"fnuz"``: the code of -0 is NaN, no infinity; ``"finite"``: neither;
+            ``"p3109"``: infinity is all ones, NaN the code of -0, or all ones without
+            a sign, where infinity is next to it; ``"normal"``: the smallest exponent
+            field is a binade like the others, but for its first code, which is zero,
+            and all ones is NaN; ``"integer"``: multiples of the spacing, in two's
+            complement if signed.
+        zero: whether 0 is in the format; False for scales like E8M0 only.
+        asymmetric: whether the negative values go one step further than the positive
+            ones; two's complement only.
         name: what to call it; not compared.
 
     Raises:
@@ -59,7 +74,8 @@ class Format:
         (15, 4286578688.0, 0.001953125)
 
     References:
-        IEEE 754-2019, section 3.3; OCP 8-bit floating point specification 1.0.
+        IEEE 754-2019, section 3.3; OCP 8-bit floating point specification 1.0; P3109
+        interim report 3.2.2.
     """
 
     precision: int
@@ -72,6 +88,8 @@ class Format:
     signed_zero: bool = True
     max_significand: int | None = None
     encoding: str = "ieee"
+    zero: bool = True
+    asymmetric: bool = False
     name: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -115,20 +133,131 @@ class Format:
             )
         return cls(precision=t, emax=emax - 1, emin=emin - 1)
 
+    @classmethod
+    def fixed_point(
+        cls,
+        word: int,
+        fraction: int = 0,
+        *,
+        signed: bool = True,
+        symmetric: bool = False,
+        name: str | None = None,
+    ) -> Format:
+        """Return fixed point k 2^-fraction with k an integer of ``word`` bits.
+
+        Contract:
+            -2^(word-1) <= k < 2^(word-1), or 0 <= k < 2^word without a sign; codes are
+            two's complement. There is no infinity, NaN or -0, so rounding saturates,
+            or wraps with ``saturation="wrap"``. Integers have fraction 0.
+
+        Args:
+            word: width in bits, at least 1, or 2 with a sign.
+            fraction: bits behind the binary point; more than ``word``, or negative
+                down to -``word``, leave the point outside of the word.
+            signed: whether negative values exist.
+            symmetric: whether the most negative value is left out; its code is still
+                decoded, as hardware does.
+            name: what to call it.
+
+        Returns:
+            The format.
+
+        Raises:
+            TypeError: if a width is not an int.
+            ValueError: if a width is out of range.
+
+        Example:
+            >>> q = Format.fixed_point(8, 4)
+            >>> q.min, q.max, q.smallest_subnormal
+            (-8.0, 7.9375, 0.0625)
+
+        References:
+            Oberstar, Fixed-point representation and fractional math, 2007.
+        """
+        check_widths(word, fraction, signed, symmetric)
+        precision = word - signed
+        exponent = precision - 1 - fraction
+        return cls(
+            precision=precision,
+            emax=exponent,
+            emin=exponent,
+            infinities=False,
+            nans=False,
+            signed=signed,
+            signed_zero=False,
+            encoding="integer",
+            asymmetric=signed and not symmetric,
+            name=name,
+        )
+
+    @classmethod
+    def p3109(
+        cls,
+        bits: int,
+        precision: int,
+        *,
+        signed: bool = True,
+        extended: bool = True,
+        name: str | None = None,
+    ) -> Format:
+        """Return the P3109 format of ``bits`` bits and ``precision``.
+
+        Its bias is 2^(bits-precision-1), or 2^(bits-precision) without a sign.
+
+        Contract:
+            One zero, one NaN, subnormals; infinities if extended. A finite format has
+            the values and codes of an ``fnuz`` one (signed) or ``fn`` one. P3109's
+            projection to it never makes NaN of numbers: ``saturation="finite"``.
+
+        Args:
+            bits: K, 3 to 16.
+            precision: P, 1 to K - 1, or to K without a sign.
+            signed: whether negative values exist.
+            extended: whether infinity is in the format.
+            name: what to call it.
+
+        Returns:
+            The format.
+
+        Raises:
+            TypeError: if a width is not an int.
+            ValueError: if a width is out of range.
+
+        Example:
+            >>> Format.p3109(8, 3).max, Format.p3109(8, 3, extended=False).max
+            (49152.0, 57344.0)
+
+        References:
+            IEEE P3109 interim report 3.2.2, section 4.
+        """
+        check_p3109(bits, precision, signed, extended)
+        bias = 1 << (bits - precision - signed)
+        special = extended + (not signed)  # codes above the largest finite value
+        largest = (1 << (bits - signed)) - 1 - special
+        field, stored = divmod(largest, 1 << (precision - 1))
+        return cls(
+            precision=precision,
+            emax=field - bias,
+            emin=1 - bias,
+            infinities=extended,
+            signed=signed,
+            signed_zero=False,
+            max_significand=stored + (1 << (precision - 1)),
+            encoding="p3109",
+            name=name,
+        )
+
     def __repr__(self) -> str:
         """Return one line that evaluates back, only what differs from the default."""
-        emin, significand = self._resolved()
         defaults = {
             "emin": 1 - self.emax,
             "signed_zero": self.signed,
             "max_significand": 2**self.precision - 1,
         }
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        values |= {"emin": emin, "max_significand": significand}
         shown = [
-            f"{one.name}={values[one.name]!r}"
+            f"{one.name}={getattr(self, one.name)!r}"
             for one in fields(self)
-            if values[one.name] != defaults.get(one.name, one.default)
+            if getattr(self, one.name) != defaults.get(one.name, one.default)
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -139,12 +268,6 @@ class Format:
     def _repr_html_(self) -> str:
         """Return a number line and the properties for notebooks."""
         return format_html(self)
-
-    def _resolved(self) -> tuple[int, int]:
-        """Return ``emin`` and ``max_significand``, which construction has resolved."""
-        if self.emin is None or self.max_significand is None:
-            raise ValueError("the format was not constructed by Format(...)")
-        return self.emin, self.max_significand
 
     @property
     def bits(self) -> int:
@@ -158,13 +281,13 @@ class Format:
 
     @property
     def significand_bits(self) -> int:
-        """Stored significand bits p - 1: the implicit bit does not count."""
-        return self.precision - 1
+        """Stored significand bits p - 1; p in fixed point, without implicit bit."""
+        return stored_bits(self)
 
     @property
     def bias(self) -> int:
-        """Exponent bias 1 - emin: a normal number 2^e has exponent field e + bias."""
-        return 1 - self._resolved()[0]
+        """Exponent bias: a normal number 2^e has exponent field e + bias."""
+        return int(self.encoding != "normal") - resolved_emin(self)
 
     @property
     def eps(self) -> Real:
@@ -179,17 +302,20 @@ class Format:
     @property
     def max(self) -> Real:
         """Largest finite value."""
-        return simplest(self._largest())
+        return simplest(largest(self))
 
     @property
     def min(self) -> Real:
-        """Smallest finite value: -max, or 0 in an unsigned format."""
-        return simplest(-self._largest() if self.signed else Fraction(0))
+        """Smallest finite value: -max, further in two's complement, 0 if unsigned."""
+        if self.signed:
+            return simplest(-largest(self, negative=True))
+        return simplest(Fraction(0) if self.zero else smallest(self))
 
     @property
     def smallest_normal(self) -> Real:
-        """Smallest positive normal value 2^emin."""
-        return simplest(power_of_two(self._resolved()[0]))
+        """Smallest positive normal value 2^emin, or the next one if that is zero."""
+        emin = power_of_two(resolved_emin(self))
+        return simplest(max(emin, smallest(self)))
 
     @property
     def tiny(self) -> Real:
@@ -199,7 +325,7 @@ class Format:
     @property
     def smallest_subnormal(self) -> Real:
         """Smallest positive value: 2^(emin-p+1), or 2^emin without subnormals."""
-        return simplest(self._smallest())
+        return simplest(smallest(self))
 
     @property
     def dtype(self) -> str | None:
@@ -207,22 +333,6 @@ class Format:
         from ._registry import dtype_of
 
         return dtype_of(self)
-
-    def _largest(self) -> Fraction:
-        significand = self._resolved()[1]
-        return significand * power_of_two(self.emax - self.precision + 1)
-
-    def _smallest(self) -> Fraction:
-        emin = self._resolved()[0]
-        return power_of_two(emin - self.precision + 1 if self.subnormals else emin)
-
-    def _quantum(self, magnitude: Fraction) -> Fraction:
-        """Return the spacing of the values around a positive magnitude."""
-        emin = self._resolved()[0]
-        e = floor_log2(magnitude)
-        if e < emin:
-            return self._smallest()
-        return power_of_two(e - self.precision + 1)
 
     def values(self) -> list[Real]:
         """Return every finite value in ascending order, zero once.
@@ -237,27 +347,7 @@ class Format:
             >>> Format(precision=2, emax=1).values()[-5:]
             [0.5, 1.0, 1.5, 2.0, 3.0]
         """
-        emin, largest = self._resolved()
-        p = self.precision
-        binades = self.emax - emin + 1
-        positive = binades * 2 ** (p - 1) - (2**p - 1 - largest)
-        positive += (2 ** (p - 1) - 1) * self.subnormals
-        count = 1 + positive * (1 + self.signed)
-        if count > _MOST_VALUES:
-            raise ValueError(
-                f"{self.name or repr(self)} has {count} finite values; values() lists "
-                f"at most {_MOST_VALUES}"
-            )
-        above: list[Real] = []
-        unit = power_of_two(emin - p + 1)
-        if self.subnormals:
-            above += [simplest(k * unit) for k in range(1, 2 ** (p - 1))]
-        for e in range(emin, self.emax + 1):
-            unit = power_of_two(e - p + 1)
-            last = largest if e == self.emax else 2**p - 1
-            above += [simplest(k * unit) for k in range(2 ** (p - 1), last + 1)]
-        below = [-value for value in reversed(above)] if self.signed else []
-        return [*below, 0.0, *above]
+        return all_values(self)
 
     def ulp(self, x: Any) -> Real:
         """Return the unit in the last place: the spacing of the format around a number.
@@ -267,7 +357,7 @@ class Format:
         Contract:
             Zero gives the smallest positive value; infinity and NaN give NaN. Beyond
             the largest value the formula continues. Without subnormals the spacing
-            below 2^emin is 2^emin. Exact.
+            below 2^emin is 2^emin. Fixed point has one spacing. Exact.
 
         Args:
             x: int, float or Fraction; it need not be in the format.
@@ -290,7 +380,7 @@ class Format:
             return self.smallest_subnormal
         if isinstance(exact, float):
             return math.nan
-        return simplest(self._quantum(abs(exact)))
+        return simplest(quantum(self, abs(exact)))
 
     def is_representable(self, x: Any) -> bool:
         """Return whether a number is a value of the format.
@@ -313,18 +403,7 @@ class Format:
             >>> Format(precision=9, emax=31).is_representable(0.1)
             False
         """
-        exact = exact_or_special(x)
-        if isinstance(exact, float):
-            if math.isnan(exact):
-                return self.nans
-            if exact == 0:
-                return self.signed_zero
-            return self.infinities and (exact > 0 or self.signed)
-        if exact == 0:
-            return True
-        if (exact < 0 and not self.signed) or abs(exact) > self._largest():
-            return False
-        return (exact / self._quantum(abs(exact))).denominator == 1
+        return is_value(self, exact_or_special(x))
 
     def encode(self, x: Any) -> Any:
         """Return the integer code of a value, or of each of several values.

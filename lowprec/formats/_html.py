@@ -75,13 +75,15 @@ def number_line_svg(format: Format) -> str:
     centre = _MARGIN + room / 2 if negative else _MARGIN
     reach = room / 2 if negative else room
     sides = (1, -1) if negative else (1,)
-    lines = [_line(centre, 18)]
+    lines = [_line(centre, 18)] if format.zero else []
     for value in marks:
         x, height = reach * size(value), _height(value)
         lines += [_line(centre + side * x, height) for side in sides]
-    labels = [(centre, "0"), (centre + reach * size(largest), f"{format.max:.4g}")]
+    labels = [(centre + reach * size(largest), f"{float(format.max):.4g}")]
+    if format.zero:
+        labels.append((centre, "0"))
     if negative:
-        labels.append((centre - reach * size(largest), f"{format.min:.4g}"))
+        labels.append((centre - reach * size(largest), f"{float(format.min):.4g}"))
     if smallest < 1 < largest:
         labels.append((centre + reach * size(Fraction(1)), "1"))
     texts = [

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import re
 from typing import Any
 
+from ._families import from_family
 from ._format import Format
+from ._peers import from_peer
 from ._registry import ALIASES, KNOWN
 
 __all__ = ["format"]
 
-_MOST_EXPONENT_BITS = 20
-_EXMY = re.compile(r"e(\d{1,4})m(\d{1,4})")
 _HELP = (
     "write eXmY for an IEEE-like format with X exponent and Y stored significand bits "
-    "(X >= 2, Y >= 1), such as 'e6m8', or see lowprec.formats()"
+    "(X >= 2, Y >= 1), such as 'e6m8', eXmYbB for one with bias B, intN, fixedWfF for "
+    "fixed point, binaryKpP for P3109, or see lowprec.formats()"
 )
-
-
-def _from_widths(name: str, width: int, stored: int) -> Format:
-    if stored == 0:
-        raise ValueError(
-            f"{name!r} has a zero-width mantissa: with no stored significand bit the "
-            "reserved exponent field cannot tell infinity from NaN; use Y >= 1, or "
-            "Format(precision=1, emax=...) for a set of powers of two"
-        )
-    if not 2 <= width <= _MOST_EXPONENT_BITS:
-        raise ValueError(
-            f"{name!r} has an exponent field of width {width}: eXmY needs X from 2 to "
-            f"{_MOST_EXPONENT_BITS} (one exponent code is for zero and subnormals, one "
-            "for infinity and NaN, the others are for normal numbers)"
-        )
-    return Format(precision=stored + 1, emax=2 ** (width - 1) - 1, name=name)
 
 
 def _from_name(given: str) -> Format:
@@ -40,9 +24,9 @@ def _from_name(given: str) -> Format:
     name = ALIASES.get(name, name)
     if name in KNOWN:
         return KNOWN[name]
-    if widths := _EXMY.fullmatch(name):
-        width, stored = int(widths[1]), int(widths[2])
-        return _from_widths(f"e{width}m{stored}", width, stored)
+    member = from_family(name)
+    if member is not None:
+        return member
     from ._block_registry import is_block_name  # which needs this module
 
     if is_block_name(name):
@@ -72,14 +56,20 @@ def format(obj: Any) -> Format:
     """Return the format that a name, a dtype or a format stands for.
 
     ``eXmY`` has X exponent bits and Y stored significand bits in the manner of IEEE
-    754: precision = Y + 1, emax = 2^(X-1) - 1, subnormals, infinities and NaN.
+    754: precision = Y + 1, emax = 2^(X-1) - 1, subnormals, infinities and NaN;
+    ``eXmYbB`` has the exponent bias B instead of 2^(X-1) - 1. ``intN`` and ``uintN``
+    are integers of N bits, ``fixedWfF`` and ``ufixedWfF`` fixed point of W bits, F of
+    them behind the point. ``binaryKpP`` are the formats of P3109, followed by ``s`` or
+    ``u`` (signed, unsigned) and ``e`` or ``f`` (extended by infinity, finite); left
+    out, they mean ``se``.
 
     Contract:
         A pure function; names are case-insensitive; a `Format` is returned unchanged.
 
     Args:
         obj: a `Format`, a name such as ``"bfloat16"``, ``"e4m3fn"`` or ``"e6m8"``, or
-            a torch, NumPy or ml_dtypes dtype.
+            a torch, NumPy or ml_dtypes dtype, or a number object of QPyTorch, whose
+            floating point reserves no exponent: the format of its name does.
 
     Returns:
         The format.
@@ -93,14 +83,18 @@ def format(obj: Any) -> Format:
         True
 
     References:
-        IEEE 754-2019, section 3.4; OCP 8-bit floating point specification 1.0.
+        IEEE 754-2019, section 3.4; OCP 8-bit floating point specification 1.0; P3109
+        interim report 3.2.2.
     """
     if isinstance(obj, Format):
         return obj
+    if (peers := from_peer(obj)) is not None:
+        return peers
     name = obj if isinstance(obj, str) else _dtype_name(obj)
     if name is None:
         raise TypeError(
-            "a format is a Format, a name such as 'bfloat16' or 'e6m8', or a dtype; "
+            "a format is a Format, a name such as 'bfloat16' or 'e6m8', a dtype, or a "
+            "number object of qtorch; "
             f"got {obj!r} of type {type(obj).__name__}"
         )
     return _from_name(name)

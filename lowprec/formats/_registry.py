@@ -19,6 +19,20 @@ _FNUZ: dict[str, Any] = {
 }
 _FINITE: dict[str, Any] = {"infinities": False, "nans": False, "encoding": "finite"}
 
+# The smallest exponent field is a binade like the others.
+_NORMAL: dict[str, Any] = {
+    "subnormals": False,
+    "infinities": False,
+    "encoding": "normal",
+}
+_WORDS = (4, 8, 16, 32)
+
+
+def _integer(word: int, signed: bool) -> Format:
+    name = f"{'' if signed else 'u'}int{word}"
+    return Format.fixed_point(word, signed=signed, name=name)
+
+
 # Each format with its other names; a name of a torch dtype stands for that dtype.
 _TABLE: tuple[tuple[Format, tuple[str, ...]], ...] = (
     (
@@ -63,6 +77,38 @@ _TABLE: tuple[tuple[Format, tuple[str, ...]], ...] = (
         Format(precision=2, emax=2, emin=0, name="e2m1fn", **_FINITE),
         ("float4_e2m1fn",),
     ),
+    (
+        Format(
+            precision=1,
+            emax=127,
+            emin=-127,
+            signed=False,
+            zero=False,
+            name="e8m0fnu",
+            **_NORMAL,
+        ),
+        ("float8_e8m0fnu",),
+    ),
+    (
+        Format(
+            precision=10,
+            emax=32,
+            emin=-31,
+            max_significand=1022,
+            name="dlfloat16",
+            **_NORMAL,
+        ),
+        (),
+    ),
+    # Not all sources agree on their special values: AMD's is IEEE-like, PXR24 binary32
+    # without its last byte, IBM's FP8 without infinity and NaN.
+    (Format(precision=17, emax=63, subnormals=False, name="fp24"), ("fp24_ati",)),
+    (Format(precision=16, emax=127, name="e8m15"), ("pxr24",)),
+    (
+        Format(precision=4, emax=11, emin=-3, name="hfp8_e4m3", **_FINITE),
+        ("e4m3b4fn",),
+    ),
+    *((_integer(word, signed), ()) for signed in (True, False) for word in _WORDS),
 )
 
 KNOWN: dict[str, Format] = {one.name: one for one, _ in _TABLE if one.name}
@@ -79,6 +125,8 @@ _TORCH_DTYPES = (
     "float8_e4m3fn",
     "float8_e5m2fnuz",
     "float8_e4m3fnuz",
+    "float8_e8m0fnu",
+    *("int8", "int16", "int32", "uint8", "uint16", "uint32"),
 )
 _DTYPE_OF: dict[Format, str] = {
     KNOWN[ALIASES.get(name, name)]: name for name in _TORCH_DTYPES
@@ -136,10 +184,13 @@ class FormatTable:
 
 
 def formats() -> FormatTable:
-    """Return the table of known formats; any other ``eXmY`` is known by its name too.
+    """Return the table of known formats; families are known by their names too.
+
+    Contract:
+        `format` says which names of families there are: ``eXmY``, ``fixedWfF`` ...
 
     Returns:
-        The formats, widest first.
+        The formats: binary floating point widest first, then integers.
 
     Example:
         >>> formats()["bf16"].emax

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from . import native, portable, sums, triton
+from . import codes, native, portable, sums, triton
 
 _LIBRARY = torch.library.Library("lowprec", "DEF")
 _LIBRARY.define("round(Tensor x, int[] code) -> Tensor")
@@ -141,6 +141,14 @@ def _mark_written(out: Tensor) -> None:
         increment_version(out)
 
 
+def _is_portable_only(arguments: tuple[Any, ...]) -> bool:
+    """Whether a rounding code among the arguments is known to no faster kernel."""
+    return any(
+        isinstance(value, (list, tuple)) and value and codes.is_portable_only(value)
+        for value in arguments
+    )
+
+
 def _on_cpu(portable_kernel: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
     """Choose between the kernels of CPU tensors at every call."""
     native_kernel: Callable[..., Tensor] = getattr(native, name)
@@ -149,7 +157,7 @@ def _on_cpu(portable_kernel: Callable[..., Tensor], name: str) -> Callable[..., 
     def choose(*arguments: Any) -> Tensor:
         if native_serves():
             return native_kernel(*arguments)
-        if _interpreter_serves():
+        if _interpreter_serves() and not _is_portable_only(arguments):
             return triton_kernel(*arguments)
         return portable_kernel(*arguments)
 
@@ -164,7 +172,7 @@ def _on_cuda(
 
     def choose(*arguments: Any) -> Tensor:
         allowed = _forced.get() != "portable" and not triton.interpreted()
-        if allowed and triton.available():
+        if allowed and triton.available() and not _is_portable_only(arguments):
             return triton_kernel(*arguments)
         return portable_kernel(*arguments)
 

@@ -18,7 +18,13 @@ from . import elementary
 from ._library import round as round_deterministic
 from ._library import round_stochastic
 from .addition import negative_zero
-from .codes import SUBNORMALS, TOWARD_NEGATIVE, RoundingCode, decode
+from .codes import (
+    SATURATE_WRAP,
+    SUBNORMALS,
+    TOWARD_NEGATIVE,
+    RoundingCode,
+    decode,
+)
 from .elementary import Elementary, Enclosure, resolved, undecided
 from .exact import (
     add_to_odd,
@@ -42,7 +48,7 @@ _LIFT = 200
 _FAR = 200
 # Further below the smallest value, or above the largest, all results are the same: a
 # stochastic rounding compares 33 bits.
-_BELOW, _ABOVE = 40, 3
+_BELOW, _ABOVE, _WRAPPED_ABOVE = 40, 3, 120
 # Formats that reach beyond are rounded in the middle of the range of float64.
 _EDGE, _SHIFT = 960, 300
 # Elements at a time on CPUs, so that the float64 temporaries stay in the cache.
@@ -115,15 +121,17 @@ def round_scaled(
     if code.flags & SUBNORMALS:
         smallest -= code.precision - 1
     exponent = torch.where(x.isfinite(), exponent + own, 0)
-    exponent = exponent.clamp(smallest - _BELOW, code.emax + _ABOVE)
+    # Where results wrap, what is beyond counts until it is a multiple of the range.
+    above = _WRAPPED_ABOVE if code.saturation == SATURATE_WRAP else _ABOVE
+    exponent = exponent.clamp(smallest - _BELOW, code.emax + above)
     upward = _SHIFT if smallest < -_EDGE else 0
     downward = _SHIFT if code.emax > _EDGE else 0
     # Values above one cannot underflow; those below cannot overflow a large format.
-    above = _shifted(significand, exponent, -downward, code, round)
+    large = _shifted(significand, exponent, -downward, code, round)
     if upward == downward == 0:
-        return above
-    below = _shifted(significand, exponent, upward, code, round)
-    return torch.where(exponent < 0, below, above)
+        return large
+    small = _shifted(significand, exponent, upward, code, round)
+    return torch.where(exponent < 0, small, large)
 
 
 def _shifted(

@@ -10,6 +10,10 @@ INFINITIES = 2
 NANS = 4
 SIGNED = 8
 SIGNED_ZERO = 16
+ASYMMETRIC = 32  # negative values go one quantum further: two's complement
+ALTERNATING = 64  # of one bit: 2^e is odd where e - emin is even
+NO_ZERO = 128  # what would be zero is the smallest value
+NO_POWER = 256  # 2^emin is no value: the smallest is one quantum above
 
 NEAREST_EVEN = 0
 NEAREST_AWAY = 1
@@ -24,6 +28,7 @@ STOCHASTIC_EQUAL = 8
 SATURATE_NONE = 0
 SATURATE_FINITE = 1
 SATURATE_PROPAGATE = 2
+SATURATE_WRAP = 3
 
 VARIANT_A = 0
 VARIANT_B = 1
@@ -61,6 +66,11 @@ class RoundingCode(NamedTuple):
     def stochastic(self) -> bool:
         """Whether the mode consumes random words."""
         return self.mode >= STOCHASTIC
+
+
+def is_portable_only(code: Sequence[int]) -> bool:
+    """Whether only the portable kernels know what a code asks for."""
+    return code[4] >= ASYMMETRIC or code[6] == SATURATE_WRAP
 
 
 def decode(code: Sequence[int]) -> RoundingCode:

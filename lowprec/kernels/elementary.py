@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import transcendental
-from .codes import SUBNORMALS, RoundingCode
+from .codes import SATURATE_WRAP, SUBNORMALS, RoundingCode
 from .exact import divide_to_odd
 from .transcendental import Scaled
 
@@ -27,6 +27,7 @@ _LOST = 2.0**-1070
 # Beyond, a format tells numbers apart that the enclosures do not.
 _SMALLEST, _GREATEST = 2.0**-1000, 2.0**1000
 _DEEPEST, _HIGHEST = -960, 990
+_EXACT_WRAPS = 40
 
 
 class Enclosure(NamedTuple):
@@ -128,6 +129,9 @@ def undecided(ends: Enclosure, rounded: Enclosure, code: RoundingCode) -> Tensor
     size = torch.minimum(ends.low.abs(), ends.high.abs())
     if least < _DEEPEST:
         hard = hard | ((size != 0) & (size < _SMALLEST))
+    if code.saturation == SATURATE_WRAP:
+        # No monotone rounding: enclosures must be narrower than the distances.
+        hard = hard | ((ends.low != ends.high) & (size > 2.0 ** (least + _EXACT_WRAPS)))
     if code.emax > _HIGHEST:
         hard = hard | ((size > _GREATEST) & size.isfinite())
     return hard

@@ -3,7 +3,8 @@
 ``available()`` says whether the library was built and loaded; ``status()`` says with
 which instruction set it runs. The functions below take CPU tensors (float32 or float64,
 any strides, no autograd) and the integers of `lowprec.kernels.codes`, and return what
-the portable kernels return, bit for bit::
+the portable kernels return, bit for bit, by these where the library does not know the
+code (`codes.is_portable_only`)::
 
     round(x, code, out=None) -> Tensor
     round_stochastic(x, code, seed, offset=0, out=None) -> Tensor
@@ -153,6 +154,11 @@ def _key(seed: int | Tensor) -> int:
     return int(seed) & _MASK
 
 
+def _signed(key: int) -> int:
+    """Return the int64 with the bits of a 64-bit key."""
+    return key - (1 << 64) if key >> 63 else key
+
+
 def width_of(x: Tensor) -> int:
     """Return the bits of a carrier element; a TypeError says what is none."""
     width = _WIDTHS.get(x.dtype)
@@ -289,7 +295,9 @@ def round_into(x: Tensor, code: tuple[int, ...], target: Tensor) -> None:
         address,
         1 if count < _SERIAL else torch.get_num_threads(),
     ):
-        _refuse(code, x.dtype)
+        if not codes.is_portable_only(code):
+            _refuse(code, x.dtype)
+        target.copy_(portable.round(x, code))
 
 
 def round_stochastic(
@@ -350,7 +358,10 @@ def round_stochastic_into(
         _checked_offset(offset, count),
         1 if count < _SERIAL else torch.get_num_threads(),
     ):
-        _refuse(code, x.dtype)
+        if not codes.is_portable_only(code):
+            _refuse(code, x.dtype)
+        key = torch.tensor(_signed(_key(seed)))
+        target.copy_(portable.round_stochastic(x, code, key, offset))
 
 
 def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -410,6 +421,9 @@ def matmul(
         _check_size(batch, *sizes)
     out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype)
     chosen = (accumulate, product, within)
+    if any(len(code) and codes.is_portable_only(code) for code in chosen):
+        key = torch.tensor(_signed(_key(seed)))
+        return sums.matmul(a, b, *chosen, order, block_size, key, offset)
     random = any(len(code) > 0 and code[5] >= codes.STOCHASTIC for code in chosen)
     wrong = library.lowprec_matmul(
         width,

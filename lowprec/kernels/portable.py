@@ -8,6 +8,7 @@ the dropped bits whether to step up. No floating-point operation takes part.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ _LARGEST_SHIFT = 62
 class Carrier(NamedTuple):
     """Bit layout of a carrier dtype."""
 
+    dtype: torch.dtype
     integer: torch.dtype
     width: int
     precision: int
@@ -47,8 +49,8 @@ class Carrier(NamedTuple):
 
 
 CARRIERS = {
-    torch.float32: Carrier(torch.int32, 32, 24, 127),
-    torch.float64: Carrier(torch.int64, 64, 53, 1023),
+    torch.float32: Carrier(torch.float32, torch.int32, 32, 24, 127),
+    torch.float64: Carrier(torch.float64, torch.int64, 64, 53, 1023),
 }
 
 
@@ -82,6 +84,40 @@ def max_bits(code: RoundingCode, carrier: Carrier) -> int:
     return (code.emax + carrier.bias) * hidden + significand - hidden
 
 
+def _negative_max_bits(code: RoundingCode, carrier: Carrier, largest: int) -> int:
+    """Return the carrier's bits of the largest magnitude of negative values.
+
+    Raises:
+        ValueError: if it is beyond the carrier's range.
+    """
+    if not code.flags & codes.ASYMMETRIC:
+        return largest
+    if code.emax >= carrier.bias:
+        raise ValueError(
+            f"the carrier cannot hold -2^{code.emax + 1}, the least value of the format"
+        )
+    return (code.emax + 1 + carrier.bias) << (carrier.precision - 1)
+
+
+def _smallest_bits(code: RoundingCode, carrier: Carrier) -> int:
+    """Return the carrier's bits of 2^emin, or of the value that follows it.
+
+    Raises:
+        ValueError: if half of it is below the carrier's normal numbers.
+    """
+    bits = 0
+    if code.flags & codes.NO_POWER:
+        bits = 1 << (carrier.precision - code.precision)
+        if code.precision > carrier.precision or code.emin <= 1 - carrier.bias:
+            raise ValueError(
+                f"the carrier cannot round to a format with precision {code.precision} "
+                f"and a smallest value above 2^{code.emin}: use a float64 carrier"
+            )
+    if code.emin < 1 - carrier.bias:  # a carrier subnormal
+        return 1 << (code.emin + carrier.bias + carrier.precision - 2)
+    return ((code.emin + carrier.bias) << (carrier.precision - 1)) + bits
+
+
 def _power_of_two(exponent: Tensor) -> Tensor:
     return torch.ones_like(exponent) << exponent
 
@@ -99,6 +135,7 @@ def _bit_length(value: Tensor) -> Tensor:
 def _round_up(
     code: RoundingCode,
     significand: Tensor,
+    quantum: Tensor,
     shift: Tensor,
     negative: Tensor,
     words: Tensor | None,
@@ -107,6 +144,9 @@ def _round_up(
     clamped = shift.clamp(0, _LARGEST_SHIFT)
     unit = _power_of_two(clamped)
     dropped = significand & (unit - 1)
+    odd = ((significand >> clamped) & 1) == 1
+    if code.flags & codes.ALTERNATING:
+        odd = odd & (((quantum - code.emin) & 1) == 0)
     mode = code.mode
     if mode in (codes.NEAREST_EVEN, codes.NEAREST_AWAY, codes.NEAREST_ZERO):
         half = unit >> 1
@@ -114,7 +154,6 @@ def _round_up(
             return dropped > half
         if mode == codes.NEAREST_AWAY:
             return (dropped >= half) & (shift > 0)
-        odd = ((significand >> clamped) & 1) == 1
         return (dropped > half) | ((dropped == half) & odd & (shift > 0))
     inexact = dropped != 0
     if mode == codes.TOWARD_POSITIVE:
@@ -124,7 +163,7 @@ def _round_up(
     if mode == codes.TOWARD_ZERO:
         return torch.zeros_like(inexact)
     if mode == codes.TO_ODD:
-        return inexact & (((significand >> clamped) & 1) == 0)
+        return inexact & ~odd
     if words is None:
         raise ValueError("a stochastic rounding needs random words")
     if mode == codes.STOCHASTIC_EQUAL:
@@ -152,8 +191,91 @@ def _stochastic_up(
     return fraction + random >= 1 << bits
 
 
+def _small_up(
+    code: RoundingCode,
+    magnitude: Tensor,
+    smallest: int,
+    carrier: Carrier,
+    negative: Tensor,
+    words: Tensor | None,
+) -> Tensor:
+    """Decide between 0 and a smallest value that is no power of two."""
+    hidden = 1 << (carrier.precision - 1)
+    inexact = magnitude != 0
+    mode = code.mode
+    if mode in (codes.NEAREST_EVEN, codes.NEAREST_ZERO):  # 0 is even
+        return magnitude > smallest - hidden
+    if mode == codes.NEAREST_AWAY:
+        return magnitude >= smallest - hidden
+    if mode == codes.TOWARD_POSITIVE:
+        return inexact & ~negative
+    if mode == codes.TOWARD_NEGATIVE:
+        return inexact & negative
+    if mode in (codes.TOWARD_ZERO, codes.TO_ODD):
+        return inexact & (mode == codes.TO_ODD)
+    if words is None:
+        raise ValueError("a stochastic rounding needs random words")
+    if mode == codes.STOCHASTIC_EQUAL:
+        return inexact & (words >= 1 << 31)
+    # Up iff x / smallest reaches (or exceeds) count 2^-bits, in exact products.
+    count, bits, strict = stochastic_threshold(code, words)
+    x = magnitude.to(carrier.integer).view(carrier.dtype).to(torch.float64)
+    step = (1 << (code.precision - 1)) + 1  # the smallest value in quanta
+    reached = count.to(torch.float64) * step
+    shift = bits - code.emin + code.precision - 1
+    half = shift // 2  # one factor alone may leave the range
+    scaled = x * math.ldexp(1.0, half) * math.ldexp(1.0, shift - half)
+    return inexact & torch.where(strict, scaled > reached, scaled >= reached)
+
+
+def stochastic_threshold(
+    code: RoundingCode, words: Tensor
+) -> tuple[Tensor, int, Tensor]:
+    """Return the fraction from which a stochastic rounding goes up.
+
+    Args:
+        code: of a rounding whose mode is ``stochastic``.
+        words: random 32-bit words.
+
+    Returns:
+        ``count``, ``bits`` and ``strict``: up iff nu >= count 2^-bits, or nu > it where
+        ``strict``, which is what the variant says about floor(nu 2^r) or the like.
+    """
+    r = code.random_bits
+    missing = (1 << r) - (words >> (32 - r))
+    never = torch.zeros_like(missing, dtype=torch.bool)
+    if code.variant == codes.VARIANT_A:
+        return missing, r, never
+    # Half a unit lower; the tie of C is rounded to even, up where `missing` is even.
+    strict = (missing & 1) == 1 if code.variant == codes.VARIANT_C else never
+    return 2 * missing - 1, r + 1, strict
+
+
+def _wrapped(
+    code: RoundingCode,
+    significand: Tensor,
+    shift: Tensor,
+    up: Tensor,
+    negative: Tensor,
+    carrier: Carrier,
+) -> tuple[Tensor, Tensor]:
+    """Return magnitude bits and signs of the integers of fixed point modulo 2^word."""
+    signed = bool(code.flags & codes.SIGNED)
+    word = code.precision + signed
+    count = (significand >> shift.clamp(0, _LARGEST_SHIFT)) + up
+    left = (-shift).clamp(0, _LARGEST_SHIFT)
+    # What leaves the 64 bits is a multiple of 2^word.
+    count = torch.where(-shift > _LARGEST_SHIFT, 0, count << left)
+    count = torch.where(negative, -count, count) & ((1 << word) - 1)
+    below = (count >> (word - 1)) == 1 if signed else torch.zeros_like(negative)
+    size = torch.where(below, (1 << word) - count, count)
+    # Exact: the carrier holds every value of the format.
+    value = size.to(torch.float64) * math.ldexp(1.0, code.emin - code.precision + 1)
+    return value.to(carrier.dtype).view(carrier.integer).to(torch.int64), below
+
+
 def _overflow_bits(
-    code: RoundingCode, largest: int, infinity: int, negative: Tensor
+    code: RoundingCode, largest: Tensor | int, infinity: Tensor | int, negative: Tensor
 ) -> Tensor | int:
     """Magnitude bits of the result for finite values beyond the largest one."""
     if code.saturation != codes.SATURATE_NONE:
@@ -204,9 +326,11 @@ def round_with_words(
     quantum = exponent.clamp(min=code.emin) - (code.precision - 1)
     if not code.flags & codes.SUBNORMALS:
         quantum = torch.where(exponent < code.emin, code.emin, quantum)
+    if code.saturation == codes.SATURATE_WRAP:  # the grid goes on
+        quantum = torch.full_like(quantum, code.emin - code.precision + 1)
     shift = quantum - lsb
 
-    up = _round_up(code, significand, shift, negative, words)
+    up = _round_up(code, significand, quantum, shift, negative, words)
     clamped = shift.clamp(0, carrier.precision)
     unit = _power_of_two(clamped)
     # In the bits of the carrier a carry out of the fraction is the next binade.
@@ -214,18 +338,32 @@ def round_with_words(
     vanished = shift >= carrier.precision  # only 0 and one quantum are candidates
     single = torch.where(up, carrier.power_bits(quantum), 0)
     rounded = torch.where(vanished, single, rounded)
+    if code.flags & codes.NO_POWER:
+        smallest = _smallest_bits(code, carrier)
+        up = _small_up(code, magnitude, smallest, carrier, negative, words)
+        near = torch.where(up, smallest, 0)
+        rounded = torch.where(magnitude < smallest, near, rounded)
 
-    infinity = largest
+    finite = magnitude < carrier.infinity
+    limit: Tensor | int = largest
+    if code.flags & codes.ASYMMETRIC:
+        least = _negative_max_bits(code, carrier, largest)
+        limit = torch.where(negative, least, largest)
+    infinity = limit
     if code.flags & codes.NANS:
         infinity = carrier.nan
     if code.flags & codes.INFINITIES:
         infinity = carrier.infinity
-    over = _overflow_bits(code, largest, infinity, negative)
-    rounded = torch.where(rounded > largest, over, rounded)
+    over = _overflow_bits(code, limit, infinity, negative)
+    rounded = torch.where(rounded > limit, over, rounded)
     finite_only = code.saturation == codes.SATURATE_FINITE
     rounded = torch.where(
-        magnitude == carrier.infinity, largest if finite_only else infinity, rounded
+        magnitude == carrier.infinity, limit if finite_only else infinity, rounded
     )
+    if code.saturation == codes.SATURATE_WRAP:
+        wrapped, below = _wrapped(code, significand, shift, up, negative, carrier)
+        rounded = torch.where(finite, wrapped, rounded)
+        negative = torch.where(finite, below, negative)
 
     if not code.flags & codes.SIGNED:
         below = negative & (rounded > 0)
@@ -239,6 +377,8 @@ def round_with_words(
         negative = negative & ~below
     if not code.flags & codes.SIGNED_ZERO:
         negative = negative & (rounded != 0)
+    if code.flags & codes.NO_ZERO:
+        rounded = torch.where(rounded == 0, _smallest_bits(code, carrier), rounded)
 
     sign = -(1 << (carrier.width - 1))
     result = torch.where(negative, rounded + sign, rounded)

@@ -56,30 +56,45 @@ def split(size: Fraction, quantum_exponent: int) -> tuple[int, Fraction]:
     return k, quanta - k
 
 
-def _quantum_exponent(size: Fraction, target: Format) -> int:
-    emin = 1 - target.bias
-    e = floor_log2(size)
-    if e < emin and not target.subnormals:
-        return emin  # nothing lies between 0 and the smallest normal 2^emin
-    return max(e, emin) - target.precision + 1
+def _quantum(size: Fraction, rounding: Rounding) -> Fraction:
+    """Return the distance of the neighbours of a magnitude, exponent unbounded."""
+    target = rounding.format
+    emin = target.emin or 0  # Format resolves it, but its type allows None
+    smallest = Fraction(target.smallest_subnormal)
+    if size < smallest:
+        return smallest  # nothing lies between 0 and the smallest positive value
+    if rounding.saturation is Saturation.WRAP:
+        return smallest
+    return Fraction(2) ** (max(floor_log2(size), emin) - target.precision + 1)
 
 
-def _largest(target: Format) -> Fraction:
-    significand = target.max_significand
-    if significand is None:  # Format resolves it, but its type allows None
-        significand = 2**target.precision - 1
-    return significand * Fraction(2) ** (target.emax - target.precision + 1)
+def _parts(size: Fraction, rounding: Rounding) -> tuple[int, Fraction, Fraction]:
+    """Return (k, nu, q): size = (k + nu) q with the quantum q."""
+    quantum = _quantum(size, rounding)
+    k = math.floor(size / quantum)
+    return k, size / quantum - k, quantum
+
+
+def _is_odd(k: int, quantum: Fraction, target: Format) -> bool:
+    """Whether k q is odd; P3109 asks the code where the significand has one bit."""
+    if target.encoding == "p3109" and target.precision == 1:
+        return k == 1 and (floor_log2(quantum) + target.bias) % 2 == 1
+    return k % 2 == 1
+
+
+def _largest(target: Format, negative: bool) -> Fraction:
+    return abs(Fraction(target.min if negative else target.max))
 
 
 def _goes_up(
-    k: int, nu: Fraction, negative: bool, rounding: Rounding, random_word: int
+    odd: bool, nu: Fraction, negative: bool, rounding: Rounding, random_word: int
 ) -> bool:
     """Whether (k + nu) becomes k + 1, away from zero, rather than k."""
     if nu == 0:
         return False
     match rounding.mode:
         case RoundingMode.NEAREST_EVEN:
-            return nu > _HALF or (nu == _HALF and k % 2 == 1)
+            return nu > _HALF or (nu == _HALF and odd)
         case RoundingMode.NEAREST_AWAY:
             return nu >= _HALF
         case RoundingMode.NEAREST_ZERO:
@@ -91,7 +106,7 @@ def _goes_up(
         case RoundingMode.TOWARD_ZERO:
             return False
         case RoundingMode.TO_ODD:
-            return k % 2 == 0
+            return not odd
         case RoundingMode.STOCHASTIC_EQUAL:
             return random_word >> (_WORD_BITS - 1) == 1
         case RoundingMode.STOCHASTIC:
@@ -117,13 +132,17 @@ def _saturated(size: Fraction | None, negative: bool, rounding: Rounding) -> Rea
     target, policy = rounding.format, rounding.saturation
     sign = -1 if negative else 1
     if size == 0:
+        if not target.zero:
+            return simplest(Fraction(target.min))
         return -0.0 if negative and target.signed_zero else 0.0
+    if policy is Saturation.WRAP and size is not None:
+        return simplest(_wrapped(sign * size, target))
     clamps = policy is Saturation.FINITE or (
         policy is Saturation.PROPAGATE and size is not None
     )
     if negative and not target.signed:
-        return math.nan if target.nans and not clamps else 0.0
-    largest = _largest(target)
+        return math.nan if target.nans and not clamps else float(target.min)
+    largest = _largest(target, negative)
     if size is not None and size <= largest:
         return simplest(sign * size)
     toward = RoundingMode.TOWARD_NEGATIVE if negative else RoundingMode.TOWARD_POSITIVE
@@ -135,6 +154,13 @@ def _saturated(size: Fraction | None, negative: bool, rounding: Rounding) -> Rea
     if target.infinities:
         return sign * math.inf
     return math.nan if target.nans else simplest(sign * largest)
+
+
+def _wrapped(value: Fraction, target: Format) -> Fraction:
+    """Return the value of fixed point that differs by a multiple of the range."""
+    quantum, lowest = Fraction(target.smallest_subnormal), Fraction(target.min)
+    count = (Fraction(target.max) - lowest) / quantum + 1
+    return lowest + (value - lowest) % (count * quantum)
 
 
 def _is_negative(x: Any) -> bool:
@@ -183,10 +209,10 @@ def exact_round(x: Any, rounding: Any, random_word: int = 0) -> Real:
     size = abs(Fraction(x))
     if size == 0:
         return _saturated(size, negative, chosen)
-    quantum_exponent = _quantum_exponent(size, chosen.format)
-    k, nu = split(size, quantum_exponent)
-    k += _goes_up(k, nu, negative, chosen, random_word)
-    return _saturated(k * Fraction(2) ** quantum_exponent, negative, chosen)
+    k, nu, quantum = _parts(size, chosen)
+    odd = _is_odd(k, quantum, chosen.format)
+    k += _goes_up(odd, nu, negative, chosen, random_word)
+    return _saturated(k * quantum, negative, chosen)
 
 
 def up_probability(x: Any, rounding: Any) -> Fraction:
@@ -225,7 +251,7 @@ def up_probability(x: Any, rounding: Any) -> Fraction:
     if x == 0 or (isinstance(x, float) and not math.isfinite(x)):
         return Fraction(0)
     size = abs(Fraction(x))
-    _, nu = split(size, _quantum_exponent(size, chosen.format))
+    _, nu, _ = _parts(size, chosen)
     if chosen.mode is RoundingMode.STOCHASTIC_EQUAL:
         return _HALF if nu else Fraction(0)
     steps = 2**chosen.random_bits

@@ -106,7 +106,7 @@ def roundings(
     formats: st.SearchStrategy[Format] | None = None,
     *,
     modes: Sequence[RoundingMode | str] = tuple(RoundingMode),
-    saturations: Sequence[Saturation | str] = tuple(Saturation),
+    saturations: Sequence[Saturation | str] = tuple(Saturation)[:3],
 ) -> Rounding:
     """Generate roundings: every mode, saturation, variant and number of random bits.
 
@@ -114,7 +114,8 @@ def roundings(
         draw: supplied by hypothesis.
         formats: strategy for the formats; None means `formats()`.
         modes: rounding modes to choose from.
-        saturations: saturations to choose from.
+        saturations: saturations to choose from; ``"wrap"``, which only fixed point
+            has, is none of them by default.
 
     Returns:
         A strategy of `Rounding`.
