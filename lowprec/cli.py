@@ -57,8 +57,9 @@ def _format_command(arguments: argparse.Namespace) -> None:
     print("\n\n".join([*tables, *(str(block_format(name)) for name in blocks)]))
 
 
-def _formats_command(_: argparse.Namespace) -> None:
-    print(formats())
+def _formats_command(arguments: argparse.Namespace) -> None:
+    known = formats()
+    print(known._repr_markdown_() if arguments.markdown else known)
 
 
 def _vectors_command(arguments: argparse.Namespace) -> None:
@@ -160,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("names", nargs="+", metavar="NAME", help="such as bfloat16, e8m15")
     one.set_defaults(handler=_format_command)
     table = commands.add_parser("formats", help="table of all known formats")
+    table.add_argument("--markdown", action="store_true", help="as Markdown")
     table.set_defaults(handler=_formats_command)
 
     bench = commands.add_parser(

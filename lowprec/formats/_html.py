@@ -58,7 +58,8 @@ def number_line_svg(format: Format) -> str:
         One ``<svg>`` element.
     """
     marks, what = _marks(format)
-    smallest, largest = marks[0], marks[-1]
+    lower = abs(Fraction(format.min))
+    smallest, largest = marks[0], max(marks[-1], lower)
     linear = largest <= _MOST_LINEAR * smallest
     negative = format.signed and format.min < 0
     lowest = floor_log2(smallest) - 1
@@ -79,11 +80,13 @@ def number_line_svg(format: Format) -> str:
     for value in marks:
         x, height = reach * size(value), _height(value)
         lines += [_line(centre + side * x, height) for side in sides]
-    labels = [(centre + reach * size(largest), f"{float(format.max):.4g}")]
+    if negative and lower != marks[-1]:  # two's complement
+        lines.append(_line(centre - reach * size(lower), _height(lower)))
+    labels = [(centre + reach * size(marks[-1]), f"{float(format.max):.4g}")]
     if format.zero:
         labels.append((centre, "0"))
     if negative:
-        labels.append((centre - reach * size(largest), f"{float(format.min):.4g}"))
+        labels.append((centre - reach * size(lower), f"{float(format.min):.4g}"))
     if smallest < 1 < largest:
         labels.append((centre + reach * size(Fraction(1)), "1"))
     texts = [
