@@ -172,13 +172,8 @@ MPFR_MODES = {
 }
 
 
-@pytest.mark.parametrize("name", list(OPERATIONS))
-@pytest.mark.parametrize("mode", list(MPFR_MODES))
-@pytest.mark.parametrize("target", ["bfloat16", "binary16", "e8m50", "e11m50", "e11m5"])
-def test_mpfr_agrees(name, mode, target):
-    function, arity = OPERATIONS[name]
-    fmt = lp.format(target)
-    tensors = [anything(400, torch.float64) for _ in range(arity)]
+def mpfr_results(name, fmt, mode, tensors):
+    """MPFR's results: one rounding to a precision and range, with subnormals."""
     wide = gmpy2.context(precision=53)
     narrow = gmpy2.context(
         precision=fmt.precision,
@@ -188,14 +183,58 @@ def test_mpfr_agrees(name, mode, target):
         round=MPFR_MODES[mode],
     )
     method = getattr(narrow, name)
-    rows = zip(*[x.tolist() for x in tensors], strict=True)
-    results = []
-    for row in rows:
-        with gmpy2.context(wide):
-            operands = [gmpy2.mpfr(x) for x in row]
-        results.append(float(method(*operands)))
-    actual = function(*tensors, target, mode)
-    assert_bit_equal(actual, torch.tensor(results, dtype=torch.float64))
+    with gmpy2.context(wide):
+        columns = [[gmpy2.mpfr(x) for x in tensor.tolist()] for tensor in tensors]
+    results = [float(method(*row)) for row in zip(*columns, strict=True)]
+    return torch.tensor(results, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+@pytest.mark.parametrize("mode", list(MPFR_MODES))
+@pytest.mark.parametrize("target", ["bfloat16", "binary16", "e8m50", "e11m50", "e11m5"])
+def test_mpfr_agrees(name, mode, target):
+    function, arity = OPERATIONS[name]
+    tensors = [anything(400, torch.float64) for _ in range(arity)]
+    wanted = mpfr_results(name, lp.format(target), mode, tensors)
+    assert_bit_equal(function(*tensors, target, mode), wanted)
+
+
+# Every precision that is emulated, in narrow and in wide ranges.
+MPFR_FORMATS = [
+    Format(precision=p, emax=15 if p % 3 == 0 else 127 if p % 3 == 1 else 1023)
+    for p in range(2, 52)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_mpfr_agrees_a_million_times(name):
+    function, arity = OPERATIONS[name]
+    cases = 0
+    for fmt, mode in itertools.product(MPFR_FORMATS, MPFR_MODES):
+        tensors = [anything(5000, torch.float64) for _ in range(arity)]
+        wanted = mpfr_results(name, fmt, mode, tensors)
+        assert_bit_equal(function(*tensors, fmt, mode), wanted)
+        cases += len(wanted)
+    assert cases == 1_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "sqrt"])
+@pytest.mark.parametrize("target", ["e2m2", "e3m1", "e5m2", "e4m3fn"])
+def test_all_operands_of_5_and_of_8_bits(name, mode, target):
+    arity = OPERATIONS[name][1]
+    rows = torch.tensor(list(itertools.product(values(target), repeat=arity)))
+    check(name, rows.unbind(1), Rounding(target, mode), [torch.float32])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("target", ["e2m2", "e3m1"])
+def test_all_triples_of_5_bits(mode, target):
+    rows = torch.tensor(list(itertools.product(values(target), repeat=3)))
+    check("fma", rows.unbind(1), Rounding(target, mode), [torch.float32])
 
 
 PROCESSOR = {
