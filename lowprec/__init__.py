@@ -18,6 +18,7 @@ from .errors import PerformanceWarning as PerformanceWarning
 from .formats import BlockFormat as BlockFormat
 from .formats import Format as Format
 from .formats import Levels as Levels
+from .formats import Posit as Posit
 from .formats import ScaleRule as ScaleRule
 from .formats import SharedExponent as SharedExponent
 from .formats import block_format as block_format
@@ -36,6 +37,7 @@ from .rounding import Rounding as Rounding
 from .rounding import RoundingMode as RoundingMode
 from .rounding import Saturation as Saturation
 from .rounding import Variant as Variant
+from .table_rounding import TableRounding as TableRounding
 
 if _TYPE_CHECKING:
     from ._checkpoint import checkpoint as checkpoint
@@ -69,12 +71,14 @@ _add_safe_globals(
         Levels,
         Order,
         Policy,
+        Posit,
         Precision,
         Rounding,
         RoundingMode,
         Saturation,
         ScaleRule,
         SharedExponent,
+        TableRounding,
         Variant,
     ]
 )

@@ -7,8 +7,9 @@ from dataclasses import fields
 from typing import Any
 
 from .block_rounding import BlockRounding
-from .formats import BlockFormat, Format, SharedExponent, is_block_name
+from .formats import BlockFormat, Format, Levels, Posit, SharedExponent, is_block_name
 from .rounding import Accumulator, Rounding, as_rounding
+from .table_rounding import TableRounding, is_table_name
 
 ACCUMULATORS = ("accumulator", "grad_accumulator")
 OPERANDS = ("input", "weight", "grad_output")  # of products: block formats too
@@ -28,6 +29,8 @@ def shorthand(value: Any) -> str:
         return repr(name if _is_known(name, value.format) else value.format)
     if isinstance(value, BlockRounding) and value == BlockRounding(value.format):
         return repr(value.format.name if value.named else value.format)
+    if isinstance(value, TableRounding) and value == TableRounding(value.format):
+        return repr(value.format.name or value.format)
     return repr(value)
 
 
@@ -45,6 +48,12 @@ def to_json(value: Any) -> Any:
     """Return the JSON form of one field: a string if the shorthand has one."""
     if isinstance(value, Format):
         return value.name if _is_known(value.name, value) else dict(items(value))
+    if isinstance(value, Posit):
+        return value.name
+    if isinstance(value, Levels):
+        return {"values": list(value.values)}
+    if isinstance(value, TableRounding):
+        return _changes(value, TableRounding(value.format), "format")
     if isinstance(value, Rounding):
         return _changes(value, Rounding(value.format), "format")
     if isinstance(value, BlockRounding):
@@ -112,6 +121,8 @@ def parse(name: str, data: Any) -> Any:
         )
     if name == "scale" and "bits" in data:
         return SharedExponent(**checked_keys(data, SharedExponent, "a SharedExponent"))
+    if "values" in data:
+        return Levels(**checked_keys(data, Levels, "Levels"))
     if "element" in data:
         return _parse_block(data)
     if name in OPERANDS and "format" in data:
@@ -121,6 +132,10 @@ def parse(name: str, data: Any) -> Any:
             isinstance(given, str) and is_block_name(given)
         ):
             return BlockRounding(**known)
+        if isinstance(given, Levels) or (
+            isinstance(given, str) and is_table_name(given)
+        ):
+            return TableRounding(**checked_keys(known, TableRounding, "a rounding"))
     if "format" in data:
         known = checked_keys(data, Rounding, "a Rounding")
         return Rounding(**(known | {"format": parse("format", known["format"])}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from .formats import BlockFormat, block_format, is_block_name
+from .formats import BlockFormat, Levels, Posit, block_format, is_block_name
 from .rounding import (
     Rounding,
     RoundingLike,
@@ -14,6 +14,7 @@ from .rounding import (
     Variant,
     as_rounding,
 )
+from .table_rounding import TableFormat, TableRounding, is_table_name
 
 __all__ = [
     "AnyRounding",
@@ -23,9 +24,11 @@ __all__ = [
     "as_any_rounding",
 ]
 
-AnyRounding: TypeAlias = "Rounding | BlockRounding"
+AnyRounding: TypeAlias = "Rounding | BlockRounding | TableRounding"
 BlockRoundingLike: TypeAlias = "BlockRounding | BlockFormat | str"
-OperandLike: TypeAlias = "RoundingLike | BlockRoundingLike"
+OperandLike: TypeAlias = (
+    "RoundingLike | BlockRoundingLike | TableRounding | TableFormat"
+)
 
 
 @dataclass(frozen=True, init=False)
@@ -107,11 +110,12 @@ class BlockRounding:
 
 
 def as_any_rounding(value: Any) -> AnyRounding:
-    """Return ``value`` as a `Rounding` or, for block formats, a `BlockRounding`.
+    """Return ``value`` as a `Rounding`, or as that of blocks or of tables.
 
     Args:
         value: what `as_rounding` takes, or a `BlockRounding`, a `BlockFormat` or the
-            name of one.
+            name of one, or a `TableRounding`, a `Posit` or the name of one, or
+            `Levels`.
 
     Returns:
         The rounding.
@@ -126,8 +130,12 @@ def as_any_rounding(value: Any) -> AnyRounding:
         >>> as_any_rounding("bfloat16")
         Rounding('bfloat16')
     """
-    if isinstance(value, BlockRounding):
+    if isinstance(value, (BlockRounding, TableRounding)):
         return value
+    if isinstance(value, (Posit, Levels)) or (
+        isinstance(value, str) and is_table_name(value)
+    ):
+        return TableRounding(value)
     if isinstance(value, BlockFormat) or (
         isinstance(value, str) and is_block_name(value)
     ):

@@ -69,6 +69,9 @@ def test_every_code_of_p3109_equals_gfloat(bits):
         assert target.bits == bits
         assert target.precision == judge.precision
         assert target.bias == judge.bias
+        if not lp.arithmetic.fits(target, torch.float64):  # wider than the judge
+            assert bits >= 12
+            continue
         values = target.decode(list(range(2**bits)))
         for code, value in enumerate(values):
             assert same(value, gfloat.decode_float(judge, code).fval), (name, code)
@@ -84,8 +87,9 @@ def test_codes_of_wide_p3109_equal_gfloat(bits):
         target = format(name)
         for code in codes:
             value = target.decode(code)
-            assert same(float(value), gfloat.decode_float(judge, code).fval), name
             assert target.encode(value) == code
+            if lp.arithmetic.fits(target, torch.float64):
+                assert same(value, gfloat.decode_float(judge, code).fval), name
 
 
 @pytest.mark.parametrize("precision", BINARY8)

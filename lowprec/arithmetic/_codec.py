@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..formats import BlockFormat, Format
+from ..formats import BlockFormat, Format, Levels, Posit
 from ..formats import format as as_format
 from ..kernels.portable import CARRIERS
 from ..rounding import Rounding
+from ..table_rounding import TableFormat
 from ._block import holds
 from ._round import apply, check_carrier
+from ._table import decode_table, encode_table
 
 _WIDEST_CODE = 63
 
@@ -96,7 +98,20 @@ def _values(codes: Tensor, target: Format, dtype: torch.dtype) -> Tensor:
     return result
 
 
-def _check_integer(dtype: torch.dtype, target: Format) -> None:
+def as_coded(format: Format | TableFormat | str) -> Format | TableFormat:
+    """Return the set of numbers whose codes are meant.
+
+    Raises:
+        TypeError: if it is neither one nor a name.
+        ValueError: if the name is unknown.
+    """
+    if isinstance(format, (Posit, Levels)):
+        return format
+    posit = Posit.from_name(format) if isinstance(format, str) else None
+    return as_format(format) if posit is None else posit
+
+
+def _check_integer(dtype: torch.dtype, target: Format | TableFormat) -> None:
     if dtype not in _INTEGERS:
         allowed = ", ".join(str(one) for one in _INTEGERS)
         raise TypeError(f"dtype must be one of {allowed}, got {dtype}")
@@ -107,7 +122,7 @@ def _check_integer(dtype: torch.dtype, target: Format) -> None:
 
 
 def encode(
-    x: Tensor, format: Format | str, *, dtype: torch.dtype = torch.int64
+    x: Tensor, format: Format | TableFormat | str, *, dtype: torch.dtype = torch.int64
 ) -> Tensor:
     """Return the integer codes of a tensor whose elements are values of a format.
 
@@ -120,7 +135,8 @@ def encode(
 
     Args:
         x: float32 or float64 tensor of any shape.
-        format: a `Format` or its name.
+        format: a `Format`, a `Posit`, the name of one, or `Levels`, whose codes are
+            their numbers from 0.
         dtype: integer type of the codes, one that holds 0 to 2^bits - 1.
 
     Returns:
@@ -140,9 +156,11 @@ def encode(
         IEEE 754-2019 section 3.4; OCP 8-bit floating point specification 1.0.
     """
     check_carrier(x, "x")
-    target = as_format(format)
-    _check_width(target)
+    target = as_coded(format)
     _check_integer(dtype, target)
+    if not isinstance(target, Format):
+        return encode_table(x, target, dtype)
+    _check_width(target)
     _check_members(x, target)
     return _coded(x.detach(), target, dtype)
 
@@ -169,8 +187,11 @@ def _check_members(x: Tensor, target: Format) -> None:
         )
 
 
-def fits(target: Format | BlockFormat, dtype: torch.dtype) -> bool:
+def fits(target: Format | BlockFormat | TableFormat, dtype: torch.dtype) -> bool:
     """Whether a carrier holds every value of the format."""
+    if isinstance(target, (Posit, Levels)):
+        values = torch.tensor(target.table.values, dtype=torch.float64)
+        return torch.equal(values.to(dtype).to(torch.float64), values)
     if isinstance(target, BlockFormat):
         return holds(target, dtype)
     carrier = CARRIERS[dtype]
@@ -183,7 +204,10 @@ def fits(target: Format | BlockFormat, dtype: torch.dtype) -> bool:
 
 
 def decode(
-    codes: Tensor, format: Format | str, *, dtype: torch.dtype | None = None
+    codes: Tensor,
+    format: Format | TableFormat | str,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Return the values of integer codes of a format.
 
@@ -193,7 +217,7 @@ def decode(
 
     Args:
         codes: integer tensor with values in [0, 2^bits).
-        format: a `Format` or its name.
+        format: a `Format`, a `Posit`, the name of one, or `Levels`.
         dtype: carrier of the result, float32 or float64; None takes float32 where it
             holds every value of the format, else float64.
 
@@ -217,7 +241,10 @@ def decode(
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         name = str(codes.dtype).removeprefix("torch.")
         raise TypeError(f"codes must be an integer tensor, got {name}")
-    target = as_format(format)
+    target = as_coded(format)
+    if not isinstance(target, Format):
+        _check_range(codes, target)
+        return decode_table(codes, target, torch.float32 if dtype is None else dtype)
     _check_width(target)
     if not fits(target, torch.float64):
         raise ValueError(
@@ -242,9 +269,11 @@ def decode(
     return result
 
 
-def _check_range(codes: Tensor, target: Format) -> None:
+def _check_range(codes: Tensor, target: Format | TableFormat) -> None:
     """Refuse integers that are no codes at all."""
     limit = 2**target.bits - 1
+    if isinstance(target, Levels):
+        limit = len(target) - 1
     held = torch.iinfo(codes.dtype)
     if target.bits == 64 or codes.numel() == 0 or 0 <= held.min < held.max <= limit:
         return

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from .. import kernels
 from ..block_rounding import AnyRounding, BlockRounding, OperandLike, as_any_rounding
-from ..formats import BlockFormat
+from ..formats import BlockFormat, Levels, Posit
 from ..kernels.portable import CARRIERS, max_bits
 from ..random import as_seed, split_seed
 from ..rounding import (
@@ -24,10 +24,12 @@ from ..rounding import (
     Variant,
     as_rounding,
 )
+from ..table_rounding import TableRounding
 from ._block import AlongAxis, normalised_axis
+from ._table import ToTable
 
 # What tensors are rounded by: a block rounding is bound to an axis first.
-Bound: TypeAlias = Rounding | AlongAxis
+Bound: TypeAlias = Rounding | AlongAxis | ToTable
 
 _LARGEST_OFFSET = 2**62
 _NO_CHANGES = (None, None, None, None)
@@ -78,7 +80,7 @@ def _refuse_unheld(rounding: Rounding, x: Tensor) -> None:
 
 def apply(x: Tensor, rounding: Bound, seed: Tensor | None, offset: int) -> Tensor:
     """Round without autograd; ``seed`` is needed by stochastic modes only."""
-    if isinstance(rounding, AlongAxis):
+    if not isinstance(rounding, Rounding):
         return rounding.apply(x, seed, offset)
     _refuse_unheld(rounding, x)
     if seed is None:
@@ -249,17 +251,24 @@ def _as_rounding(value: OperandLike) -> AnyRounding:
     """Return the rounding meant; names have a cache that is looked up fast."""
     if value.__class__ is str and not torch.compiler.is_compiling():
         return _cached_name(value)
-    if isinstance(value, (BlockFormat, BlockRounding, str)):
+    others = (BlockFormat, BlockRounding, TableRounding, Posit, Levels, str)
+    if isinstance(value, others):
         return as_any_rounding(value)
     return chosen(value, None, None, None, None)
 
 
-def _modified_block(rounding: BlockRounding, *changes: Any) -> BlockRounding:
+def _modified(
+    rounding: BlockRounding | TableRounding, *changes: Any
+) -> BlockRounding | TableRounding:
     names = ("mode", "saturation", "random_bits", "variant")
     pairs = zip(names, changes, strict=True)
-    return replace(
-        rounding, **{name: value for name, value in pairs if value is not None}
-    )
+    changed = {name: value for name, value in pairs if value is not None}
+    if isinstance(rounding, TableRounding) and "saturation" in changed:
+        raise ValueError(
+            f"saturation={changed['saturation']!r} does not apply to "
+            f"{rounding.format!r}: beyond its ends the ends stand"
+        )
+    return replace(rounding, **changed)
 
 
 def _bound(rounding: AnyRounding, axis: int | None, dims: int) -> Bound:
@@ -268,7 +277,7 @@ def _bound(rounding: AnyRounding, axis: int | None, dims: int) -> Bound:
         return AlongAxis(rounding, normalised_axis(-1 if axis is None else axis, dims))
     if axis is not None:
         raise ValueError(f"axis={axis!r} needs a block format, got {rounding!r}")
-    return rounding
+    return ToTable(rounding) if isinstance(rounding, TableRounding) else rounding
 
 
 def round(
@@ -310,7 +319,8 @@ def round(
         x: float32 or float64 tensor of any shape and layout.
         rounding: a `Rounding`, or a `Format`, format name or torch dtype, which mean
             nearest-even without saturation; or a `BlockRounding`, or a `BlockFormat`
-            or its name, which mean nearest-even with saturation.
+            or its name, which mean nearest-even with saturation; or a
+            `TableRounding`, or a `Posit`, its name, or `Levels`.
         mode: overrides the rounding's mode.
         axis: of block formats, the dimension that is cut into blocks, the last one if
             None.
@@ -357,10 +367,10 @@ def round(
     given = rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
     changes = (mode, saturation, random_bits, variant)
     if changes != _NO_CHANGES:
-        if isinstance(given, BlockRounding):
-            given = _modified_block(given, *changes)
-        else:
+        if isinstance(given, Rounding):
             given = chosen(given, *changes)
+        else:
+            given = _modified(given, *changes)
     forward: Bound
     if axis is None and isinstance(given, Rounding):
         forward = given
@@ -453,7 +463,7 @@ def _round_into(
         raise ValueError(
             "out= does not support gradients: use it under torch.no_grad()"
         )
-    if _is_transformed(x, out) or isinstance(rounding, AlongAxis):
+    if _is_transformed(x, out) or not isinstance(rounding, Rounding):
         return out.copy_(dispatch(x, rounding, seed, offset, None, None))
     _refuse_unheld(rounding, x)
     if seed is None:

@@ -11,8 +11,10 @@ from ._encoding import encode_value as encode_value
 from ._format import Format as Format
 from ._levels import Levels as Levels
 from ._parse import format as format
+from ._posit import Posit as Posit
 from ._registry import FormatTable as FormatTable
 from ._registry import formats as formats
 from ._system import System as System
+from ._table import Table as Table
 from ._text import columns as columns
 from ._text import describe as describe

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-def _label(format: Format) -> str:
+def _label(format: Any) -> str:
     return format.name or repr(format)
 
 
@@ -120,7 +120,7 @@ def _refuse_value(x: Any, format: Format) -> NoReturn:
 
 
 @singledispatch
-def encode_value(x: Any, format: Format) -> Any:
+def encode_value(x: Any, format: Any) -> Any:
     """Return the code of ``x``; other types register themselves here.
 
     Args:
@@ -139,6 +139,8 @@ def encode_value(x: Any, format: Format) -> Any:
         >>> encode_value(1.0, format("bfloat16"))
         16256
     """
+    if (single := getattr(format, "code_of", None)) is not None:
+        return single(x)  # a set that is no Format, such as posits
     exact = exact_or_special(x)
     sign = 1 << (total_bits(format) - 1)
     if not format.is_representable(exact):
@@ -161,7 +163,7 @@ def encode_value(x: Any, format: Format) -> Any:
 
 
 @singledispatch
-def decode_value(codes: Any, format: Format) -> Any:
+def decode_value(codes: Any, format: Any) -> Any:
     """Return the value of a code; other types register themselves here.
 
     Args:
@@ -181,7 +183,10 @@ def decode_value(codes: Any, format: Format) -> Any:
         >>> decode_value(16256, format("bfloat16"))
         1.0
     """
-    code = _checked_code(codes, format)
+    single = getattr(format, "value_of", None)
+    if single is not None:
+        return single(_checked_code(codes, format, format.bits))
+    code = _checked_code(codes, format, total_bits(format))
     if format.encoding == "integer":
         return _integer(code, format)
     stored, width = format.precision - 1, exponent_bits(format)
@@ -221,12 +226,12 @@ def _special(code: int, magnitude: int, format: Format) -> float:
     raise ValueError(f"code {code:#x} denotes nothing in {_label(format)}")
 
 
-def _checked_code(code: Any, format: Format) -> int:
+def _checked_code(code: Any, format: Any, bits: int) -> int:
     if isinstance(code, bool) or not hasattr(code, "__index__"):
         raise TypeError(
             f"codes are integers, got {code!r} of type {type(code).__name__}"
         )
-    code, bits = int(code), total_bits(format)
+    code = int(code)
     if not 0 <= code < 1 << bits:
         raise ValueError(
             f"codes of {_label(format)} are from 0 to {2**bits - 1}, got {code}"
@@ -236,11 +241,11 @@ def _checked_code(code: Any, format: Format) -> int:
 
 @encode_value.register(list)
 @encode_value.register(tuple)
-def _encode_sequence(x: Any, format: Format) -> list[Any]:
+def _encode_sequence(x: Any, format: Any) -> list[Any]:
     return [encode_value(one, format) for one in x]
 
 
 @decode_value.register(list)
 @decode_value.register(tuple)
-def _decode_sequence(codes: Any, format: Format) -> list[Any]:
+def _decode_sequence(codes: Any, format: Any) -> list[Any]:
     return [decode_value(one, format) for one in codes]

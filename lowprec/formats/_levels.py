@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
+
+from ._encoding import decode_value, encode_value
+from ._exact import exact_or_special
+from ._table import Table
 
 __all__ = ["Levels"]
 
@@ -119,6 +125,75 @@ class Levels:
         pairs = pairwise(self.values)
         return tuple((Fraction(a) + Fraction(b)) / 2 for a, b in pairs)
 
+    @property
+    def name(self) -> None:
+        """Sets of levels have no name."""
+        return None
+
+    @property
+    def table(self) -> Table:
+        """The levels and the mid-points between them, which go up."""
+        return _table(self)
+
+    @property
+    def bits(self) -> int:
+        """Width of a code, the number of a level from 0."""
+        return max((len(self.values) - 1).bit_length(), 1)
+
+    def encode(self, x: Any) -> Any:
+        """Return the number, from 0, of a level or of each of several.
+
+        Args:
+            x: a number, a list or tuple, or a float32 or float64 tensor.
+
+        Returns:
+            An int, a list, or an integer tensor.
+
+        Raises:
+            TypeError: if ``x`` is none of these.
+            ValueError: if ``x`` is no level.
+
+        Example:
+            >>> Levels.ternary().encode([-1, 1])
+            [0, 2]
+        """
+        return encode_value(x, self)
+
+    def decode(self, codes: Any) -> Any:
+        """Return the level of a number from 0, or of each of several.
+
+        Args:
+            codes: an int, a list or tuple of them, or an integer tensor.
+
+        Returns:
+            A float, a list, or a tensor.
+
+        Raises:
+            TypeError: if ``codes`` is none of these.
+            ValueError: if a code is out of range.
+
+        Example:
+            >>> Levels.ternary().decode(2)
+            1.0
+        """
+        return decode_value(codes, self)
+
+    def code_of(self, x: Any) -> int:
+        """Return the number of a single level."""
+        exact = exact_or_special(x)
+        if exact not in self.values or (exact == 0 and isinstance(exact, float)):
+            raise ValueError(f"{x!r} is not one of the levels: round it first")
+        return self.values.index(float(exact))
+
+    def value_of(self, code: int) -> float:
+        """Return the level of a single number."""
+        if code >= len(self.values):
+            raise ValueError(
+                f"codes of {len(self.values)} levels are from 0 to "
+                f"{len(self.values) - 1}, got {code}"
+            )
+        return self.values[code]
+
     def nearest(self, w: float) -> float:
         """Return P(w); a mid-point goes to its upper level.
 
@@ -135,6 +210,12 @@ class Levels:
             ValueError: for NaN.
         """
         return bisect_right(self.values, _comparable(w))
+
+
+@functools.lru_cache(maxsize=64)
+def _table(levels: Levels) -> Table:
+    gaps = len(levels) - 1
+    return Table(levels.values, levels.midpoints, (True,) * gaps, None, "end")
 
 
 def _comparable(w: float) -> Fraction | float:

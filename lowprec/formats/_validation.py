@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENCODINGS",
     "LARGEST_EXPONENT",
+    "check_integer",
     "check_p3109",
     "check_widths",
     "validate",
@@ -50,7 +51,8 @@ _REASONS = {
 }
 
 
-def _check_integer(name: str, value: Any) -> None:
+def check_integer(name: str, value: Any) -> None:
+    """Refuse what is no int; ``bool`` is none here."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(
             f"{name} must be an int, got {value!r} of type {type(value).__name__}"
@@ -58,11 +60,11 @@ def _check_integer(name: str, value: Any) -> None:
 
 
 def _check_types(format: Format) -> None:
-    _check_integer("precision", format.precision)
-    _check_integer("emax", format.emax)
+    check_integer("precision", format.precision)
+    check_integer("emax", format.emax)
     for name in ("emin", "max_significand"):
         if getattr(format, name) is not None:
-            _check_integer(name, getattr(format, name))
+            check_integer(name, getattr(format, name))
     for name in _FLAGS:
         _check_flag(name, getattr(format, name))
     for name, optional in (("encoding", False), ("name", True)):
@@ -103,8 +105,8 @@ def _check_flag(name: str, value: Any) -> None:
 
 def check_widths(word: Any, fraction: Any, signed: Any, symmetric: Any) -> None:
     """Check the arguments of `Format.fixed_point`."""
-    _check_integer("word", word)
-    _check_integer("fraction", fraction)
+    check_integer("word", word)
+    check_integer("fraction", fraction)
     _check_flag("signed", signed)
     _check_flag("symmetric", symmetric)
     least = 1 + signed
@@ -120,8 +122,8 @@ def check_widths(word: Any, fraction: Any, signed: Any, symmetric: Any) -> None:
 
 def check_p3109(bits: Any, precision: Any, signed: Any, extended: Any) -> None:
     """Check the arguments of `Format.p3109`."""
-    _check_integer("bits", bits)
-    _check_integer("precision", precision)
+    check_integer("bits", bits)
+    check_integer("precision", precision)
     _check_flag("signed", signed)
     _check_flag("extended", extended)
     if not _P3109_BITS[0] <= bits <= _P3109_BITS[1]:

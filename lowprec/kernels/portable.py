@@ -218,7 +218,7 @@ def _small_up(
     if mode == codes.STOCHASTIC_EQUAL:
         return inexact & (words >= 1 << 31)
     # Up iff x / smallest reaches (or exceeds) count 2^-bits, in exact products.
-    count, bits, strict = stochastic_threshold(code, words)
+    count, bits, strict = stochastic_threshold(code.random_bits, code.variant, words)
     x = magnitude.to(carrier.integer).view(carrier.dtype).to(torch.float64)
     step = (1 << (code.precision - 1)) + 1  # the smallest value in quanta
     reached = count.to(torch.float64) * step
@@ -229,25 +229,25 @@ def _small_up(
 
 
 def stochastic_threshold(
-    code: RoundingCode, words: Tensor
+    r: int, variant: int, words: Tensor
 ) -> tuple[Tensor, int, Tensor]:
     """Return the fraction from which a stochastic rounding goes up.
 
     Args:
-        code: of a rounding whose mode is ``stochastic``.
+        r: number of random bits.
+        variant: VARIANT_A, VARIANT_B or VARIANT_C.
         words: random 32-bit words.
 
     Returns:
         ``count``, ``bits`` and ``strict``: up iff nu >= count 2^-bits, or nu > it where
         ``strict``, which is what the variant says about floor(nu 2^r) or the like.
     """
-    r = code.random_bits
     missing = (1 << r) - (words >> (32 - r))
     never = torch.zeros_like(missing, dtype=torch.bool)
-    if code.variant == codes.VARIANT_A:
+    if variant == codes.VARIANT_A:
         return missing, r, never
     # Half a unit lower; the tie of C is rounded to even, up where `missing` is even.
-    strict = (missing & 1) == 1 if code.variant == codes.VARIANT_C else never
+    strict = (missing & 1) == 1 if variant == codes.VARIANT_C else never
     return 2 * missing - 1, r + 1, strict
 
 

@@ -13,6 +13,7 @@ from ..formats import Format
 from ..formats import format as as_format
 from ..precision import Precision
 from ..rounding import Accumulator
+from ..table_rounding import TableRounding
 
 OPERANDS = ("input", "weight", "grad_output")
 RESULTS = ("output", "grad_input", "grad_weight")
@@ -62,8 +63,9 @@ class Layer(NamedTuple):
             return None
         if role in ("weight", "grad_weight"):
             named: AnyRounding | None = getattr(precision, role)
-            # Blocks are for factors of products.
-            return precision.elementwise if isinstance(named, BlockRounding) else named
+            # Blocks, posits and levels are for factors of products.
+            factors = isinstance(named, (BlockRounding, TableRounding))
+            return precision.elementwise if factors else named
         return precision.elementwise
 
     def accumulator(self, role: str) -> Accumulator | None:

@@ -16,6 +16,7 @@ from ..rounding import (
     as_accumulator,
     as_rounding,
 )
+from ..table_rounding import TableRounding
 
 __all__ = ["Precision", "as_precision"]
 
@@ -138,9 +139,10 @@ class Precision:
         """The rounding of parameters that are no factors of products.
 
         That is ``weight``, or ``elementwise`` where ``weight`` has a block format,
-        whose blocks run along the sums of products.
+        whose blocks run along the sums of products, or a set of posits or levels, which
+        is meant for factors.
         """
-        if isinstance(self.weight, BlockRounding):
+        if isinstance(self.weight, (BlockRounding, TableRounding)):
             return self.elementwise
         return self.weight
 

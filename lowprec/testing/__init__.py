@@ -22,6 +22,7 @@ from ._exact_sum import exact_dot as exact_dot
 from ._exact_sum import exact_matmul as exact_matmul
 from ._oracle import Real as Real
 from ._oracle import exact_round as exact_round
+from ._oracle import exact_table_round as exact_table_round
 from ._oracle import up_probability as up_probability
 from ._philox import philox4x32 as philox4x32
 from ._philox import random_word as random_word

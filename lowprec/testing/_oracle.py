@@ -8,13 +8,23 @@ by eye.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from fractions import Fraction
 from typing import Any
 
 from ..formats import Format
 from ..rounding import Rounding, RoundingMode, Saturation, Variant, as_rounding
+from ..table_rounding import TableRounding
 
-__all__ = ["Real", "exact_round", "floor_log2", "simplest", "split", "up_probability"]
+__all__ = [
+    "Real",
+    "exact_round",
+    "exact_table_round",
+    "floor_log2",
+    "simplest",
+    "split",
+    "up_probability",
+]
 
 # A float where binary64 holds the number (and for infinity, NaN and signed zeros),
 # otherwise a Fraction.
@@ -165,6 +175,67 @@ def _wrapped(value: Fraction, target: Format) -> Fraction:
 
 def _is_negative(x: Any) -> bool:
     return bool(x < 0) or (isinstance(x, float) and math.copysign(1.0, x) < 0)
+
+
+def exact_table_round(x: Any, rounding: TableRounding, random_word: int = 0) -> float:
+    """Round one real number to posits or levels as `lowprec.round` must round it.
+
+    Contract:
+        NaN gives NaN, and so does infinity in posits; of levels it gives an end.
+
+    Args:
+        x: a float, an int or a Fraction.
+        rounding: of a `Posit` or of `Levels`.
+        random_word: 32-bit word of stochastic modes.
+
+    Returns:
+        The rounded number.
+
+    Example:
+        >>> exact_table_round(1e9, TableRounding("posit8_0"))
+        64.0
+
+    References:
+        Standard for Posit Arithmetic, 2022, section 4.1.
+    """
+    table = rounding.format.table
+    if isinstance(x, float) and not math.isfinite(x):
+        if math.isnan(x) or table.infinite == "nan":
+            return math.nan
+        return table.values[-1 if x > 0 else 0]
+    exact = Fraction(x)
+    i = bisect_left(table.values, exact) - 1  # the last that is below
+    if i < 0 or i + 1 == len(table.values) or table.values[i + 1] == exact:
+        return table.values[min(i + 1, len(table.values) - 1)]
+    low, high = Fraction(table.values[i]), Fraction(table.values[i + 1])
+    # Fractions are counted from the neighbour that is nearer to zero.
+    toward_low = high <= 0
+    nu = (high - exact if toward_low else exact - low) / (high - low)
+    tie = table.ties[i]
+    up: bool
+    match rounding.mode:
+        case RoundingMode.NEAREST_EVEN:
+            up = exact > tie or (exact == tie and table.upper[i])
+        case RoundingMode.NEAREST_AWAY:
+            up = exact > tie or (exact == tie and tie >= 0)
+        case RoundingMode.NEAREST_ZERO:
+            up = exact > tie or (exact == tie and tie < 0)
+        case RoundingMode.TOWARD_POSITIVE:
+            up = True
+        case RoundingMode.TOWARD_NEGATIVE:
+            up = False
+        case RoundingMode.TOWARD_ZERO:
+            up = abs(high) <= abs(low)
+        case RoundingMode.TO_ODD:
+            up = table.odd is not None and not table.odd[i]
+        case RoundingMode.STOCHASTIC_EQUAL:
+            up = (random_word >> (_WORD_BITS - 1) == 1) != toward_low
+        case RoundingMode.STOCHASTIC:
+            plain = Rounding(
+                "binary32", "stochastic", "none", rounding.random_bits, rounding.variant
+            )
+            up = _stochastic_up(nu, plain, random_word) != toward_low
+    return float(high if up else low)
 
 
 def exact_round(x: Any, rounding: Any, random_word: int = 0) -> Real:
