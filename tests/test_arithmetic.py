@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import CARRIERS, MODES
+from tables import CARRIERS, DETERMINISTIC, MODES
 
 import lowprec as lp
 from lowprec import Format, Rounding
@@ -125,6 +125,16 @@ TARGETS = {
         Format(precision=9, emax=1023, subnormals=False),
     ],
 }
+# No room for a second rounding.
+WHOLE = [
+    "binary64",
+    "e8m51",
+    "e8m52",
+    Format(precision=53, emax=200, emin=-1022),
+    Format(precision=52, emax=900, emin=-900, subnormals=False),
+    Format(precision=53, emax=60, infinities=False, nans=False, encoding="finite"),
+    Format(precision=53, emax=1023, signed=False, signed_zero=False),
+]
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
@@ -136,6 +146,44 @@ def test_any_operands(name, mode, dtype):
         saturation = ("none", "finite", "propagate")[number % 3]
         tensors = [anything(80, dtype) for _ in range(arity)]
         check(name, tensors, Rounding(target, mode, saturation))
+
+
+def ties(count):
+    """Operands whose sums, products and fused products lie half-way, or nearly."""
+    one = torch.randint(2**52, 2**53, (count,)) | 1
+    a = one.double() * 2.0 ** torch.randint(-60, 60, (count,))
+    ulp = (a / one.double()).abs()
+    b = (
+        ulp
+        * torch.tensor([0.5, 0.25, 0.5 + 2**-40, -0.25, -0.5, 1.5, 0.0, 3.0])[
+            torch.randint(8, (count,))
+        ]
+    )
+    power = torch.randint(2, (count,)).bool()
+    a = torch.where(power, ulp * 2.0**52, a)  # powers of two, whose ulps differ
+    tiny = ulp * 2.0 ** -torch.randint(1, 150, (count,))
+    return a, b, tiny * torch.randint(-1, 2, (count,))
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+@pytest.mark.parametrize("mode", DETERMINISTIC)
+def test_as_many_bits_as_the_carrier(name, mode):
+    _, arity = OPERATIONS[name]
+    a, b, c = ties(150)
+    near = {
+        "fma": (
+            torch.cat([a, a]),
+            torch.cat([1 + 2.0**-52 + 0 * b, b.sign()]),
+            torch.cat([b, c]),
+        ),
+        "mul": (torch.cat([a, b]), torch.cat([1 + 2.0**-52 + 0 * b, 1.5 + 0 * b])),
+        "sqrt": (torch.cat([a, a * a]).abs(),),
+    }.get(name, (torch.cat([a, b, a]), torch.cat([b, a, c])))
+    for number, target in enumerate(WHOLE):
+        saturation = ("none", "finite", "propagate")[number % 3]
+        rounding = Rounding(target, mode, saturation)
+        check(name, near, rounding)
+        check(name, [anything(150, torch.float64) for _ in range(arity)], rounding)
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
@@ -202,7 +250,7 @@ def test_mpfr_agrees(name, mode, target):
 # Every precision that is emulated, in narrow and in wide ranges.
 MPFR_FORMATS = [
     Format(precision=p, emax=15 if p % 3 == 0 else 127 if p % 3 == 1 else 1023)
-    for p in range(2, 52)
+    for p in range(4, 54)
 ]
 
 
@@ -333,7 +381,12 @@ ONES = torch.ones(2, 3)
         (lambda: lp.fma(1, ONES, ONES.double(), "e5m2"), TypeError, "b and c must ha"),
         (lambda: lp.add(ONES, ONES.to("meta"), "e5m2"), ValueError, "same device"),
         (lambda: lp.add(ONES, 1, "e8m24"), ValueError, "use float64 operands"),
-        (lambda: lp.add(ONES.double(), 1, "e8m51"), NotImplementedError, "51 signif"),
+        (
+            lambda: lp.add(ONES.double(), 1, "e8m51", "stochastic"),
+            NotImplementedError,
+            "51 signif",
+        ),
+        (lambda: lp.mul(ONES.double(), 1, "fixed53f0"), NotImplementedError, "51 sig"),
         (lambda: lp.add(ONES, 2**53 + 1, "e5m2"), ValueError, r"exact up to 2\^53"),
         (lambda: lp.add(ONES, ONES[:, :2], "e5m2"), RuntimeError, "size|shape"),
         (

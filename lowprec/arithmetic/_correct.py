@@ -21,7 +21,8 @@ from ._round import (
     transforms_active,
 )
 
-WIDEST = 51
+WIDEST = 51  # after a rounding to odd
+CARRIER_BITS = 53
 _LARGEST_INTEGER = 2**53
 
 # Operands of every kernel: a, b, c. Those that it does not use are a again.
@@ -178,7 +179,8 @@ def apply_rounded(
     refuse_compiled_transforms(f"lowprec.{name}")
     if seed is not None and generator is not None:
         raise ValueError("give either seed= or generator=, not both")
-    dtype = check_operands(name, operands, rounding)
+    whole = operation.kernel <= kernel.FMA
+    dtype = check_operands(name, operands, rounding, whole=whole)
     key = as_seed(seed, generator) if rounding.stochastic else None
     given = list(operands.values())
     exact = [given[0], -given[1]] if operation is SUB else given
@@ -222,9 +224,15 @@ _is_narrow._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def check_operands(
-    name: str, operands: dict[str, Any], rounding: Rounding
+    name: str, operands: dict[str, Any], rounding: Rounding, *, whole: bool = False
 ) -> torch.dtype:
     """Return the dtype of the result.
+
+    Args:
+        name: of the function.
+        operands: by their names.
+        rounding: of the exact result.
+        whole: whether deterministic modes may need all bits of float64.
 
     Raises:
         TypeError: for operands that are no carriers, or differ.
@@ -262,10 +270,13 @@ def check_operands(
                 f"{first} and {key} must be on the same device, got "
                 f"{reference.device} and {x.device}"
             )
-    if rounding.format.precision > WIDEST:
+    if whole:  # what no stochastic rounding has, nor fixed point, which may wrap
+        whole = not rounding.stochastic and rounding.format.encoding != "integer"
+    widest = CARRIER_BITS if whole else WIDEST
+    if rounding.format.precision > widest:
         raise NotImplementedError(
-            f"lowprec.{name} rounds correctly to at most {WIDEST} significant bits, "
-            f"got {rounding.format.precision}: torch's float64 operations round to 53"
+            f"lowprec.{name} rounds correctly to at most {widest} significant bits "
+            f"in this mode, got {rounding.format.precision}"
         )
     check_held(rounding, reference.dtype)
     return reference.dtype

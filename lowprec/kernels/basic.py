@@ -36,10 +36,21 @@ from .exact import (
     to_odd,
     two_sum,
 )
+from .nearly import (
+    Nearest,
+    fused_of,
+    product_of,
+    quotient_of,
+    root_of,
+    round_nearest,
+    sum_of,
+)
 from .transcendental import Scaled
 
 ADD, MUL, DIV, SQRT, FMA, EXP, LOG, TANH, SIGMOID = range(9)
 
+# A second rounding of what is rounded to odd to 53 bits has no more.
+WIDEST_TO_ODD = 51
 _BIAS, _FRACTION = 1023, 52
 _SIGN = -(1 << 63)
 # Subnormal numbers become normal ones by this factor.
@@ -85,6 +96,30 @@ def _sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return add_to_odd(a * scale, b * scale), torch.where(overflow, 2, 0)
 
 
+def _nearest_sum(a: Tensor, b: Tensor) -> tuple[Nearest, Tensor]:
+    total = a + b
+    overflow = total.isinf() & a.isfinite() & b.isfinite()
+    shift = torch.where(overflow, -2, torch.where(total.abs() < 2.0**-_EDGE, _LIFT, 0))
+    scale = _power(shift)
+    return sum_of(a * scale, b * scale), -shift
+
+
+def _nearest_product(a: Tensor, b: Tensor) -> tuple[Nearest, Tensor]:
+    (a, i), (b, j) = _normal(a), _normal(b)
+    return product_of(a, b), i + j
+
+
+def _nearest_quotient(a: Tensor, b: Tensor) -> tuple[Nearest, Tensor]:
+    (a, i), (b, j) = _normal(a), _normal(b)
+    return quotient_of(a, b), i - j
+
+
+def _nearest_root(a: Tensor) -> tuple[Nearest, Tensor]:
+    significand, exponent = _normal(a)
+    odd = exponent & 1
+    return root_of(significand * (1 + odd)), (exponent - odd) >> 1
+
+
 def _product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     (a, i), (b, j) = _normal(a), _normal(b)
     return multiply_to_odd(a, b), i + j
@@ -102,14 +137,24 @@ def _root(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fused(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    a, b, addend, exponent = _aligned(a, b, c)
+    return fused_to_odd(addend, exact_product(a, b, wide=True)), exponent
+
+
+def _nearest_fused(a: Tensor, b: Tensor, c: Tensor) -> tuple[Nearest, Tensor]:
+    a, b, addend, exponent = _aligned(a, b, c)
+    return fused_of(addend, a, b), exponent
+
+
+def _aligned(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return factors and an addend of middling size, and the exponent they share."""
     (a, i), (b, j), (c, k) = _normal(a), _normal(b), _normal(c)
     exponent = i + j
     distance = torch.where((a == 0) | (b == 0) | (c == 0), 0, k - exponent)
     # Where a zero has no exponent, that of the other term counts.
     exponent = torch.where((a == 0) | (b == 0), k, exponent)
     exponent = torch.where(distance > _FAR, k - _FAR, exponent)
-    addend = c * _power(distance.clamp(-_FAR, _FAR))
-    return fused_to_odd(addend, exact_product(a, b, wide=True)), exponent
+    return a, b, c * _power(distance.clamp(-_FAR, _FAR)), exponent
 
 
 def round_scaled(
@@ -191,6 +236,8 @@ def _piece(
         return _elementary(_ELEMENTARY[operation], x, code, round)
     narrow = all(x.dtype == torch.float32 for x in operands)
     wide = [x.to(torch.float64) for x in operands]
+    if code.precision > WIDEST_TO_ODD:
+        return _nearly(operation, wide, code, round)
     exponent = None
     if narrow and operation == DIV and not code.stochastic:
         # A quotient of 24-bit numbers is a 25-bit number, or further than 2^-49 of
@@ -206,6 +253,23 @@ def _piece(
     if exponent is None:
         return round(value, code)
     return round_scaled(value, exponent, code, round)
+
+
+def _nearly(
+    operation: int,
+    operands: Sequence[Tensor],
+    code: RoundingCode,
+    round: Callable[..., Tensor],
+) -> Tensor:
+    """Round to as many bits as float64 has, or one less, in a deterministic mode."""
+    exact, exponent = _NEARLY[operation](*operands)
+    head = exact.head
+    if code.mode == TOWARD_NEGATIVE and operation in (ADD, FMA):
+        first = operands[0] if operation == ADD else operands[0] * operands[1]
+        head = negative_zero(head, first, operands[-1])
+    ordinary = head.isfinite() & (head != 0)
+    value = round_nearest(exact, exponent, code)
+    return round(torch.where(ordinary, value, head), code)
 
 
 def _narrow_sum(a: Tensor, b: Tensor) -> Tensor:
@@ -226,6 +290,13 @@ _WIDE: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {
     DIV: _quotient,
     SQRT: _root,
     FMA: _fused,
+}
+_NEARLY: dict[int, Callable[..., tuple[Nearest, Tensor]]] = {
+    ADD: _nearest_sum,
+    MUL: _nearest_product,
+    DIV: _nearest_quotient,
+    SQRT: _nearest_root,
+    FMA: _nearest_fused,
 }
 _ELEMENTARY = {
     EXP: elementary.EXPONENTIAL,
