@@ -44,15 +44,18 @@ if _TYPE_CHECKING:
     from ._emulate import emulate as emulate
     from .arithmetic import BlockCodes as BlockCodes
     from .arithmetic import add as add
+    from .arithmetic import decode as decode
     from .arithmetic import decode_blocks as decode_blocks
     from .arithmetic import div as div
     from .arithmetic import dot as dot
+    from .arithmetic import encode as encode
     from .arithmetic import encode_blocks as encode_blocks
     from .arithmetic import exp as exp
     from .arithmetic import fma as fma
     from .arithmetic import log as log
     from .arithmetic import matmul as matmul
     from .arithmetic import mul as mul
+    from .arithmetic import pack as pack
     from .arithmetic import round as round
     from .arithmetic import sigmoid as sigmoid
     from .arithmetic import softmax as softmax
@@ -60,6 +63,7 @@ if _TYPE_CHECKING:
     from .arithmetic import sub as sub
     from .arithmetic import sum as sum
     from .arithmetic import tanh as tanh
+    from .arithmetic import unpack as unpack
 
 # Checkpoints that hold them load with torch.load(weights_only=True).
 _add_safe_globals(
@@ -97,15 +101,18 @@ _LAZY_MODULES = (
 _ARITHMETIC = (
     "BlockCodes",
     "add",
+    "decode",
     "decode_blocks",
     "div",
     "dot",
+    "encode",
     "encode_blocks",
     "exp",
     "fma",
     "log",
     "matmul",
     "mul",
+    "pack",
     "round",
     "sigmoid",
     "softmax",
@@ -113,6 +120,7 @@ _ARITHMETIC = (
     "sub",
     "sum",
     "tanh",
+    "unpack",
 )
 _LAZY_NAMES = {
     "checkpoint": "_checkpoint",

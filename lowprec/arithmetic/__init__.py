@@ -29,6 +29,8 @@ from ._matmul import matmul as matmul
 from ._node import applied as applied
 from ._overrides import overridable as overridable
 from ._overrides import tensors_in as tensors_in
+from ._packing import pack as pack
+from ._packing import unpack as unpack
 from ._round import check_carrier as check_carrier
 from ._round import refuse_compiled_transforms as refuse_compiled_transforms
 from ._round import round as round

@@ -137,14 +137,16 @@ def encode(
         x: float32 or float64 tensor of any shape.
         format: a `Format`, a `Posit`, the name of one, or `Levels`, whose codes are
             their numbers from 0.
-        dtype: integer type of the codes, one that holds 0 to 2^bits - 1.
+        dtype: integer type of the codes, one that holds 0 to 2^bits - 1; or torch's own
+            dtype of the format, such as torch.float8_e4m3fn, as which the codes are
+            viewed; torch.float4_e2m1fn_x2 holds pairs along the last dimension.
 
     Returns:
-        Integer tensor of ``x``'s shape.
+        Tensor of ``dtype`` and of ``x``'s shape, but for pairs.
 
     Raises:
-        TypeError: if ``x`` is not a float32 or float64 tensor, or ``dtype`` no integer
-            type.
+        TypeError: if ``x`` is not a float32 or float64 tensor, or ``dtype`` neither an
+            integer type nor the format's own.
         ValueError: if an element is not a value of the format: round first; or
             ``dtype`` is too narrow for the codes.
 
@@ -157,6 +159,32 @@ def encode(
     """
     check_carrier(x, "x")
     target = as_coded(format)
+    if not dtype.is_floating_point or dtype in (torch.float32, torch.float64):
+        return _encoded(x, target, dtype)
+    return _viewed(x, target, dtype)
+
+
+def _viewed(x: Tensor, target: Format | TableFormat, dtype: torch.dtype) -> Tensor:
+    """Return codes as elements of torch's own dtype for a format."""
+    if dtype == torch.float4_e2m1fn_x2 and target == as_format("e2m1fn"):
+        if x.dim() == 0 or x.shape[-1] % 2:
+            raise ValueError(
+                f"{dtype} holds pairs of elements: the last dimension must be even, "
+                f"got shape {tuple(x.shape)}"
+            )
+        low, high = _encoded(x, target, torch.uint8).unflatten(-1, (-1, 2)).unbind(-1)
+        pairs: Tensor = low | high << 4
+        return pairs.view(dtype)
+    if not isinstance(target, Format) or str(dtype) != f"torch.{target.dtype}":
+        raise TypeError(
+            f"dtype must be {', '.join(str(one) for one in _INTEGERS)}, or torch's own "
+            f"for the format; {target.name or target!r} is not {dtype}"
+        )
+    integer = torch.uint8 if dtype.itemsize == 1 else torch.uint16
+    return _encoded(x, target, integer).view(dtype)
+
+
+def _encoded(x: Tensor, target: Format | TableFormat, dtype: torch.dtype) -> Tensor:
     _check_integer(dtype, target)
     if not isinstance(target, Format):
         return encode_table(x, target, dtype)
@@ -216,7 +244,8 @@ def decode(
         Codes of 64 bits are int64 with the same bits.
 
     Args:
-        codes: integer tensor with values in [0, 2^bits).
+        codes: integer tensor with values in [0, 2^bits), or a tensor of torch's own
+            dtype of the format, such as torch.float8_e4m3fn.
         format: a `Format`, a `Posit`, the name of one, or `Levels`.
         dtype: carrier of the result, float32 or float64; None takes float32 where it
             holds every value of the format, else float64.
@@ -238,10 +267,8 @@ def decode(
     """
     if not isinstance(codes, Tensor):
         raise TypeError(f"codes must be an integer tensor, got {type(codes).__name__}")
-    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        name = str(codes.dtype).removeprefix("torch.")
-        raise TypeError(f"codes must be an integer tensor, got {name}")
     target = as_coded(format)
+    codes = _plain_codes(codes, target)
     if not isinstance(target, Format):
         _check_range(codes, target)
         return decode_table(codes, target, torch.float32 if dtype is None else dtype)
@@ -267,6 +294,29 @@ def decode(
             "use dtype=torch.float64"
         )
     return result
+
+
+def _plain_codes(codes: Tensor, target: Format | TableFormat) -> Tensor:
+    """Return the integers behind elements of torch's own dtype for a format.
+
+    Raises:
+        TypeError: if the dtype is another one.
+    """
+    kind = codes.dtype
+    if kind == torch.float4_e2m1fn_x2 and target == as_format("e2m1fn"):
+        pairs = codes.view(torch.uint8)
+        return torch.stack([pairs & 15, pairs >> 4], -1).flatten(-2)
+    if kind.is_floating_point and isinstance(target, Format):
+        own = str(kind) == f"torch.{target.dtype}" and kind.itemsize <= 2
+        if own:
+            return codes.view(torch.uint8 if kind.itemsize == 1 else torch.uint16)
+    if kind.is_floating_point or kind.is_complex or kind == torch.bool:
+        name = str(kind).removeprefix("torch.")
+        raise TypeError(
+            f"codes must be an integer tensor, or one of torch's own dtype for the "
+            f"format, got {name}"
+        )
+    return codes
 
 
 def _check_range(codes: Tensor, target: Format | TableFormat) -> None:

@@ -10,6 +10,7 @@ import torch
 from tables import CARRIERS, DETERMINISTIC, MODES, VARIANTS
 
 import lowprec as lp
+from lowprec.arithmetic import decode, fits
 from lowprec.random import philox_words
 from lowprec.testing import assert_bit_equal, exact_table_round
 
@@ -93,9 +94,7 @@ def test_codes_of_tensors(target):
     assert target.decode(codes) == numbers
     x = torch.tensor(numbers, dtype=torch.float64)
     assert target.encode(x).tolist() == codes
-    decoded = lp.arithmetic._codec.decode(
-        torch.tensor(codes), target, dtype=torch.float64
-    )
+    decoded = decode(torch.tensor(codes), target, dtype=torch.float64)
     assert_bit_equal(decoded, x)
     assert max(codes) < 2**target.bits
     for wrong in (-0.0, 1.1, math.inf):
@@ -137,7 +136,7 @@ def inputs(target, carrier):
 @each_set
 def test_rounding_equals_the_oracle(target):
     for carrier in CARRIERS:
-        if not lp.arithmetic.fits(target, carrier):
+        if not fits(target, carrier):
             with pytest.raises(ValueError, match="float32 cannot hold every value"):
                 lp.round(torch.ones(1), target)
             continue

@@ -12,6 +12,7 @@ from gfloat import formats as gfloat_formats
 from gfloat.types import Domain, Signedness
 
 import lowprec as lp
+from lowprec.arithmetic import fits
 from lowprec.formats import Format, format
 
 # hardware.md section 4: P3109 binary8, signed; extended and finite maxima, bias.
@@ -69,7 +70,7 @@ def test_every_code_of_p3109_equals_gfloat(bits):
         assert target.bits == bits
         assert target.precision == judge.precision
         assert target.bias == judge.bias
-        if not lp.arithmetic.fits(target, torch.float64):  # wider than the judge
+        if not fits(target, torch.float64):  # wider than the judge
             assert bits >= 12
             continue
         values = target.decode(list(range(2**bits)))
@@ -88,7 +89,7 @@ def test_codes_of_wide_p3109_equal_gfloat(bits):
         for code in codes:
             value = target.decode(code)
             assert target.encode(value) == code
-            if lp.arithmetic.fits(target, torch.float64):
+            if fits(target, torch.float64):
                 assert same(value, gfloat.decode_float(judge, code).fval), name
 
 
