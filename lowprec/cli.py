@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from . import __version__
-from .formats import block_format, describe, format, formats, is_block_name
+from .formats import Posit, block_format, describe, format, formats, is_block_name
 
 _INTERRUPTED = 130
 _USER_ERRORS = (TypeError, ValueError, NotImplementedError, OSError, ImportError)
@@ -52,9 +52,15 @@ _EXPERIMENTS = {
 
 def _format_command(arguments: argparse.Namespace) -> None:
     blocks = [name for name in arguments.names if is_block_name(name)]
-    scalars = [name for name in arguments.names if name not in blocks]
+    posits = [posit for name in arguments.names if (posit := Posit.from_name(name))]
+    scalars = [
+        name
+        for name in arguments.names
+        if not is_block_name(name) and Posit.from_name(name) is None
+    ]
     tables = [describe(*map(format, scalars))] if scalars else []
-    print("\n\n".join([*tables, *(str(block_format(name)) for name in blocks)]))
+    others = [*posits, *map(block_format, blocks)]
+    print("\n\n".join([*tables, *map(str, others)]))
 
 
 def _formats_command(arguments: argparse.Namespace) -> None:

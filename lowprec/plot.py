@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from .formats import Format
+from .formats import Format, Posit
 from .formats import format as as_format
 from .rounding import Rounding, RoundingMode
 
@@ -32,11 +32,11 @@ _SAMPLES = 4001
 _SHOWN = 20
 
 
-def number_line(format: Format | str, *, axes: Any = None) -> tuple[Any, Any]:
+def number_line(format: Format | Posit | str, *, axes: Any = None) -> tuple[Any, Any]:
     """Draw every finite value of a format as a mark on a line.
 
     Args:
-        format: a `Format` or its name.
+        format: a `Format`, a `Posit`, or the name of one.
         axes: matplotlib axes; None makes a figure.
 
     Returns:
@@ -51,7 +51,7 @@ def number_line(format: Format | str, *, axes: Any = None) -> tuple[Any, Any]:
         >>> axes.get_title()
         'e4m3fn: 253 values'
     """
-    target = as_format(format)
+    target = _posit(format) or as_format(format)
     if target.bits > math.log2(_MOST_VALUES):
         raise ValueError(
             f"a number line shows formats of at most 16 bits, got {target.bits} of "
@@ -317,7 +317,14 @@ def _canvas(axes: Any, size: tuple[float, float]) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def _title(format: Format) -> str:
+def _posit(format: Any) -> Posit | None:
+    """Return the posit that a value or a name means, if it is one."""
+    if isinstance(format, Posit):
+        return format
+    return Posit.from_name(format) if isinstance(format, str) else None
+
+
+def _title(format: Format | Posit) -> str:
     return format.name or repr(format)
 
 

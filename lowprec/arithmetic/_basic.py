@@ -47,7 +47,8 @@ def add(
         a: float32 or float64 tensor, or a number.
         b: tensor of the same dtype that broadcasts with ``a``, or a number.
         rounding: a `Rounding`, or a `Format`, format name or torch dtype, which mean
-            nearest-even without saturation; at most 51 significant bits.
+            nearest-even without saturation; at most 53 significant bits, 51 in
+            stochastic modes.
         mode: overrides the rounding's mode.
         saturation: overrides the rounding's saturation.
         random_bits: overrides the rounding's number of random bits.
@@ -65,7 +66,8 @@ def add(
             one dtype.
         ValueError: if the dtype cannot hold the format's values, an integer is beyond
             2^53, devices differ, or both ``generator`` and ``seed`` are given.
-        NotImplementedError: for more than 51 significant bits.
+        NotImplementedError: for more than 51 significant bits in stochastic modes and
+            of fixed point.
 
     Example:
         >>> add(torch.tensor([256.0, 256.0]), torch.tensor([1.0, 3.0]), "bfloat16")

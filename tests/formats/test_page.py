@@ -12,7 +12,7 @@ import torch
 import lowprec as lp
 from lowprec.cli import main
 
-PAGE = Path(__file__).parent.parent / "docs" / "reference" / "formats.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "formats.md"
 TABLE = "<!-- lowprec formats --markdown -->"
 NAMES = "<!-- names in other libraries -->"
 

@@ -13,7 +13,7 @@ import pytest_lowprec
 from lowprec.testing import OperationSuite, RoundingSuite, SummationSuite
 from lowprec.testing import strategies as lps
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class TestOurRounding(RoundingSuite):
