@@ -183,6 +183,9 @@ def test_as_many_bits_as_the_carrier(name, mode):
         saturation = ("none", "finite", "propagate")[number % 3]
         rounding = Rounding(target, mode, saturation)
         check(name, near, rounding)
+        if name in ("add", "sub"):
+            large = torch.tensor([[1.0, -1.0, 1.0], [-1.0, 1.0, 1.0]]).double()
+            check(name, (large * torch.finfo(torch.float64).max).unbind(), rounding)
         check(name, [anything(150, torch.float64) for _ in range(arity)], rounding)
 
 

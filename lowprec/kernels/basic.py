@@ -99,7 +99,9 @@ def _sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def _nearest_sum(a: Tensor, b: Tensor) -> tuple[Nearest, Tensor]:
     total = a + b
     overflow = total.isinf() & a.isfinite() & b.isfinite()
-    shift = torch.where(overflow, -2, torch.where(total.abs() < 2.0**-_EDGE, _LIFT, 0))
+    # Only small terms have a small sum that is inexact.
+    small = torch.maximum(a.abs(), b.abs()) < 2.0**-_EDGE
+    shift = torch.where(overflow, -2, torch.where(small, _LIFT, 0))
     scale = _power(shift)
     return sum_of(a * scale, b * scale), -shift
 
