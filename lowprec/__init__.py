@@ -50,13 +50,19 @@ if _TYPE_CHECKING:
     from .arithmetic import dot as dot
     from .arithmetic import encode as encode
     from .arithmetic import encode_blocks as encode_blocks
+    from .arithmetic import exp as exp
     from .arithmetic import fma as fma
+    from .arithmetic import log as log
     from .arithmetic import matmul as matmul
     from .arithmetic import mul as mul
     from .arithmetic import pack as pack
     from .arithmetic import round as round
+    from .arithmetic import sigmoid as sigmoid
+    from .arithmetic import softmax as softmax
     from .arithmetic import sqrt as sqrt
     from .arithmetic import sub as sub
+    from .arithmetic import sum as sum
+    from .arithmetic import tanh as tanh
     from .arithmetic import unpack as unpack
 
 # Checkpoints that hold them load with torch.load(weights_only=True).
@@ -103,13 +109,19 @@ _ARITHMETIC = (
     "dot",
     "encode",
     "encode_blocks",
+    "exp",
     "fma",
+    "log",
     "matmul",
     "mul",
     "pack",
     "round",
+    "sigmoid",
+    "softmax",
     "sqrt",
     "sub",
+    "sum",
+    "tanh",
     "unpack",
 )
 _LAZY_NAMES = {

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from . import __version__
-from .formats import block_format, describe, format, formats, is_block_name
+from .formats import Posit, block_format, describe, format, formats, is_block_name
 
 _INTERRUPTED = 130
 _USER_ERRORS = (TypeError, ValueError, NotImplementedError, OSError, ImportError)
@@ -74,13 +74,43 @@ _EXPERIMENTS = {
 
 def _format_command(arguments: argparse.Namespace) -> None:
     blocks = [name for name in arguments.names if is_block_name(name)]
-    scalars = [name for name in arguments.names if name not in blocks]
+    posits = [posit for name in arguments.names if (posit := Posit.from_name(name))]
+    scalars = [
+        name
+        for name in arguments.names
+        if not is_block_name(name) and Posit.from_name(name) is None
+    ]
     tables = [describe(*map(format, scalars))] if scalars else []
-    print("\n\n".join([*tables, *(str(block_format(name)) for name in blocks)]))
+    others = [*posits, *map(block_format, blocks)]
+    print("\n\n".join([*tables, *map(str, others)]))
 
 
-def _formats_command(_: argparse.Namespace) -> None:
-    print(formats())
+def _formats_command(arguments: argparse.Namespace) -> None:
+    known = formats()
+    print(known._repr_markdown_() if arguments.markdown else known)
+
+
+def _vectors_command(arguments: argparse.Namespace) -> None:
+    from .testing import _vectors
+
+    _vectors.run(arguments)
+
+
+def _plot_command(arguments: argparse.Namespace) -> None:
+    from . import plot
+
+    picture, names = arguments.picture, arguments.names
+    if picture == "spacing":
+        figure, _ = plot.spacing(*names)
+    elif len(names) > 1:
+        raise ValueError(f"{picture} shows one format, got {' '.join(names)}")
+    elif picture == "staircase":
+        figure, _ = plot.staircase(names[0], arguments.mode)
+    else:
+        figure, _ = plot.number_line(names[0])
+    path = arguments.out or f"{'-'.join(names)}-{picture}.png"
+    figure.savefig(path, dpi=150)
+    print(f"wrote {path}")
 
 
 def _run_command(arguments: argparse.Namespace) -> None:
@@ -160,7 +190,15 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("names", nargs="+", metavar="NAME", help="such as bfloat16, e8m15")
     one.set_defaults(handler=_format_command)
     table = commands.add_parser("formats", help="table of all known formats")
+    table.add_argument("--markdown", action="store_true", help="as Markdown")
     table.set_defaults(handler=_formats_command)
+
+    bench = commands.add_parser(
+        "vectors", help="write test vectors of an operation as CSV"
+    )
+    _add_vectors(bench)
+    picture = commands.add_parser("plot", help="draw a format as a PNG")
+    _add_plot(picture)
 
     run = commands.add_parser("run", help="run an experiment, save JSON and PNG")
     experiments = run.add_subparsers(
@@ -188,6 +226,23 @@ def _add_experiments(experiments: Any) -> None:
         entry.module().add_arguments(command)
         _add_threads(command)
         command.set_defaults(handler=_run_command, entry=entry)
+
+
+def _add_vectors(command: argparse.ArgumentParser) -> None:
+    from .testing import _vectors
+
+    _vectors.add_arguments(command)
+    command.set_defaults(handler=_vectors_command)
+
+
+def _add_plot(command: argparse.ArgumentParser) -> None:
+    command.add_argument("picture", choices=["number-line", "spacing", "staircase"])
+    command.add_argument("names", nargs="+", metavar="NAME", help="such as e4m3fn")
+    command.add_argument(
+        "--mode", default="nearest_even", help="of the staircase [nearest_even]"
+    )
+    command.add_argument("--out", help="path of the PNG [NAME-PICTURE.png]")
+    command.set_defaults(handler=_plot_command)
 
 
 def _add_figure(figure: argparse.ArgumentParser) -> None:

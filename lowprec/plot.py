@@ -11,21 +11,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
-from .formats import Format
+from .formats import Format, Posit
 from .formats import format as as_format
+from .rounding import Rounding, RoundingMode
 
-__all__ = ["exponents", "heat_map", "number_line", "traces"]
+__all__ = [
+    "exponents",
+    "heat_map",
+    "number_line",
+    "spacing",
+    "staircase",
+    "traces",
+]
 
 _MOST_VALUES = 1 << 16
+_SAMPLES = 4001
+_SHOWN = 20
 
 
-def number_line(format: Format | str, *, axes: Any = None) -> tuple[Any, Any]:
+def number_line(format: Format | Posit | str, *, axes: Any = None) -> tuple[Any, Any]:
     """Draw every finite value of a format as a mark on a line.
 
     Args:
-        format: a `Format` or its name.
+        format: a `Format`, a `Posit`, or the name of one.
         axes: matplotlib axes; None makes a figure.
 
     Returns:
@@ -40,7 +51,7 @@ def number_line(format: Format | str, *, axes: Any = None) -> tuple[Any, Any]:
         >>> axes.get_title()
         'e4m3fn: 253 values'
     """
-    target = as_format(format)
+    target = _posit(format) or as_format(format)
     if target.bits > math.log2(_MOST_VALUES):
         raise ValueError(
             f"a number line shows formats of at most 16 bits, got {target.bits} of "
@@ -53,6 +64,110 @@ def number_line(format: Format | str, *, axes: Any = None) -> tuple[Any, Any]:
     axes.set_xlabel("value")
     axes.set_title(f"{_title(target)}: {len(values)} values")
     return figure, axes
+
+
+def spacing(*formats: Format | str, axes: Any = None) -> tuple[Any, Any]:
+    """Draw how far apart the values of formats are, relative to the values.
+
+    ulp(x) / x at the powers of two, where it is largest in their binade: 2^(1-p) for
+    normal numbers, up to 1 for subnormal ones. The width shows the range.
+
+    Args:
+        formats: one or more formats or their names.
+        axes: matplotlib axes; None makes a figure.
+
+    Returns:
+        The figure and the axes.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+        ValueError: if no format is given.
+
+    Example:
+        >>> figure, axes = spacing("e4m3fn", "e5m2")
+        >>> [line.get_label() for line in axes.lines]
+        ['e4m3fn', 'e5m2']
+    """
+    if not formats:
+        raise ValueError("spacing needs at least one format, such as 'e4m3fn'")
+    figure, axes = _canvas(axes, (7.0, 4.0))
+    for number, given in enumerate(formats):
+        target = as_format(given)
+        first = math.frexp(float(target.smallest_subnormal))[1] - 1
+        powers = [math.ldexp(1.0, e) for e in range(first, target.emax + 1)]
+        distances = [float(target.ulp(x)) / x for x in powers]
+        # The last binade ends at the largest value.
+        x = [*powers, max(float(target.max), powers[-1])]
+        style = ("-", "--", ":", "-.")[number % 4]
+        y = [*distances, distances[-1]]
+        axes.plot(x, y, label=_title(target), linestyle=style, linewidth=1.8)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xlabel("value $x$")
+    axes.set_ylabel("ulp($x$) / $x$")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure, axes
+
+
+def staircase(
+    format: Format | str,
+    mode: RoundingMode | str = "nearest_even",
+    *,
+    limit: float | None = None,
+    axes: Any = None,
+) -> tuple[Any, Any]:
+    """Draw rounded numbers over the numbers, with the identity beside them.
+
+    Args:
+        format: a `Format` or its name, whose values float64 holds.
+        mode: rounding mode; of stochastic modes one sample is drawn as dots.
+        limit: the largest number; None shows 20 positive values, or all and what is
+            beyond them.
+        axes: matplotlib axes; None makes a figure.
+
+    Returns:
+        The figure and the axes.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+        ValueError: if the mode is unknown.
+
+    Example:
+        >>> figure, axes = staircase("e2m1fn", "toward_zero")
+        >>> axes.get_title()
+        'e2m1fn, toward_zero'
+    """
+    from .arithmetic import round
+
+    rounding = Rounding(format, mode)
+    target = rounding.format
+    if limit is None:
+        shown, largest = _shown(target), float(target.max)
+        limit = 1.15 * largest if shown == largest else shown
+    start = -limit if target.signed else 0.0
+    x = torch.linspace(start, limit, _SAMPLES, dtype=torch.float64)
+    y = round(x, rounding, seed=0 if rounding.stochastic else None)
+    y = torch.where(y.isfinite(), y, torch.nan)
+    figure, axes = _canvas(axes, (5.0, 5.0))
+    axes.plot(x, x, color="0.7", linewidth=1, label="identity")
+    marks = {"linestyle": "", "marker": ".", "markersize": 2}
+    style = marks if rounding.stochastic else {"linewidth": 1.5}
+    axes.plot(x, y, color="C0", label="rounded", **style)
+    axes.set_aspect("equal")
+    axes.set_xlabel("number")
+    axes.set_ylabel("rounded")
+    axes.set_title(f"{_title(target)}, {rounding.mode.value}")
+    axes.legend(loc="upper left")
+    return figure, axes
+
+
+def _shown(target: Format) -> float:
+    """Return the twentieth positive value, or the largest."""
+    value = 0.0
+    for _ in range(_SHOWN):
+        value = min(value + float(target.ulp(value)), float(target.max))
+    return value
 
 
 def traces(
@@ -202,7 +317,14 @@ def _canvas(axes: Any, size: tuple[float, float]) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def _title(format: Format) -> str:
+def _posit(format: Any) -> Posit | None:
+    """Return the posit that a value or a name means, if it is one."""
+    if isinstance(format, Posit):
+        return format
+    return Posit.from_name(format) if isinstance(format, str) else None
+
+
+def _title(format: Format | Posit) -> str:
     return format.name or repr(format)
 
 

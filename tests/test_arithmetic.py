@@ -10,15 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import CARRIERS, MODES
+from tables import CARRIERS, DETERMINISTIC, MODES
 
 import lowprec as lp
 from lowprec import Format, Rounding
 from lowprec.rounding import RoundingMode
-from lowprec.testing import assert_bit_equal, exact_round
+from lowprec.testing import assert_bit_equal, exact_operation, exact_round
 from lowprec.testing import random_word as word
 from lowprec.testing import strategies as lps
-from lowprec.testing._oracle import floor_log2
 
 OPERATIONS = {
     "add": (lp.add, 2),
@@ -28,93 +27,16 @@ OPERATIONS = {
     "sqrt": (lp.sqrt, 1),
     "fma": (lp.fma, 3),
 }
-_ROOT_BITS = 120
-
-
-def sign_of(x):
-    return math.copysign(1.0, x) if isinstance(x, float) else (x > 0) - (x < 0.0)
-
-
-def plus(a, b, mode):
-    """Return a + b exactly; a and b are floats, or Fractions that are not zero."""
-    floats = [x if isinstance(x, float) else sign_of(x) for x in (a, b)]
-    if not all(map(math.isfinite, floats)):
-        return sum(floats)
-    total = Fraction(a) + Fraction(b)
-    if total != 0:
-        return total
-    if a == 0 and b == 0 and sign_of(a) == sign_of(b):
-        return a
-    return -0.0 if mode is RoundingMode.TOWARD_NEGATIVE else 0.0
-
-
-def times(a, b):
-    if 0 in (a, b) or not (math.isfinite(a) and math.isfinite(b)):
-        small = [max(min(x, 2.0), -2.0) if math.isfinite(x) else x for x in (a, b)]
-        small = [sign_of(x) if 0 < abs(x) < 2 else x for x in small]
-        return small[0] * small[1]
-    return Fraction(a) * Fraction(b)
-
-
-def over(a, b):
-    if math.isnan(a) or math.isnan(b) or (a == b == 0):
-        return math.nan
-    sign = sign_of(a) * sign_of(b)
-    if math.isinf(a):
-        return math.nan if math.isinf(b) else sign * math.inf
-    if b == 0:
-        return sign * math.inf
-    if a == 0 or math.isinf(b):
-        return sign * 0.0
-    return Fraction(a) / Fraction(b)
-
-
-def root(a):
-    """Return the root if it has few bits, else 120 of its bits and a last one more."""
-    if a == 0 or math.isnan(a) or a == math.inf:
-        return a
-    if a < 0:
-        return math.nan
-    exact = Fraction(a)
-    shift = 2 * _ROOT_BITS - floor_log2(exact)
-    shift += shift % 2
-    scaled = exact * Fraction(4) ** (shift // 2)
-    assert scaled.denominator == 1
-    floor = math.isqrt(int(scaled))
-    value = Fraction(floor) + (Fraction(1, 2) if floor**2 != scaled else 0)
-    return value / Fraction(2) ** (shift // 2)
-
-
-def exactly(name, operands, mode):
-    if name == "add":
-        return plus(*operands, mode)
-    if name == "sub":
-        return plus(operands[0], -operands[1], mode)
-    if name == "fma":
-        return plus(times(*operands[:2]), operands[2], mode)
-    return {"mul": times, "div": over, "sqrt": root}[name](*operands)
-
-
-def to_odd(x):
-    """Round to odd to 53 bits, as stochastic modes see exact results."""
-    if x == 0 or not isinstance(x, Fraction):
-        return x
-    quantum = Fraction(2) ** (floor_log2(abs(x)) - 52)
-    k = math.floor(abs(x) / quantum)
-    k += k * quantum != abs(x) and k % 2 == 0
-    return k * quantum if x > 0 else -k * quantum
 
 
 def expected(name, operands, rounding, seed=0):
     """Return the oracle's result for lists of operands."""
-    results = []
-    for index, each in enumerate(zip(*operands, strict=True)):
-        value = exactly(name, each, rounding.mode)
-        if rounding.stochastic:
-            results.append(exact_round(to_odd(value), rounding, word(seed, index)))
-        else:
-            results.append(exact_round(value, rounding))
-    return results
+    return [
+        exact_operation(
+            name, each, rounding, word(seed, index) if rounding.stochastic else 0
+        )
+        for index, each in enumerate(zip(*operands, strict=True))
+    ]
 
 
 def check(name, tensors, rounding, dtypes=None):
@@ -203,6 +125,16 @@ TARGETS = {
         Format(precision=9, emax=1023, subnormals=False),
     ],
 }
+# No room for a second rounding.
+WHOLE = [
+    "binary64",
+    "e8m51",
+    "e8m52",
+    Format(precision=53, emax=200, emin=-1022),
+    Format(precision=52, emax=900, emin=-900, subnormals=False),
+    Format(precision=53, emax=60, infinities=False, nans=False, encoding="finite"),
+    Format(precision=53, emax=1023, signed=False, signed_zero=False),
+]
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
@@ -214,6 +146,47 @@ def test_any_operands(name, mode, dtype):
         saturation = ("none", "finite", "propagate")[number % 3]
         tensors = [anything(80, dtype) for _ in range(arity)]
         check(name, tensors, Rounding(target, mode, saturation))
+
+
+def ties(count):
+    """Operands whose sums, products and fused products lie half-way, or nearly."""
+    one = torch.randint(2**52, 2**53, (count,)) | 1
+    a = one.double() * 2.0 ** torch.randint(-60, 60, (count,))
+    ulp = (a / one.double()).abs()
+    b = (
+        ulp
+        * torch.tensor([0.5, 0.25, 0.5 + 2**-40, -0.25, -0.5, 1.5, 0.0, 3.0])[
+            torch.randint(8, (count,))
+        ]
+    )
+    power = torch.randint(2, (count,)).bool()
+    a = torch.where(power, ulp * 2.0**52, a)  # powers of two, whose ulps differ
+    tiny = ulp * 2.0 ** -torch.randint(1, 150, (count,))
+    return a, b, tiny * torch.randint(-1, 2, (count,))
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+@pytest.mark.parametrize("mode", DETERMINISTIC)
+def test_as_many_bits_as_the_carrier(name, mode):
+    _, arity = OPERATIONS[name]
+    a, b, c = ties(150)
+    near = {
+        "fma": (
+            torch.cat([a, a]),
+            torch.cat([1 + 2.0**-52 + 0 * b, b.sign()]),
+            torch.cat([b, c]),
+        ),
+        "mul": (torch.cat([a, b]), torch.cat([1 + 2.0**-52 + 0 * b, 1.5 + 0 * b])),
+        "sqrt": (torch.cat([a, a * a]).abs(),),
+    }.get(name, (torch.cat([a, b, a]), torch.cat([b, a, c])))
+    for number, target in enumerate(WHOLE):
+        saturation = ("none", "finite", "propagate")[number % 3]
+        rounding = Rounding(target, mode, saturation)
+        check(name, near, rounding)
+        if name in ("add", "sub"):
+            large = torch.tensor([[1.0, -1.0, 1.0], [-1.0, 1.0, 1.0]]).double()
+            check(name, (large * torch.finfo(torch.float64).max).unbind(), rounding)
+        check(name, [anything(150, torch.float64) for _ in range(arity)], rounding)
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
@@ -250,13 +223,8 @@ MPFR_MODES = {
 }
 
 
-@pytest.mark.parametrize("name", list(OPERATIONS))
-@pytest.mark.parametrize("mode", list(MPFR_MODES))
-@pytest.mark.parametrize("target", ["bfloat16", "binary16", "e8m50", "e11m50", "e11m5"])
-def test_mpfr_agrees(name, mode, target):
-    function, arity = OPERATIONS[name]
-    fmt = lp.format(target)
-    tensors = [anything(400, torch.float64) for _ in range(arity)]
+def mpfr_results(name, fmt, mode, tensors):
+    """MPFR's results: one rounding to a precision and range, with subnormals."""
     wide = gmpy2.context(precision=53)
     narrow = gmpy2.context(
         precision=fmt.precision,
@@ -266,14 +234,58 @@ def test_mpfr_agrees(name, mode, target):
         round=MPFR_MODES[mode],
     )
     method = getattr(narrow, name)
-    rows = zip(*[x.tolist() for x in tensors], strict=True)
-    results = []
-    for row in rows:
-        with gmpy2.context(wide):
-            operands = [gmpy2.mpfr(x) for x in row]
-        results.append(float(method(*operands)))
-    actual = function(*tensors, target, mode)
-    assert_bit_equal(actual, torch.tensor(results, dtype=torch.float64))
+    with gmpy2.context(wide):
+        columns = [[gmpy2.mpfr(x) for x in tensor.tolist()] for tensor in tensors]
+    results = [float(method(*row)) for row in zip(*columns, strict=True)]
+    return torch.tensor(results, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+@pytest.mark.parametrize("mode", list(MPFR_MODES))
+@pytest.mark.parametrize("target", ["bfloat16", "binary16", "e8m50", "e11m50", "e11m5"])
+def test_mpfr_agrees(name, mode, target):
+    function, arity = OPERATIONS[name]
+    tensors = [anything(400, torch.float64) for _ in range(arity)]
+    wanted = mpfr_results(name, lp.format(target), mode, tensors)
+    assert_bit_equal(function(*tensors, target, mode), wanted)
+
+
+# Every precision that is emulated, in narrow and in wide ranges.
+MPFR_FORMATS = [
+    Format(precision=p, emax=15 if p % 3 == 0 else 127 if p % 3 == 1 else 1023)
+    for p in range(4, 54)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_mpfr_agrees_a_million_times(name):
+    function, arity = OPERATIONS[name]
+    cases = 0
+    for fmt, mode in itertools.product(MPFR_FORMATS, MPFR_MODES):
+        tensors = [anything(5000, torch.float64) for _ in range(arity)]
+        wanted = mpfr_results(name, fmt, mode, tensors)
+        assert_bit_equal(function(*tensors, fmt, mode), wanted)
+        cases += len(wanted)
+    assert cases == 1_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "sqrt"])
+@pytest.mark.parametrize("target", ["e2m2", "e3m1", "e5m2", "e4m3fn"])
+def test_all_operands_of_5_and_of_8_bits(name, mode, target):
+    arity = OPERATIONS[name][1]
+    rows = torch.tensor(list(itertools.product(values(target), repeat=arity)))
+    check(name, rows.unbind(1), Rounding(target, mode), [torch.float32])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("target", ["e2m2", "e3m1"])
+def test_all_triples_of_5_bits(mode, target):
+    rows = torch.tensor(list(itertools.product(values(target), repeat=3)))
+    check("fma", rows.unbind(1), Rounding(target, mode), [torch.float32])
 
 
 PROCESSOR = {
@@ -372,7 +384,12 @@ ONES = torch.ones(2, 3)
         (lambda: lp.fma(1, ONES, ONES.double(), "e5m2"), TypeError, "b and c must ha"),
         (lambda: lp.add(ONES, ONES.to("meta"), "e5m2"), ValueError, "same device"),
         (lambda: lp.add(ONES, 1, "e8m24"), ValueError, "use float64 operands"),
-        (lambda: lp.add(ONES.double(), 1, "e8m51"), NotImplementedError, "51 signif"),
+        (
+            lambda: lp.add(ONES.double(), 1, "e8m51", "stochastic"),
+            NotImplementedError,
+            "51 signif",
+        ),
+        (lambda: lp.mul(ONES.double(), 1, "fixed53f0"), NotImplementedError, "51 sig"),
         (lambda: lp.add(ONES, 2**53 + 1, "e5m2"), ValueError, r"exact up to 2\^53"),
         (lambda: lp.add(ONES, ONES[:, :2], "e5m2"), RuntimeError, "size|shape"),
         (

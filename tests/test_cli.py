@@ -39,6 +39,14 @@ def test_format_prints_block_formats_too(capsys):
     assert "bits per value       4.25" in text
 
 
+def test_format_prints_posits_too(capsys):
+    assert main(["format", "posit8_0", "e2m1fn"]) == 0
+    text = capsys.readouterr().out
+    assert "e2m1fn" in text.splitlines()[0]
+    assert "posit8_0" in text
+    assert "smallest positive  0.015625" in text
+
+
 def test_formats_lists_known_names(capsys):
     status, out, _ = outcome(capsys, "formats")
     assert status == 0

@@ -1,9 +1,13 @@
 """lowprec.plot: what the figures show, read back from matplotlib's artists."""
 
+import re
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 
 import lowprec as lp
+from lowprec.cli import main
 from lowprec.measure import Ledger
 
 pytest.importorskip("matplotlib")
@@ -74,3 +78,67 @@ def test_heat_maps_show_finite_numbers(tmp_path):
     assert [text.get_text() for text in axes.texts] == ["30", "12.5"]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b"]
     assert drawn(figure, tmp_path / "map.png")
+
+
+def test_spacing_is_relative_to_powers_of_two(tmp_path):
+    figure, axes = lp.plot.spacing("e4m3fn", "bfloat16")
+    first, second = axes.lines
+    assert (first.get_label(), second.get_label()) == ("e4m3fn", "bfloat16")
+    x, y = first.get_xdata(), first.get_ydata()
+    assert (x[0], y[0]) == (2.0**-9, 1.0)  # subnormal
+    assert list(y[x >= 2.0**-6]) == [2.0**-3] * 16
+    assert x[-1] == 448
+    assert second.get_ydata()[-1] == 2.0**-7
+    assert drawn(figure, tmp_path / "spacing.png")
+    with pytest.raises(ValueError, match="at least one format"):
+        lp.plot.spacing()
+
+
+def test_staircases_have_the_values_as_steps(tmp_path):
+    figure, axes = lp.plot.staircase("e2m1fn", "toward_zero")
+    identity, steps = axes.lines
+    x, y = np.asarray(steps.get_xdata()), np.asarray(steps.get_ydata())
+    assert set(y.tolist()) == {float(value) for value in lp.format("e2m1fn").values()}
+    assert np.all(np.abs(y) <= np.abs(x))
+    assert np.array_equal(np.asarray(identity.get_ydata()), x)
+    assert drawn(figure, tmp_path / "staircase.png")
+    _, axes = lp.plot.staircase("bfloat16", "stochastic", limit=1.0)
+    assert axes.lines[1].get_marker() == "."
+    _, axes = lp.plot.staircase("uint4")
+    assert min(axes.lines[1].get_xdata()) == 0
+    with pytest.raises(ValueError, match="rounding mode"):
+        lp.plot.staircase("e2m1fn", "sideways")
+
+
+@pytest.mark.parametrize("picture", ["number-line", "spacing", "staircase"])
+def test_command_writes_a_picture(picture, tmp_path, capsys):
+    path = tmp_path / "picture.png"
+    assert main(["plot", picture, "e3m2", "--out", str(path)]) == 0
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    assert capsys.readouterr().out == f"wrote {path}\n"
+
+
+def test_command_refuses_what_no_picture_shows(capsys):
+    assert main(["plot", "number-line", "e3m2", "e2m1"]) == 2
+    assert "number-line shows one format, got e3m2 e2m1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["e2m1fn", "e4m3fn", "binary64", "uint8", "int8", "e8m0fnu", "binary8p1se"]
+)
+def test_notebooks_show_a_number_line(name):
+    fmt = lp.format(name)
+    page = ElementTree.fromstring(fmt._repr_html_())
+    path, axis = page.findall("svg/path")
+    marks = re.findall(r"M(\S+) \d+v-\d+", path.get("d"))
+    left, right = re.fullmatch(r"M(\d+) \d+H(\d+)", axis.get("d")).groups()
+    assert all(float(left) <= float(x) <= float(right) for x in marks)
+    texts = [text.text for text in page.findall("svg/text")]
+    assert f"{float(fmt.max):.4g}" in texts
+    if "values" in texts[-1]:
+        assert len(marks) == len(fmt.values())
+    else:
+        assert name == "binary64"
+        assert 100 < len(marks) < 500
+    assert name in page.find("table").itertext()
+    assert ("0" in texts) == (name != "e8m0fnu")

@@ -17,6 +17,10 @@ from ._correct import WIDEST as WIDEST
 from ._correct import Operands as Operands
 from ._correct import aligned as aligned
 from ._correct import with_gradient_of as with_gradient_of
+from ._elementary import exp as exp
+from ._elementary import log as log
+from ._elementary import sigmoid as sigmoid
+from ._elementary import tanh as tanh
 from ._matmul import check_product_shapes as check_product_shapes
 from ._matmul import dot as dot
 from ._matmul import gemm as gemm
@@ -30,3 +34,8 @@ from ._packing import unpack as unpack
 from ._round import check_carrier as check_carrier
 from ._round import refuse_compiled_transforms as refuse_compiled_transforms
 from ._round import round as round
+from ._softmax import softmax as softmax
+from ._sum import row_sums as row_sums
+from ._sum import sum as sum
+from ._sum import sum_over as sum_over
+from ._sum import summable as summable

@@ -2,65 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from ..kernels import basic as kernel
-from ..random import as_seed
-from ..rounding import Rounding, RoundingLike, RoundingMode, Saturation, Variant
-from ._correct import aligned, check_operands, computed, with_gradient_of
-from ._node import has_dual_numbers, refuse_tangents
+from ..rounding import RoundingLike, RoundingMode, Saturation, Variant
+from ._correct import SUB, Operation, apply_rounded
 from ._overrides import overridable
-from ._round import chosen, refuse_compiled_transforms, transforms_active
+from ._round import chosen
 
-
-class _Operation(NamedTuple):
-    """A kernel, and torch's operation in the carrier that knows the gradient."""
-
-    kernel: int
-    carrier: Callable[..., Tensor]
-
-
-_ADD = _Operation(kernel.ADD, torch.add)
-_SUB = _Operation(kernel.ADD, torch.sub)  # of the negated operand, which is exact
-_MUL = _Operation(kernel.MUL, torch.mul)
-_DIV = _Operation(kernel.DIV, torch.div)
-_SQRT = _Operation(kernel.SQRT, torch.sqrt)
-_FMA = _Operation(kernel.FMA, lambda a, b, c: a * b + c)
-
-
-def _apply(
-    operation: _Operation,
-    name: str,
-    operands: dict[str, Tensor | float],
-    rounding: Rounding,
-    generator: torch.Generator | None,
-    seed: int | Tensor | None,
-    offset: int,
-) -> Tensor:
-    """Check, compute, and attach the gradient of torch's operation if it is needed."""
-    refuse_compiled_transforms(f"lowprec.{name}")
-    if seed is not None and generator is not None:
-        raise ValueError("give either seed= or generator=, not both")
-    dtype = check_operands(name, operands, rounding)
-    key = as_seed(seed, generator) if rounding.stochastic else None
-    given = list(operands.values())
-    exact = [given[0], -given[1]] if operation is _SUB else given
-    inputs = aligned(*exact)
-    differentiable = torch.is_grad_enabled() and any(
-        isinstance(x, Tensor) and x.requires_grad for x in given
-    )
-    if not differentiable and not transforms_active():
-        if has_dual_numbers():
-            refuse_tangents(*given)
-        return computed(operation.kernel, inputs, dtype, rounding, key, offset)
-    y = operation.carrier(*given)
-    return with_gradient_of(
-        y, operation.kernel, inputs, dtype, rounding, key, offset=offset
-    )
+_ADD = Operation(kernel.ADD, torch.add)
+_MUL = Operation(kernel.MUL, torch.mul)
+_DIV = Operation(kernel.DIV, torch.div)
+_SQRT = Operation(kernel.SQRT, torch.sqrt)
+_FMA = Operation(kernel.FMA, lambda a, b, c: a * b + c)
 
 
 @overridable
@@ -92,7 +47,8 @@ def add(
         a: float32 or float64 tensor, or a number.
         b: tensor of the same dtype that broadcasts with ``a``, or a number.
         rounding: a `Rounding`, or a `Format`, format name or torch dtype, which mean
-            nearest-even without saturation; at most 51 significant bits.
+            nearest-even without saturation; at most 53 significant bits, 51 in
+            stochastic modes.
         mode: overrides the rounding's mode.
         saturation: overrides the rounding's saturation.
         random_bits: overrides the rounding's number of random bits.
@@ -110,7 +66,8 @@ def add(
             one dtype.
         ValueError: if the dtype cannot hold the format's values, an integer is beyond
             2^53, devices differ, or both ``generator`` and ``seed`` are given.
-        NotImplementedError: for more than 51 significant bits.
+        NotImplementedError: for more than 51 significant bits in stochastic modes and
+            of fixed point.
 
     Example:
         >>> add(torch.tensor([256.0, 256.0]), torch.tensor([1.0, 3.0]), "bfloat16")
@@ -121,7 +78,7 @@ def add(
         to odd).
     """
     fl = chosen(rounding, mode, saturation, random_bits, variant)
-    return _apply(_ADD, "add", {"a": a, "b": b}, fl, generator, seed, offset)
+    return apply_rounded(_ADD, "add", {"a": a, "b": b}, fl, generator, seed, offset)
 
 
 @overridable
@@ -171,7 +128,7 @@ def sub(
         IEEE 754-2019 section 5.4.1.
     """
     fl = chosen(rounding, mode, saturation, random_bits, variant)
-    return _apply(_SUB, "sub", {"a": a, "b": b}, fl, generator, seed, offset)
+    return apply_rounded(SUB, "sub", {"a": a, "b": b}, fl, generator, seed, offset)
 
 
 @overridable
@@ -221,7 +178,7 @@ def mul(
         IEEE 754-2019 section 5.4.1.
     """
     fl = chosen(rounding, mode, saturation, random_bits, variant)
-    return _apply(_MUL, "mul", {"a": a, "b": b}, fl, generator, seed, offset)
+    return apply_rounded(_MUL, "mul", {"a": a, "b": b}, fl, generator, seed, offset)
 
 
 @overridable
@@ -271,7 +228,7 @@ def div(
         IEEE 754-2019 section 5.4.1.
     """
     fl = chosen(rounding, mode, saturation, random_bits, variant)
-    return _apply(_DIV, "div", {"a": a, "b": b}, fl, generator, seed, offset)
+    return apply_rounded(_DIV, "div", {"a": a, "b": b}, fl, generator, seed, offset)
 
 
 @overridable
@@ -319,7 +276,7 @@ def sqrt(
         IEEE 754-2019 section 5.4.1.
     """
     fl = chosen(rounding, mode, saturation, random_bits, variant)
-    return _apply(_SQRT, "sqrt", {"a": a}, fl, generator, seed, offset)
+    return apply_rounded(_SQRT, "sqrt", {"a": a}, fl, generator, seed, offset)
 
 
 @overridable
@@ -372,4 +329,6 @@ def fma(
         IEEE 754-2019 section 5.4.1 (fusedMultiplyAdd).
     """
     fl = chosen(rounding, mode, saturation, random_bits, variant)
-    return _apply(_FMA, "fma", {"a": a, "b": b, "c": c}, fl, generator, seed, offset)
+    return apply_rounded(
+        _FMA, "fma", {"a": a, "b": b, "c": c}, fl, generator, seed, offset
+    )

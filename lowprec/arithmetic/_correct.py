@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..kernels import basic as kernel
+from ..random import as_seed
 from ..rounding import Rounding
 from ._codec import fits
-from ._node import applied
-from ._round import check_carrier, round
+from ._node import applied, has_dual_numbers, refuse_tangents
+from ._round import (
+    check_carrier,
+    refuse_compiled_transforms,
+    round,
+    transforms_active,
+)
 
-WIDEST = 51
+WIDEST = 51  # after a rounding to odd
+CARRIER_BITS = 53
 _LARGEST_INTEGER = 2**53
 
 # Operands of every kernel: a, b, c. Those that it does not use are a again.
 Operands = tuple[Tensor, Tensor, Tensor]
+
+
+class Operation(NamedTuple):
+    """A kernel, and torch's operation in the carrier that knows the gradient."""
+
+    kernel: int
+    carrier: Callable[..., Tensor]
+
+
+# Adds the negated operand, which is exact.
+SUB = Operation(kernel.ADD, torch.sub)
 
 
 class _Rounded(torch.autograd.Function):
@@ -54,6 +73,40 @@ class _Rounded(torch.autograd.Function):
         if ctx.rounding is not None:
             gradient = round(gradient, ctx.rounding, seed=seed)
         return gradient.to(ctx.dtype), *(None,) * 10
+
+
+class _Valued(torch.autograd.Function):
+    """A value, with the gradient of another tensor of its shape."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient, None
+
+
+def valued(value: Tensor, carrier: Callable[[], Tensor], x: Tensor) -> Tensor:
+    """Return a value with the gradient of torch's operation in the carrier.
+
+    Args:
+        value: what the operation on ``x`` returns, without autograd.
+        carrier: computes torch's own result, where a gradient is needed.
+        x: the operand.
+    """
+    differentiable = torch.is_grad_enabled() and x.requires_grad
+    if not differentiable and not transforms_active():
+        if has_dual_numbers():
+            refuse_tangents(x)
+        return value
+    return applied(_Valued, carrier(), value)
 
 
 def computed(
@@ -113,6 +166,38 @@ def with_gradient_of(
     )
 
 
+def apply_rounded(
+    operation: Operation,
+    name: str,
+    operands: dict[str, Tensor | float],
+    rounding: Rounding,
+    generator: torch.Generator | None,
+    seed: int | Tensor | None,
+    offset: int,
+) -> Tensor:
+    """Check, compute, and attach the gradient of torch's operation if it is needed."""
+    refuse_compiled_transforms(f"lowprec.{name}")
+    if seed is not None and generator is not None:
+        raise ValueError("give either seed= or generator=, not both")
+    whole = operation.kernel <= kernel.FMA
+    dtype = check_operands(name, operands, rounding, whole=whole)
+    key = as_seed(seed, generator) if rounding.stochastic else None
+    given = list(operands.values())
+    exact = [given[0], -given[1]] if operation is SUB else given
+    inputs = aligned(*exact)
+    differentiable = torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in given
+    )
+    if not differentiable and not transforms_active():
+        if has_dual_numbers():
+            refuse_tangents(*given)
+        return computed(operation.kernel, inputs, dtype, rounding, key, offset)
+    y = operation.carrier(*given)
+    return with_gradient_of(
+        y, operation.kernel, inputs, dtype, rounding, key, offset=offset
+    )
+
+
 def aligned(*given: Tensor | float) -> Operands:
     """Return one to three operands as three broadcast tensors, without rounding any."""
     device = next(x.device for x in given if isinstance(x, Tensor))
@@ -139,9 +224,15 @@ _is_narrow._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def check_operands(
-    name: str, operands: dict[str, Any], rounding: Rounding
+    name: str, operands: dict[str, Any], rounding: Rounding, *, whole: bool = False
 ) -> torch.dtype:
     """Return the dtype of the result.
+
+    Args:
+        name: of the function.
+        operands: by their names.
+        rounding: of the exact result.
+        whole: whether deterministic modes may need all bits of float64.
 
     Raises:
         TypeError: for operands that are no carriers, or differ.
@@ -179,15 +270,32 @@ def check_operands(
                 f"{first} and {key} must be on the same device, got "
                 f"{reference.device} and {x.device}"
             )
-    if rounding.format.precision > WIDEST:
+    if whole:  # what no stochastic rounding has, nor fixed point, which may wrap
+        whole = not rounding.stochastic and rounding.format.encoding != "integer"
+    widest = CARRIER_BITS if whole else WIDEST
+    if rounding.format.precision > widest:
         raise NotImplementedError(
-            f"lowprec.{name} rounds correctly to at most {WIDEST} significant bits, "
-            f"got {rounding.format.precision}: torch's float64 operations round to 53"
+            f"lowprec.{name} rounds correctly to at most {widest} significant bits "
+            f"in this mode, got {rounding.format.precision}"
         )
-    if not fits(rounding.format, reference.dtype):
-        carrier = str(reference.dtype).removeprefix("torch.")
+    if rounding.wraps_inexactly:
+        raise NotImplementedError(
+            f"lowprec.{name} wraps words of at most 26 bits, whose products have at "
+            f"most 53 bits before, got {rounding.format!r}"
+        )
+    check_held(rounding, reference.dtype)
+    return reference.dtype
+
+
+def check_held(rounding: Rounding, dtype: torch.dtype) -> None:
+    """Refuse a format whose values a carrier cannot hold.
+
+    Raises:
+        ValueError: saying what to do.
+    """
+    if not fits(rounding.format, dtype):
+        carrier = str(dtype).removeprefix("torch.")
         advice = ": use float64 operands" if carrier == "float32" else ""
         raise ValueError(
             f"{carrier} tensors cannot hold every value of {rounding!r}{advice}"
         )
-    return reference.dtype

@@ -16,6 +16,7 @@ from ._encoding import (
     total_bits,
 )
 from ._exact import Real, exact_or_special, power_of_two, simplest
+from ._html import format_html
 from ._numbers import all_values, is_value, largest, quantum, smallest
 from ._text import describe
 from ._validation import check_p3109, check_widths, validate
@@ -263,6 +264,10 @@ class Format:
     def __str__(self) -> str:
         """Return the properties as a small text table."""
         return describe(self)
+
+    def _repr_html_(self) -> str:
+        """Return a number line and the properties for notebooks."""
+        return format_html(self)
 
     @property
     def bits(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from ._encoding import decode_value, encode_value
 from ._exact import Real, exact_or_special, power_of_two
 from ._table import Table
+from ._text import columns
 from ._validation import check_integer
 
 __all__ = ["Posit"]
@@ -85,6 +86,19 @@ class Posit:
     def name(self) -> str:
         """``"posit8_0"``; ``es`` is left out where the standard of 2022 has it."""
         return f"posit{self.bits}" + ("" if self.es == 2 else f"_{self.es}")
+
+    def __str__(self) -> str:
+        """Return the properties as a small text table."""
+        rows = (
+            ("", self.name),
+            ("bits", f"{self.bits}"),
+            ("exponent bits es", f"{self.es}"),
+            ("max", f"{self.max:.7g}"),
+            ("smallest positive", f"{self.smallest_positive:.7g}"),
+            ("eps", f"{self.eps:.7g}"),
+            ("special values", "NaR"),
+        )
+        return "\n".join(columns(rows))
 
     @property
     def max(self) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._format import Format
-from ._text import table
+from ._text import markdown, table
 
 __all__ = ["ALIASES", "KNOWN", "FormatTable", "dtype_of", "formats"]
 
@@ -176,8 +176,15 @@ class FormatTable:
 
     def __str__(self) -> str:
         """Return the table as text, one format a line."""
+        return table(self.rows, self._other_names())
+
+    def _repr_markdown_(self) -> str:
+        """Return the table in Markdown, for notebooks and for the documentation."""
+        return markdown(self.rows, self._other_names())
+
+    def _other_names(self) -> list[str]:
         other = {one.name: ", ".join(names) for one, names in _TABLE}
-        return table(self.rows, [other.get(one.name, "") for one in self.rows])
+        return [other.get(one.name, "") for one in self.rows]
 
     # The table is the answer to `lowprec.formats()` at a prompt.
     __repr__ = __str__

@@ -7,11 +7,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from ._exact import Real, floor_log2, power_of_two
+from ._sources import SOURCES
 
 if TYPE_CHECKING:
     from ._format import Format
 
-__all__ = ["describe", "table"]
+__all__ = ["columns", "describe", "markdown", "properties", "table"]
 
 # Factors up to here have at most four decimals.
 _SHORT_DENOMINATOR = 16
@@ -70,7 +71,8 @@ def _specials(format: Format) -> str:
     return ", ".join(name for name, has in present.items() if has) or "none"
 
 
-def _properties(format: Format) -> dict[str, str]:
+def properties(format: Format) -> dict[str, str]:
+    """Return the properties of a format as text by their labels."""
     return {
         "": format.name or "(no name)",
         "bits = sign + exponent + stored": _bits(format),
@@ -136,18 +138,19 @@ def describe(*formats: Format) -> str:
     """
     if not formats:
         raise ValueError("describe needs at least one format, such as format('e5m2')")
-    properties = [_properties(one) for one in formats]
-    rows = [[label, *(one[label] for one in properties)] for label in properties[0]]
+    every = [properties(one) for one in formats]
+    rows = [[label, *(one[label] for one in every)] for label in every[0]]
     return "\n".join([*columns(rows), "", *_TRAPS])
 
 
-def table(formats: Sequence[Format], aliases: Sequence[str]) -> str:
-    """Return formats as text, one a line, with their other names last."""
-    head = (
-        *("name", "bits", "p", "emin", "emax", "max", "min normal", "min positive"),
-        *("u", "inf", "NaN", "-0", "also called"),
-    )
-    rows = [
+_HEAD = (
+    *("name", "bits", "p", "emin", "emax", "max", "min normal", "min positive"),
+    *("u", "inf", "NaN", "-0", "also called", "source"),
+)
+
+
+def _rows(formats: Sequence[Format], aliases: Sequence[str]) -> list[tuple[str, ...]]:
+    return [
         (
             one.name or "(no name)",
             f"{one.bits}",
@@ -162,7 +165,19 @@ def table(formats: Sequence[Format], aliases: Sequence[str]) -> str:
             _yes(one.nans),
             _yes(one.signed_zero),
             names,
+            SOURCES.get(one.name or "", ""),
         )
         for one, names in zip(formats, aliases, strict=True)
     ]
-    return "\n".join(columns([head, *rows]))
+
+
+def table(formats: Sequence[Format], aliases: Sequence[str]) -> str:
+    """Return formats as text, one a line, with their other names and sources last."""
+    return "\n".join(columns([_HEAD, *_rows(formats, aliases)]))
+
+
+def markdown(formats: Sequence[Format], aliases: Sequence[str]) -> str:
+    """Return the same table in Markdown."""
+    rule = ("---",) * len(_HEAD)
+    rows = [_HEAD, rule, *_rows(formats, aliases)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

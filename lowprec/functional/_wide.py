@@ -24,6 +24,7 @@ from ..arithmetic import (
     applied,
     fits,
     refuse_compiled_transforms,
+    sum_over,
     with_gradient_of,
 )
 from ..precision import Precision
@@ -31,7 +32,7 @@ from ..random import as_seed, split_seed
 from ..rounding import Accumulator, Rounding
 from ._once import once_differentiable
 from ._parts import isolated, rounded
-from ._sums import copied_dims, running_sums, segment_sums, sum_over
+from ._sums import copied_dims, running_sums, segment_sums
 
 _FIRST_SEEDS = 16
 

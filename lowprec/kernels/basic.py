@@ -1,9 +1,9 @@
-"""The basic operations of IEEE 754, correctly rounded to any format in every mode.
+"""Operations of IEEE 754, correctly rounded to any format in every mode.
 
 The exact result is rounded to odd to 53 bits, which keeps all that a second rounding to
 at most 51 bits needs. Operands from float32 stay far inside the range of float64. Those
 of float64 are split into significand and exponent first, so that nothing overflows or
-underflows before the format says so.
+underflows before the format says so. Elementary functions are first enclosed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import elementary
 from ._library import round as round_deterministic
 from ._library import round_stochastic
 from .addition import negative_zero
-from .codes import SUBNORMALS, TOWARD_NEGATIVE, RoundingCode, decode
+from .codes import (
+    SATURATE_WRAP,
+    SUBNORMALS,
+    TOWARD_NEGATIVE,
+    RoundingCode,
+    decode,
+)
+from .elementary import Elementary, Enclosure, resolved, undecided
 from .exact import (
     add_to_odd,
     divide_to_odd,
@@ -28,9 +36,21 @@ from .exact import (
     to_odd,
     two_sum,
 )
+from .nearly import (
+    Nearest,
+    fused_of,
+    product_of,
+    quotient_of,
+    root_of,
+    round_nearest,
+    sum_of,
+)
+from .transcendental import Scaled
 
-ADD, MUL, DIV, SQRT, FMA = range(5)
+ADD, MUL, DIV, SQRT, FMA, EXP, LOG, TANH, SIGMOID = range(9)
 
+# A second rounding of what is rounded to odd to 53 bits has no more.
+WIDEST_TO_ODD = 51
 _BIAS, _FRACTION = 1023, 52
 _SIGN = -(1 << 63)
 # Subnormal numbers become normal ones by this factor.
@@ -39,7 +59,7 @@ _LIFT = 200
 _FAR = 200
 # Further below the smallest value, or above the largest, all results are the same: a
 # stochastic rounding compares 33 bits.
-_BELOW, _ABOVE = 40, 3
+_BELOW, _ABOVE, _WRAPPED_ABOVE = 40, 3, 120
 # Formats that reach beyond are rounded in the middle of the range of float64.
 _EDGE, _SHIFT = 960, 300
 # Elements at a time on CPUs, so that the float64 temporaries stay in the cache.
@@ -76,6 +96,32 @@ def _sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return add_to_odd(a * scale, b * scale), torch.where(overflow, 2, 0)
 
 
+def _nearest_sum(a: Tensor, b: Tensor) -> tuple[Nearest, Tensor]:
+    total = a + b
+    overflow = total.isinf() & a.isfinite() & b.isfinite()
+    # Only small terms have a small sum that is inexact.
+    small = torch.maximum(a.abs(), b.abs()) < 2.0**-_EDGE
+    shift = torch.where(overflow, -2, torch.where(small, _LIFT, 0))
+    scale = _power(shift)
+    return sum_of(a * scale, b * scale), -shift
+
+
+def _nearest_product(a: Tensor, b: Tensor) -> tuple[Nearest, Tensor]:
+    (a, i), (b, j) = _normal(a), _normal(b)
+    return product_of(a, b), i + j
+
+
+def _nearest_quotient(a: Tensor, b: Tensor) -> tuple[Nearest, Tensor]:
+    (a, i), (b, j) = _normal(a), _normal(b)
+    return quotient_of(a, b), i - j
+
+
+def _nearest_root(a: Tensor) -> tuple[Nearest, Tensor]:
+    significand, exponent = _normal(a)
+    odd = exponent & 1
+    return root_of(significand * (1 + odd)), (exponent - odd) >> 1
+
+
 def _product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     (a, i), (b, j) = _normal(a), _normal(b)
     return multiply_to_odd(a, b), i + j
@@ -93,17 +139,27 @@ def _root(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fused(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    a, b, addend, exponent = _aligned(a, b, c)
+    return fused_to_odd(addend, exact_product(a, b, wide=True)), exponent
+
+
+def _nearest_fused(a: Tensor, b: Tensor, c: Tensor) -> tuple[Nearest, Tensor]:
+    a, b, addend, exponent = _aligned(a, b, c)
+    return fused_of(addend, a, b), exponent
+
+
+def _aligned(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return factors and an addend of middling size, and the exponent they share."""
     (a, i), (b, j), (c, k) = _normal(a), _normal(b), _normal(c)
     exponent = i + j
     distance = torch.where((a == 0) | (b == 0) | (c == 0), 0, k - exponent)
     # Where a zero has no exponent, that of the other term counts.
     exponent = torch.where((a == 0) | (b == 0), k, exponent)
     exponent = torch.where(distance > _FAR, k - _FAR, exponent)
-    addend = c * _power(distance.clamp(-_FAR, _FAR))
-    return fused_to_odd(addend, exact_product(a, b, wide=True)), exponent
+    return a, b, c * _power(distance.clamp(-_FAR, _FAR)), exponent
 
 
-def _round_scaled(
+def round_scaled(
     x: Tensor, exponent: Tensor, code: RoundingCode, round: Callable[..., Tensor]
 ) -> Tensor:
     """Return fl(x 2^exponent), also where float64 cannot hold the argument."""
@@ -112,15 +168,17 @@ def _round_scaled(
     if code.flags & SUBNORMALS:
         smallest -= code.precision - 1
     exponent = torch.where(x.isfinite(), exponent + own, 0)
-    exponent = exponent.clamp(smallest - _BELOW, code.emax + _ABOVE)
+    # Where results wrap, what is beyond counts until it is a multiple of the range.
+    above = _WRAPPED_ABOVE if code.saturation == SATURATE_WRAP else _ABOVE
+    exponent = exponent.clamp(smallest - _BELOW, code.emax + above)
     upward = _SHIFT if smallest < -_EDGE else 0
     downward = _SHIFT if code.emax > _EDGE else 0
     # Values above one cannot underflow; those below cannot overflow a large format.
-    above = _shifted(significand, exponent, -downward, code, round)
+    large = _shifted(significand, exponent, -downward, code, round)
     if upward == downward == 0:
-        return above
-    below = _shifted(significand, exponent, upward, code, round)
-    return torch.where(exponent < 0, below, above)
+        return large
+    small = _shifted(significand, exponent, upward, code, round)
+    return torch.where(exponent < 0, small, large)
 
 
 def _shifted(
@@ -137,13 +195,9 @@ def _shifted(
     return round(significand * _power(moved), target) * 2.0**-shift
 
 
-def _piece(
-    operation: int,
-    operands: Sequence[Tensor],
-    code: RoundingCode,
-    seed: Tensor | None,
-    offset: int,
-) -> Tensor:
+def rounder(seed: Tensor | None, offset: int) -> Callable[..., Tensor]:
+    """Return the kernel that rounds a tensor by a code."""
+
     def round(x: Tensor, code: RoundingCode) -> Tensor:
         result: Tensor
         if seed is None:
@@ -152,8 +206,40 @@ def _piece(
             result = round_stochastic(x, list(code), seed, offset)
         return result
 
+    return round
+
+
+def _elementary(
+    function: Elementary, x: Tensor, code: RoundingCode, round: Callable[..., Tensor]
+) -> Tensor:
+    ends = function.enclosure(x)
+    rounded = Enclosure(*(round(end, code) for end in ends))
+    hard = undecided(ends, rounded, code)
+    if not bool(hard.any()):
+        return rounded.low
+
+    def exact(places: Tensor) -> list[Scaled]:
+        return [function.exact(value) for value in x.reshape(-1)[places].tolist()]
+
+    odd = resolved(ends.low, hard, exact)
+    return torch.where(hard, round_scaled(*odd, code, round), rounded.low)
+
+
+def _piece(
+    operation: int,
+    operands: Sequence[Tensor],
+    code: RoundingCode,
+    seed: Tensor | None,
+    offset: int,
+) -> Tensor:
+    round = rounder(seed, offset)
+    if operation in _ELEMENTARY:
+        x = operands[0].to(torch.float64)
+        return _elementary(_ELEMENTARY[operation], x, code, round)
     narrow = all(x.dtype == torch.float32 for x in operands)
     wide = [x.to(torch.float64) for x in operands]
+    if code.precision > WIDEST_TO_ODD:
+        return _nearly(operation, wide, code, round)
     exponent = None
     if narrow and operation == DIV and not code.stochastic:
         # A quotient of 24-bit numbers is a 25-bit number, or further than 2^-49 of
@@ -168,7 +254,24 @@ def _piece(
         value = negative_zero(value, first, wide[-1])
     if exponent is None:
         return round(value, code)
-    return _round_scaled(value, exponent, code, round)
+    return round_scaled(value, exponent, code, round)
+
+
+def _nearly(
+    operation: int,
+    operands: Sequence[Tensor],
+    code: RoundingCode,
+    round: Callable[..., Tensor],
+) -> Tensor:
+    """Round to as many bits as float64 has, or one less, in a deterministic mode."""
+    exact, exponent = _NEARLY[operation](*operands)
+    head = exact.head
+    if code.mode == TOWARD_NEGATIVE and operation in (ADD, FMA):
+        first = operands[0] if operation == ADD else operands[0] * operands[1]
+        head = negative_zero(head, first, operands[-1])
+    ordinary = head.isfinite() & (head != 0)
+    value = round_nearest(exact, exponent, code)
+    return round(torch.where(ordinary, value, head), code)
 
 
 def _narrow_sum(a: Tensor, b: Tensor) -> Tensor:
@@ -190,7 +293,20 @@ _WIDE: dict[int, Callable[..., tuple[Tensor, Tensor]]] = {
     SQRT: _root,
     FMA: _fused,
 }
-_OPERANDS = {ADD: 2, MUL: 2, DIV: 2, SQRT: 1, FMA: 3}
+_NEARLY: dict[int, Callable[..., tuple[Nearest, Tensor]]] = {
+    ADD: _nearest_sum,
+    MUL: _nearest_product,
+    DIV: _nearest_quotient,
+    SQRT: _nearest_root,
+    FMA: _nearest_fused,
+}
+_ELEMENTARY = {
+    EXP: elementary.EXPONENTIAL,
+    LOG: elementary.LOGARITHM,
+    TANH: elementary.HYPERBOLIC_TANGENT,
+    SIGMOID: elementary.LOGISTIC,
+}
+_OPERANDS = {ADD: 2, MUL: 2, DIV: 2, SQRT: 1, FMA: 3, **dict.fromkeys(_ELEMENTARY, 1)}
 
 
 def _basic(
@@ -271,12 +387,12 @@ def basic(
     seed: Tensor | None,
     offset: int,
 ) -> Tensor:
-    """Return fl(a + b), fl(a b), fl(a / b), fl(sqrt(a)) or fl(a b + c).
+    """Return fl(a + b), fl(a b), fl(a / b), fl(sqrt(a)), fl(a b + c), fl(exp(a)), ...
 
     Args:
-        operation: ADD, MUL, DIV, SQRT or FMA.
+        operation: ADD, MUL, DIV, SQRT, FMA, EXP, LOG, TANH or SIGMOID.
         a: float32 or float64 tensor; all three have one shape.
-        b: second operand; not used by SQRT.
+        b: second operand; not used by functions of one.
         c: third operand; used by FMA only.
         code: integers of a rounding to at most 51 bits whose values float64 holds.
         seed: 0-d int64, of stochastic modes only.

@@ -73,21 +73,31 @@ def divide_to_odd(a: Tensor, b: Tensor) -> Tensor:
     sign of the quotient's error times that of b.
     """
     quotient = a / b
+    return to_odd(quotient, quotient_error(a, b, quotient))
+
+
+def quotient_error(a: Tensor, b: Tensor, quotient: Tensor) -> Tensor:
+    """Return a number with the sign of a / b - quotient, the rounded quotient."""
     product, error = two_product(quotient, b)
     remainder = ((a - product) - error) * b.sign()
-    return to_odd(quotient, torch.where(remainder.isfinite(), remainder, 0.0))
+    return torch.where(remainder.isfinite(), remainder, 0.0)
 
 
 def square_root_to_odd(a: Tensor) -> Tensor:
     """Return round-to-odd(sqrt(a)) in float64, barring range events."""
+    root = nearest_root(a)
+    return to_odd(root, root_error(a, root))
+
+
+def nearest_root(a: Tensor) -> Tensor:
+    """Return the float64 number nearest to sqrt(a)."""
     # torch's own root may be wrong in its last bit: one step of Newton's mends it.
     first = a.sqrt()
-    step = _remainder_of_root(a, first) / (2 * first)
-    root = torch.where(step.isfinite(), first + step, first)
-    return to_odd(root, _remainder_of_root(a, root))
+    step = root_error(a, first) / (2 * first)
+    return torch.where(step.isfinite(), first + step, first)
 
 
-def _remainder_of_root(a: Tensor, root: Tensor) -> Tensor:
+def root_error(a: Tensor, root: Tensor) -> Tensor:
     """Return a - root^2, which has the sign of the root's error."""
     product, error = two_product(root, root)
     remainder = (a - product) - error

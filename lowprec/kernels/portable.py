@@ -113,7 +113,7 @@ def _power_of_two(exponent: Tensor) -> Tensor:
     return torch.ones_like(exponent) << exponent
 
 
-def _bit_length(value: Tensor) -> Tensor:
+def bit_length(value: Tensor) -> Tensor:
     """Bits needed for each non-negative integer below 2^53, by binary search."""
     length = torch.zeros_like(value)
     for step in (32, 16, 8, 4, 2, 1):
@@ -123,7 +123,7 @@ def _bit_length(value: Tensor) -> Tensor:
     return length + value
 
 
-def _round_up(
+def round_up(
     code: RoundingCode,
     significand: Tensor,
     quantum: Tensor,
@@ -311,7 +311,7 @@ def round_with_words(
     lowest = 1 - carrier.bias
     exponent = field - carrier.bias
     if code.emin < lowest:  # carrier subnormals are normal numbers of the format
-        true = _bit_length(significand) + (lowest - carrier.precision)
+        true = bit_length(significand) + (lowest - carrier.precision)
         exponent = torch.where(subnormal, true, exponent)
     lsb = field.clamp(min=1) - (carrier.bias + carrier.precision - 1)
 
@@ -323,7 +323,7 @@ def round_with_words(
         quantum = torch.full_like(quantum, code.emin - code.precision + 1)
     shift = quantum - lsb
 
-    up = _round_up(code, significand, quantum, shift, negative, words)
+    up = round_up(code, significand, quantum, shift, negative, words)
     if wraps:
         ends = code._replace(saturation=codes.SATURATE_NONE)
         wrapped = _wrapped(code, significand, shift, up, negative).to(x.dtype)

@@ -13,6 +13,11 @@ from ._block_oracle import exact_block_scale as exact_block_scale
 from ._block_oracle import exact_tensor_scale as exact_tensor_scale
 from ._conformance import assert_bit_equal as assert_bit_equal
 from ._conformance import boundary_inputs as boundary_inputs
+from ._exact_operations import EXACT_OPERATIONS as EXACT_OPERATIONS
+from ._exact_operations import exact_operation as exact_operation
+from ._exact_operations import exact_softmax as exact_softmax
+from ._exact_operations import exact_sum as exact_sum
+from ._exact_operations import exact_value as exact_value
 from ._exact_sum import exact_dot as exact_dot
 from ._exact_sum import exact_matmul as exact_matmul
 from ._oracle import Real as Real
@@ -21,6 +26,12 @@ from ._oracle import exact_table_round as exact_table_round
 from ._oracle import up_probability as up_probability
 from ._philox import philox4x32 as philox4x32
 from ._philox import random_word as random_word
+from ._vectors import Vector as Vector
+from ._vectors import exact_flags as exact_flags
+from ._vectors import vectors as vectors
+from .suites import OperationSuite as OperationSuite
+from .suites import RoundingSuite as RoundingSuite
+from .suites import SummationSuite as SummationSuite
 
 
 def __getattr__(name: str) -> _Any:

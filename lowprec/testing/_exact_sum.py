@@ -36,13 +36,13 @@ def _stand_in(x: Real) -> float:
     return 1.0 if x > 0 else -1.0
 
 
-def _times(a: Real, b: Real) -> Real:
+def times(a: Real, b: Real) -> Real:
     """Return the exact product; specials and signs of zero as in IEEE 754."""
     special = _stand_in(a) * _stand_in(b)
     return Fraction(a) * Fraction(b) if abs(special) == 1 else special
 
 
-def _plus(a: Real, b: Real, mode: RoundingMode) -> Real:
+def plus(a: Real, b: Real, mode: RoundingMode) -> Real:
     """Return the exact sum; specials and signs of zero as in IEEE 754, section 6.3."""
     if not (_finite(a) and _finite(b)):
         return _stand_in(a) + _stand_in(b)
@@ -55,12 +55,12 @@ def _plus(a: Real, b: Real, mode: RoundingMode) -> Real:
     return -0.0 if mode is RoundingMode.TOWARD_NEGATIVE else 0.0
 
 
-def _negated(x: Real) -> Real:
+def minus(x: Real) -> Real:
     """Return -x; a zero changes its sign too, because zeros here are floats."""
     return -x
 
 
-def _to_odd_binary64(x: Real) -> Real:
+def to_odd_binary64(x: Real) -> Real:
     """Round to odd to 53 bits, exponent unbounded: what stochastic roundings see."""
     if x == 0 or not _finite(x):
         return x
@@ -78,7 +78,7 @@ def _rounded(
 ) -> Real:
     if not rounding.stochastic:
         return exact_round(x, rounding)
-    return exact_round(_to_odd_binary64(x), rounding, words(purpose, step))
+    return exact_round(to_odd_binary64(x), rounding, words(purpose, step))
 
 
 class _Sum:
@@ -90,7 +90,7 @@ class _Sum:
         self.words = words
 
     def product(self, a: Real, b: Real, step: int) -> Real:
-        exact, rounding = _times(a, b), self.accumulator.product_rounding
+        exact, rounding = times(a, b), self.accumulator.product_rounding
         if rounding is None:
             return exact
         return _rounded(exact, rounding, _PURPOSE_PRODUCT, step, self.words)
@@ -104,7 +104,7 @@ class _Sum:
         rounding: Rounding | None = None,
     ) -> Real:
         chosen = rounding or self.rounding
-        total = _plus(a, b, chosen.mode)
+        total = plus(a, b, chosen.mode)
         return _rounded(total, chosen, purpose, step, self.words)
 
     def sequential(
@@ -131,10 +131,10 @@ class _Sum:
         total: Real = 0.0
         correction: Real = 0.0
         for step, term in enumerate(terms):
-            y = self.plus(term, _negated(correction), _PURPOSE_TERM, step)
+            y = self.plus(term, minus(correction), _PURPOSE_TERM, step)
             t = self.plus(total, y, _PURPOSE_ADD, step)
-            gained = self.plus(t, _negated(total), _PURPOSE_DIFFERENCE, step)
-            correction = self.plus(gained, _negated(y), _PURPOSE_CORRECTION, step)
+            gained = self.plus(t, minus(total), _PURPOSE_DIFFERENCE, step)
+            correction = self.plus(gained, minus(y), _PURPOSE_CORRECTION, step)
             total = t
         return total
 

@@ -32,7 +32,9 @@ from ._conformance import boundary_inputs
 __all__ = [
     "accumulators",
     "block_formats",
+    "fixed_point_formats",
     "formats",
+    "p3109_formats",
     "roundings",
     "tensors",
     "values_near",
@@ -98,6 +100,52 @@ def formats(
         max_significand=significand,
         encoding=encoding,
     )
+
+
+@st.composite
+def p3109_formats(draw: st.DrawFn, *, max_bits: int = 8) -> Format:
+    """Generate formats of IEEE P3109: any precision, signed or not, both domains.
+
+    Args:
+        draw: supplied by hypothesis.
+        max_bits: largest width K (bits), from 3 to 16.
+
+    Returns:
+        A strategy of `Format`.
+
+    Example:
+        >>> p3109_formats(max_bits=5).map(str)
+        p3109_formats(max_bits=5).map(str)
+    """
+    bits = draw(st.integers(3, max_bits))
+    signed, extended = draw(st.booleans()), draw(st.booleans())
+    # One bit is the sign's; both narrow ends have room for the special codes.
+    precision = draw(st.integers(1, bits - 1 if signed else bits))
+    made = Format.p3109(bits, precision, signed=signed, extended=extended)
+    assume(fits(made, torch.float32))
+    return made
+
+
+@st.composite
+def fixed_point_formats(draw: st.DrawFn, *, max_word: int = 16) -> Format:
+    """Generate fixed-point formats: signed or not, with the point anywhere near.
+
+    Args:
+        draw: supplied by hypothesis.
+        max_word: largest width (bits).
+
+    Returns:
+        A strategy of `Format`.
+
+    Example:
+        >>> fixed_point_formats(max_word=8).map(str)
+        fixed_point_formats(max_word=8).map(str)
+    """
+    word = draw(st.integers(2, max_word))
+    fraction = draw(st.integers(-min(word, 4), word))
+    signed = draw(st.booleans())
+    symmetric = draw(st.booleans()) if signed else False
+    return Format.fixed_point(word, fraction, signed=signed, symmetric=symmetric)
 
 
 @st.composite

@@ -1,0 +1,176 @@
+"""`lowprec.sum`: sums of many terms in which every addition rounds."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..random import as_seed
+from ..rounding import Accumulator, AccumulatorLike, Rounding, as_accumulator
+from ._correct import check_held, valued
+from ._matmul import gemm
+from ._overrides import overridable
+from ._round import check_carrier, refuse_compiled_transforms
+
+# To a format whose values lie well inside the range of the kernels' exact products, a
+# term outside of it is only huge or only a sign.
+_SMALLEST_QUANTUM, _LARGEST_EXPONENT = -900, 900
+
+
+def _is_ordinary(rounding: Rounding | None) -> bool:
+    """Whether the format's values lie well inside the range of exact products."""
+    if rounding is None:
+        return True
+    precision, emin, emax = rounding.code[:3]
+    return emin - precision >= _SMALLEST_QUANTUM and emax <= _LARGEST_EXPONENT
+
+
+def summable(terms: Tensor, accumulator: Accumulator) -> Tensor:
+    """Return terms with the same sums, all in the range of the kernels.
+
+    Args:
+        terms: float64 tensor.
+        accumulator: that will add them.
+    """
+    if not (_is_ordinary(accumulator.rounding) and _is_ordinary(accumulator.within)):
+        return terms
+    # Literals: Dynamo takes global floats for variables where shapes are dynamic.
+    size = terms.abs().clamp(2.0**-960, 2.0**989)
+    ordinary = terms.isfinite() & (terms != 0)
+    return torch.where(ordinary, size.copysign(terms), terms)
+
+
+def row_sums(
+    terms: Tensor,  # [M, K], float64
+    accumulator: Accumulator | None,
+    seed: Tensor | None = None,
+    offset: int = 0,
+) -> Tensor:
+    """Return the sum of every row, its terms in order.
+
+    Args:
+        terms: what to add.
+        accumulator: of the additions; None adds in float64.
+        seed: of a stochastic accumulator.
+        offset: linear index of the first sum.
+
+    Returns:
+        float64 tensor [M].
+
+    Raises:
+        ValueError: from the kernels, for terms beyond [2^-960, 2^990] under
+            accumulators whose values reach there.
+        NotImplementedError: for accumulators of more than 51 significant bits.
+    """
+    if accumulator is None:
+        return terms.sum(1)
+    adder = accumulator.replace(product="exact")  # terms are no products
+    ones = terms.new_ones(1, terms.shape[1])
+    key = seed if adder.stochastic else None
+    return gemm(ones, summable(terms, adder).mT, adder, key, offset).squeeze(0)
+
+
+def sum_over(
+    x: Tensor,
+    dims: tuple[int, ...],
+    accumulator: Accumulator | None,
+    seed: Tensor | None,
+    offset: int = 0,
+) -> Tensor:
+    """Return the sums over some dimensions, which are dropped, in row-major order."""
+    kept = [dim for dim in range(x.dim()) if dim not in dims]
+    shape = [x.shape[dim] for dim in kept]
+    terms = math.prod([x.shape[dim] for dim in dims])
+    rows = x.permute((*kept, *dims)).reshape(math.prod(shape), terms)
+    return row_sums(rows, accumulator, seed, offset).reshape(shape)
+
+
+def _dims(x: Tensor, dim: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return which dimensions to add up, in ascending order; None means all."""
+    if dim is None:
+        return tuple(range(x.dim()))
+    given = (dim,) if isinstance(dim, int) else tuple(dim)
+    rank = max(x.dim(), 1)
+    for one in given:
+        if not -rank <= one < rank:
+            raise IndexError(f"dim={one} is none of the {x.dim()} dimensions of input")
+    chosen = sorted({one % rank for one in given}) if x.dim() else []
+    if x.dim() and len(chosen) != len(given):
+        raise ValueError(f"dim={dim!r} names a dimension twice")
+    return tuple(chosen)
+
+
+@overridable
+def sum(
+    input: Tensor,
+    dim: int | tuple[int, ...] | None = None,
+    keepdim: bool = False,
+    *,
+    accumulator: AccumulatorLike,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    offset: int = 0,
+) -> Tensor:
+    """Add up, rounding every addition: acc <- fl(acc + x_k), from +0.
+
+    Contract:
+        Each addition rounds the exact sum once, for accumulators of up to 51
+        significant bits, in the accumulator's order: ``sequential``, ``pairwise``,
+        ``blocked`` or ``kahan``; its ``product`` plays no part. Terms are taken in
+        row-major order of the reduced dimensions, exactly: the first addition rounds
+        the first term. The sum of no terms is +0. Infinities, NaN and the signs of
+        zeros follow IEEE 754. Sum number i has the random words of element i + offset
+        of `dot`. The gradient is copied, as torch's, and not emulated:
+        `lowprec.functional.sum` emulates it.
+
+    Args:
+        input: float32 or float64 tensor.
+        dim: dimension or dimensions to add up; None means all.
+        keepdim: whether reduced dimensions stay, with size one.
+        accumulator: an `Accumulator`, or a rounding or its shorthand, which mean
+            sequential sums.
+        generator: source of the seed of stochastic roundings.
+        seed: the seed itself instead.
+        offset: linear index of the first sum, for shards.
+
+    Returns:
+        Tensor of torch's shape and the input's dtype.
+
+    Raises:
+        TypeError: if the input is not a float32 or float64 tensor.
+        ValueError: if the dtype cannot hold the accumulator's values, a dimension is
+            named twice, both ``generator`` and ``seed`` are given, or terms lie beyond
+            [2^-960, 2^990] and the accumulator's range does too.
+        IndexError: if there is no such dimension.
+        NotImplementedError: for accumulators of more than 51 significant bits.
+
+    Example:
+        >>> x = torch.ones(1000)
+        >>> sum(x, accumulator="bfloat16").item()
+        256.0
+        >>> sum(x, accumulator=Accumulator("bfloat16", order="kahan")).item()
+        1000.0
+
+    References:
+        Higham, Accuracy and Stability of Numerical Algorithms, chapter 4.
+    """
+    check_carrier(input, "input")
+    refuse_compiled_transforms("lowprec.sum")
+    if seed is not None and generator is not None:
+        raise ValueError("give either seed= or generator=, not both")
+    adder = as_accumulator(accumulator).replace(product="exact")
+    check_held(adder.rounding, input.dtype)
+    dims = _dims(input, dim)
+    key = as_seed(seed, generator) if adder.stochastic else None
+    terms = input.detach().to(torch.float64)
+    value = sum_over(terms, dims, adder, key, offset).to(input.dtype)
+    if keepdim:
+        for one in dims:
+            value = value.unsqueeze(one)
+
+    def carrier() -> Tensor:
+        return torch.sum(input, dims, keepdim) if dims else input.clone()
+
+    return valued(value, carrier, input)

@@ -1,0 +1,311 @@
+"""Test vectors for hardware benches: codes of operands and result, and the flags."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import math
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple, TextIO
+
+import torch
+
+from ..formats import Format
+from ..formats import format as as_format
+from ..rounding import Rounding, RoundingMode, Saturation, Variant
+from ._conformance import boundary_inputs
+from ._exact_operations import EXACT_OPERATIONS, exact_operation, exact_value
+from ._oracle import Real, exact_round
+from ._philox import random_word
+
+__all__ = ["INEXACT", "Vector", "exact_flags", "vectors"]
+
+INEXACT, UNDERFLOW, OVERFLOW, DIVIDE_BY_ZERO, INVALID = (1 << bit for bit in range(5))
+
+_MOST_COMPLETE = 1 << 18
+_COUNT = 10_000
+_CLOSE = 8  # codes
+
+
+class Vector(NamedTuple):
+    """One line of test vectors.
+
+    Args:
+        operands: codes of the operands.
+        word: 32-bit random word, None for deterministic modes.
+        result: code of the result.
+        flags: sum of inexact 1, underflow 2, overflow 4, divide by zero 8, invalid 16,
+            as RISC-V and TestFloat number them.
+    """
+
+    operands: tuple[int, ...]
+    word: int | None
+    result: int
+    flags: int
+
+
+def exact_flags(
+    operation: str, operands: Sequence[Real], rounding: Rounding, result: Real
+) -> int:
+    """Return the exceptions that IEEE 754 signals for an operation.
+
+    Contract:
+        Inexact: the result is not the exact value. Underflow: that, and the value is
+        below the smallest normal number after rounding to p bits with any exponent.
+        Overflow: the same number is beyond the largest; then also inexact. Divide by
+        zero: an infinity from finite operands. Invalid: NaN from operands without one.
+        NaN operands are quiet, and signal nothing.
+
+    Args:
+        operation: a key of `EXACT_OPERATIONS`.
+        operands: their values.
+        rounding: to what the result was rounded.
+        result: of `exact_operation`.
+
+    Returns:
+        Sum of the flags, see `Vector`.
+
+    Example:
+        >>> exact_flags("div", (1.0, 0.0), Rounding("e5m2"), math.inf)
+        8
+
+    References:
+        IEEE 754-2019 section 7.
+    """
+    value = exact_value(operation, operands, rounding.mode)
+    given_nan = any(isinstance(x, float) and math.isnan(x) for x in operands)
+    if isinstance(value, float) and math.isnan(value):
+        return 0 if given_nan else INVALID
+    if isinstance(value, float) and math.isinf(value):
+        finite = all(not isinstance(x, float) or math.isfinite(x) for x in operands)
+        return DIVIDE_BY_ZERO if finite else 0
+    target, exact = rounding.format, Fraction(value)
+    if exact < 0 and not target.signed:
+        return INVALID
+    if result == exact:
+        return 0
+    limit = abs(Fraction(target.max if exact > 0 else target.min))
+    smallest = Fraction(target.smallest_normal)
+    if smallest <= abs(exact) <= limit:
+        return INEXACT
+    unbounded = abs(Fraction(exact_round(value, _unbounded(exact, rounding))))
+    if unbounded > limit:
+        return OVERFLOW | INEXACT
+    tiny = unbounded < smallest
+    return INEXACT | (UNDERFLOW if tiny and target.exponent_bits else 0)
+
+
+def _unbounded(exact: Fraction, rounding: Rounding) -> Rounding:
+    """Return a rounding to the same precision that has room for a number."""
+    size = abs(exact)
+    exponent = (
+        size.numerator.bit_length() - size.denominator.bit_length() if size else 0
+    )
+    target = rounding.format
+    mode = rounding.mode
+    if rounding.stochastic:  # any neighbour below will do
+        mode = RoundingMode.TOWARD_ZERO
+    emin = min(1 - target.bias, exponent - 2)
+    emax = max(target.emax, exponent) + 2
+    return Rounding(Format(precision=target.precision, emin=emin, emax=emax), mode)
+
+
+def _corners(target: Format, source: random.Random, count: int) -> Iterator[int]:
+    """Yield codes: half of them anywhere, half close to where formats change."""
+    last = (1 << target.bits) - 1
+    marks = (target.max, target.smallest_normal, 1.0, target.min)
+    ends = [0, last, *(target.encode(x) for x in marks if target.is_representable(x))]
+    for _ in range(count):
+        if source.random() < 0.5:
+            yield source.randint(0, last)
+        else:
+            near = source.choice(ends) + source.randint(-_CLOSE, _CLOSE)
+            yield min(max(near, 0), last)
+
+
+def _operands(
+    target: Format, arity: int, count: int | None, seed: int
+) -> Iterator[tuple[int, ...]]:
+    """Yield codes of operands: all, or as many as asked for."""
+    codes = 1 << target.bits
+    if count is None and codes**arity <= _MOST_COMPLETE:
+        yield from itertools.product(range(codes), repeat=arity)
+        return
+    source = random.Random(seed)
+    for first in _corners(target, source, _COUNT if count is None else count):
+        others = list(_corners(target, source, arity - 1))
+        if others and source.random() < 0.25:  # sums that cancel, quotients near one
+            close = first + source.randint(-_CLOSE, _CLOSE)
+            others[-1] = min(max(close, 0), codes - 1)
+        yield (first, *others)
+
+
+def _sources(
+    target: Format, source: Format, count: int | None, seed: int
+) -> Iterator[tuple[int, ...]]:
+    """Yield codes of numbers to round: all, or those that decide and random ones."""
+    if count is None and source.bits <= 16:
+        yield from ((code,) for code in range(1 << source.bits))
+        return
+    wanted = _COUNT if count is None else count
+    carrier = torch.float32 if source.bits <= 32 else torch.float64
+    decisive = [
+        source.encode(x)
+        for x in boundary_inputs(target, carrier).tolist()
+        if source.is_representable(x)
+    ]
+    mixed = random.Random(seed)
+    if len(decisive) > wanted:
+        decisive = sorted(mixed.sample(decisive, wanted))
+    yield from ((code,) for code in decisive)
+    for code in _corners(source, mixed, wanted - len(decisive)):
+        yield (code,)
+
+
+def vectors(
+    operation: str,
+    rounding: Rounding,
+    *,
+    source: Format | str | None = None,
+    count: int | None = None,
+    seed: int = 0,
+) -> Iterator[Vector]:
+    """Generate test vectors of an operation, whose operands and result have one format.
+
+    Contract:
+        Results and flags are the oracle's. The same arguments give the same vectors.
+        Without ``count``, all operands there are if these are at most 2^18, else 10000.
+
+    Args:
+        operation: a key of `EXACT_OPERATIONS`.
+        rounding: of the result, and the format of the operands.
+        source: format of the operand of ``round``; binary32 if None.
+        count: how many vectors.
+        seed: of the choice of operands, and key of the random words.
+
+    Returns:
+        Iterator of vectors.
+
+    Raises:
+        ValueError: for an unknown operation, a negative ``count``, or a ``source``
+            where it means nothing.
+
+    Example:
+        >>> all_pairs = vectors("add", Rounding("e2m1"))
+        >>> next(all_pairs), sum(1 for _ in all_pairs)
+        (Vector(operands=(0, 0), word=None, result=0, flags=0), 255)
+
+    References:
+        Hauser, Berkeley TestFloat, for the numbers of the flags.
+    """
+    if operation not in EXACT_OPERATIONS:
+        known = ", ".join(EXACT_OPERATIONS)
+        raise ValueError(f"operation must be one of {known}, got {operation!r}")
+    if count is not None and count < 0:
+        raise ValueError(f"count must not be negative, got {count}")
+    target = rounding.format
+    if operation == "round":
+        given = as_format("binary32" if source is None else source)
+        chosen = _sources(target, given, count, seed)
+    elif source is not None:
+        raise ValueError("source= is for operation='round'; others have one format")
+    else:
+        given = target
+        chosen = _operands(target, EXACT_OPERATIONS[operation], count, seed)
+    return _computed(operation, rounding, given, chosen, seed)
+
+
+def _computed(
+    operation: str,
+    rounding: Rounding,
+    source: Format,
+    chosen: Iterator[tuple[int, ...]],
+    seed: int,
+) -> Iterator[Vector]:
+    for index, codes in enumerate(chosen):
+        operands = [source.decode(code) for code in codes]
+        word = random_word(seed, index) if rounding.stochastic else None
+        result = exact_operation(operation, operands, rounding, word or 0)
+        flags = exact_flags(operation, operands, rounding, result)
+        yield Vector(codes, word, rounding.format.encode(result), flags)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``lowprec vectors``."""
+    choices = {
+        "mode": RoundingMode,
+        "saturation": Saturation,
+        "variant": Variant,
+    }
+    parser.add_argument("format", metavar="FORMAT", help="of operands and result")
+    parser.add_argument(
+        "--operation", default="round", choices=list(EXACT_OPERATIONS), help="[round]"
+    )
+    for name, values in choices.items():
+        default = next(iter(values)).value
+        names = [value.value for value in values]
+        parser.add_argument(
+            f"--{name}", default=default, choices=names, help=f"[{default}]"
+        )
+    parser.add_argument(
+        "--random-bits", type=int, default=32, help="of stochastic modes [32]"
+    )
+    parser.add_argument("--source", help="format of the operand of 'round' [binary32]")
+    parser.add_argument(
+        "--count", type=int, help="vectors [all if they are at most 2^18, else 10000]"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="[0]")
+    parser.add_argument("--out", help="path of the CSV file [standard output]")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write what ``lowprec vectors`` was asked for as CSV."""
+    rounding = Rounding(
+        arguments.format,
+        arguments.mode,
+        arguments.saturation,
+        arguments.random_bits,
+        arguments.variant,
+    )
+    rows = vectors(
+        arguments.operation,
+        rounding,
+        source=arguments.source,
+        count=arguments.count,
+        seed=arguments.seed,
+    )
+    if arguments.out is None:
+        _write(rows, arguments, rounding, sys.stdout)
+        return
+    with open(arguments.out, "w", encoding="utf-8", newline="") as file:
+        _write(rows, arguments, rounding, file)
+
+
+def _write(
+    rows: Iterator[Vector],
+    arguments: argparse.Namespace,
+    rounding: Rounding,
+    file: TextIO,
+) -> None:
+    """Write hexadecimal columns: operands, the random word, the result, the flags."""
+    arity, target = EXACT_OPERATIONS[arguments.operation], rounding.format
+    given = target
+    if arguments.operation == "round":
+        given = as_format(arguments.source or "binary32")
+    widths = [_digits(given)] * arity + [8] * rounding.stochastic + [_digits(target), 2]
+    word = ["word"] if rounding.stochastic else []
+    out: Any = csv.writer(file, lineterminator="\n")
+    out.writerow([*"abc"[:arity], *word, "result", "flags"])
+    for vector in rows:
+        words = [] if vector.word is None else [vector.word]
+        cells = [*vector.operands, *words, vector.result, vector.flags]
+        pairs = zip(cells, widths, strict=True)
+        out.writerow([f"{cell:0{width}x}" for cell, width in pairs])
+
+
+def _digits(format: Format) -> int:
+    return -(-format.bits // 4)

@@ -1,0 +1,152 @@
+"""lowprec vectors: codes and flags for hardware benches, judged by the processor."""
+
+import csv
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+import lowprec as lp
+from lowprec import Rounding
+from lowprec.cli import main
+from lowprec.testing import exact_flags, exact_operation, vectors
+from lowprec.testing import random_word as word
+
+NAMES = {"divide by zero": 8, "overflow": 4, "underflow": 2, "invalid value": 16}
+PROCESSOR = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "sqrt": np.sqrt,
+}
+BINARY32 = Rounding("binary32")
+
+
+def raised(function, operands):
+    """Return the processor's result and its flags but inexact, which NumPy ignores."""
+    seen = []
+    numbers = [np.float32(x) for x in operands]
+    with np.errstate(all="call", call=lambda kind, _: seen.append(NAMES[kind])):
+        result = function(*numbers)
+    return float(result), sum(set(seen))
+
+
+@pytest.mark.parametrize("name", list(PROCESSOR))
+def test_flags_are_those_of_the_processor(name):
+    source = lp.format("binary32")
+    kinds = set()
+    for vector in vectors(name, BINARY32, count=1500, seed=3):
+        operands = [source.decode(code) for code in vector.operands]
+        result, flags = raised(PROCESSOR[name], operands)
+        assert vector.flags & ~1 == flags, (operands, vector)
+        decoded = source.decode(vector.result)
+        assert decoded == result or (math.isnan(decoded) and math.isnan(result))
+        kinds.add(flags)
+    assert len(kinds) >= 2
+
+
+def test_inexact_is_told_by_fractions():
+    for vector in vectors("add", Rounding("e3m2")):
+        fmt = lp.format("e3m2")
+        a, b, y = (fmt.decode(code) for code in (*vector.operands, vector.result))
+        if math.isfinite(a + b) and math.isfinite(y):  # sums of these are exact
+            assert vector.flags & 1 == (a + b != y)
+
+
+@pytest.mark.parametrize("mode", ["nearest_even", "toward_zero", "toward_positive"])
+def test_edges_of_the_flags(mode):
+    def flags(operation, *operands, target="e4m3"):
+        rounding = Rounding(target, mode)
+        result = exact_operation(operation, operands, rounding)
+        return exact_flags(operation, operands, rounding, result)
+
+    top, low = 240.0, 2.0**-6
+    assert flags("add", top, 0.0) == 0
+    assert flags("add", top, 16.0) == 5
+    # Below the first value that the largest exponent does not reach: by the mode.
+    beyond = 5 if mode == "toward_positive" else 1
+    assert flags("round", top + 1) == beyond
+    assert flags("round", low * 0.5) == 0  # subnormal, but exact
+    assert flags("round", low * (0.5 + 2.0**-8)) == 3
+    # Rounds up to the smallest normal number with any exponent: no underflow.
+    almost = low * (1 - 2.0**-9)
+    assert flags("round", almost) == (3 if mode == "toward_zero" else 1)
+    assert flags("div", 1.0, 0.0) == 8
+    assert flags("log", 0.0) == 8
+    assert flags("sqrt", -1.0) == 16
+    assert flags("sub", math.inf, math.inf) == 16
+    assert flags("mul", math.nan, math.inf) == 0
+    assert flags("add", math.inf, 1.0) == 0
+    assert flags("exp", 0.0) == 0
+    assert flags("exp", 1.0) == 1
+    assert flags("round", 500.0, target="e4m3fn") == 5
+
+
+def table(text):
+    head, *rows = csv.reader(text.splitlines())
+    return head, rows
+
+
+def test_command_writes_every_pair_of_a_small_format(capsys, tmp_path):
+    assert main(["vectors", "e2m1", "--operation", "mul", "--mode", "to_odd"]) == 0
+    head, rows = table(capsys.readouterr().out)
+    assert head == ["a", "b", "result", "flags"]
+    pairs = [(int(a, 16), int(b, 16)) for a, b, *_ in rows]
+    assert pairs == list(itertools.product(range(16), repeat=2))
+    fmt = lp.format("e2m1")
+    for a, b, result, _ in rows:
+        operands = [fmt.decode(int(code, 16)) for code in (a, b)]
+        exact = exact_operation("mul", operands, Rounding("e2m1", "to_odd"))
+        assert int(result, 16) == fmt.encode(exact)
+    path = tmp_path / "mul.csv"
+    arguments = ["vectors", "e2m1", "--operation", "mul", "--mode", "to_odd"]
+    assert main([*arguments, "--out", str(path)]) == 0
+    assert table(path.read_text()) == (head, rows)
+
+
+def test_random_words_are_columns(capsys):
+    options = ["--mode", "stochastic", "--random-bits", "8", "--saturation", "finite"]
+    options += ["--source", "binary16", "--count", "40", "--seed", "5"]
+    assert main(["vectors", "e5m2", *options]) == 0
+    text = capsys.readouterr().out
+    head, rows = table(text)
+    assert head == ["a", "word", "result", "flags"]
+    assert len(rows) == 40
+    assert {len(row[0]) for row in rows} == {4}
+    rounding = Rounding("e5m2", "stochastic", "finite", 8)
+    for index, (a, words, result, _) in enumerate(rows):
+        assert int(words, 16) == word(5, index)
+        x = lp.format("binary16").decode(int(a, 16))
+        exact = exact_operation("round", (x,), rounding, int(words, 16))
+        assert int(result, 16) == lp.format("e5m2").encode(exact)
+    assert main(["vectors", "e5m2", *options]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_formats_of_16_bits_are_rounded_completely():
+    found = vectors("round", Rounding("e2m1"), source="e5m10")
+    codes = [vector.operands[0] for vector in itertools.islice(found, 300)]
+    assert codes == list(range(300))
+    found = vectors("round", Rounding("e2m1"), source="e4m3")
+    assert sum(1 for _ in found) == 256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["e5m2", "--count", "-1"], "count must not be negative, got -1"),
+        (["e5m2", "--operation", "add", "--source", "e4m3"], "source= is for"),
+        (["e5m0"], "zero-width mantissa"),
+        (["e5m2", "--random-bits", "33"], "random_bits must be from 1 to 32"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(capsys, arguments, message):
+    assert main(["vectors", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_unknown_operations_are_refused():
+    with pytest.raises(ValueError, match="operation must be one of round, add"):
+        vectors("cbrt", Rounding("e5m2"))
