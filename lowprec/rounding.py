@@ -27,6 +27,7 @@ __all__ = [
 # carrier in the normal range is a value: fewer bits with the same quantum do the same.
 _WIDEST_PRECISION = 62
 _MOST_RANDOM_BITS = 32
+_WIDEST_WRAPPING = 26
 
 
 class RoundingMode(StrEnum):
@@ -60,7 +61,8 @@ class Saturation(StrEnum):
     infinity too, becomes the largest finite value. ``propagate``: finite values
     become the largest finite value, infinity stays. ``wrap``: fixed point only, the
     integer k modulo 2^word, as adders of that width leave it; infinity becomes the
-    largest finite value.
+    largest finite value. Of sums and products this is exact where they have at most 53
+    bits before they wrap, so words have at most 26 there.
 
     References:
         P3109 interim report 3.2.2, OvfInf / SatFinite / SatPropagate.
@@ -229,6 +231,12 @@ class Rounding:
         return self._code[5] >= _FIRST_STOCHASTIC
 
     @property
+    def wraps_inexactly(self) -> bool:
+        """Whether it wraps words whose products have more than 53 bits."""
+        wraps = self.saturation is Saturation.WRAP
+        return wraps and self.format.bits > _WIDEST_WRAPPING
+
+    @property
     def code(self) -> tuple[int, ...]:
         """The nine integers that kernels take (`lowprec.kernels.RoundingCode`)."""
         return self._code
@@ -370,6 +378,12 @@ class Accumulator:
                 f"got order={self.order.value!r}"
             )
         set_field(self, "within", None if within is None else as_rounding(within))
+        for each in (self.rounding, self.within, self.product_rounding):
+            if each is not None and each.wraps_inexactly:
+                raise ValueError(
+                    f"{each!r} cannot accumulate: products of words of more than "
+                    f"{_WIDEST_WRAPPING} bits do not fit 53 bits before they wrap"
+                )
 
     def __repr__(self) -> str:
         """Return one line that evaluates back, only what differs from the default."""

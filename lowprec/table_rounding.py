@@ -14,8 +14,8 @@ TableFormat: TypeAlias = "Posit | Levels"
 
 
 def is_table_name(name: str) -> bool:
-    """Return whether a name is that of a posit."""
-    return Posit.from_name(name) is not None
+    """Return whether a name is meant to be that of a posit."""
+    return name.strip().lower().startswith("posit")
 
 
 @dataclass(frozen=True, init=False)
@@ -66,6 +66,11 @@ class TableRounding:
     ) -> None:
         """Normalise names to values and check ranges."""
         chosen = Posit.from_name(format) if isinstance(format, str) else format
+        if chosen is None:
+            raise ValueError(
+                f"unknown posit {format!r}: write positN or positN_E, with E exponent "
+                "bits, such as 'posit16_1'"
+            )
         if not isinstance(chosen, (Posit, Levels)):
             raise TypeError(
                 "a table is a Posit, a name such as 'posit16', or Levels; got "

@@ -11,29 +11,118 @@ import torch
 
 import lowprec as lp
 from lowprec.kernels.portable import round_with_words
-from lowprec.testing import assert_bit_equal, exact_round
+from lowprec.testing import assert_bit_equal, exact_block_round, exact_round
 
 pytestmark = pytest.mark.usefixtures("backend")
 
 INF, NAN = math.inf, math.nan
-FNUZ = lp.Format(
-    precision=4, emax=7, emin=-7, infinities=False, signed_zero=False, encoding="fnuz"
-)
-E2M1FN = lp.Format(
-    precision=2, emax=2, emin=0, infinities=False, nans=False, encoding="finite"
-)
-E3M2FN = lp.Format(
-    precision=3, emax=4, emin=-2, infinities=False, nans=False, encoding="finite"
-)
-SCALE = lp.Format(  # powers of two, like E8M0
-    precision=1,
-    emax=127,
-    emin=-127,
-    infinities=False,
-    signed=False,
-    signed_zero=False,
-    subnormals=False,
-)
+ZERO = {"mode": "toward_zero"}
+UP = {"mode": "toward_positive"}
+AWAY = {"mode": "nearest_away"}
+TIE_ZERO = {"mode": "nearest_zero"}
+ODD = {"mode": "to_odd"}
+FINITE = {"saturation": "finite"}
+DEEP = float.fromhex("0x1.3b7ffcp-16")
+
+# Peer, input, format, options, what the peer returned, what is right.
+BUGS = [
+    # Shifts by -1 at 23 bits; specials rounded as if they were numbers; the top
+    # exponent is not reserved; ties are not to even; subnormals round twice; -0 lost.
+    ("QPyTorch", 3.0, "e8m23", {}, -3.0, 3.0),
+    ("QPyTorch", -1.5, "e8m23", {}, 1.5, -1.5),
+    ("Qtorch+", 3.0, "e5m23", {}, -3.0, 3.0),
+    ("QPyTorch", NAN, "binary16", {}, 131008.0, NAN),
+    ("QPyTorch", INF, "binary16", {}, 131008.0, INF),
+    ("QPyTorch", 70000.0, "binary16", {}, 70016.0, INF),
+    ("QPyTorch", 65520.0, "binary16", {}, 65536.0, INF),
+    ("QPyTorch", 1e6, "e4m3fn", FINITE, 480.0, 448.0),
+    ("QPyTorch", 1e6, "e4m3", FINITE, 480.0, 240.0),
+    ("QPyTorch", 1.0625, "e4m3", {}, 1.125, 1.0),
+    ("QPyTorch", 1.3125, "e4m3", {}, 1.375, 1.25),
+    ("QPyTorch", DEEP, "binary16", {}, 316 * 2.0**-24, 315 * 2.0**-24),
+    ("QPyTorch", -0.0, "binary16", {}, 0.0, -0.0),
+    # Subnormals of bfloat16; -0 lost.
+    ("MPTorch", 1.1477e-38, "bfloat16", {}, 124 * 2.0**-133, 125 * 2.0**-133),
+    ("MPTorch", -0.0, "bfloat16", {}, 0.0, -0.0),
+    # The overflow binade becomes 0, toward zero too; ties ignore the sign and have a
+    # tolerance; rounding to odd moves exact values.
+    ("pychop", 65536.0, "binary16", {}, 0.0, INF),
+    ("pychop", 70000.0, "binary16", {}, 0.0, INF),
+    ("pychop", 131071.0, "binary16", {}, 0.0, INF),
+    ("pychop", 65520.0, "binary16", {}, 65536.0, INF),
+    ("pychop", 256.0, "e4m3", {}, 0.0, INF),
+    ("pychop", 300.0, "e4m3", {}, 0.0, INF),
+    ("pychop", 448.0, "e4m3", {}, 0.0, INF),
+    ("pychop", 70000.0, "binary16", ZERO, 0.0, 65504.0),
+    ("pychop", 1e6, "binary16", ZERO, INF, 65504.0),
+    ("pychop", -1e6, "binary16", ZERO, -INF, -65504.0),
+    ("pychop", -1.0625, "e4m3", AWAY, -1.0, -1.125),
+    ("pychop", 1.0625 + 2.0**-23, "e4m3", TIE_ZERO, 1.0, 1.125),
+    ("pychop", 1.0, "e4m3", ODD, 1.125, 1.0),
+    # Negative numbers and numbers below the range in formats without a sign.
+    ("gfloat", -3.0, "e8m0fnu", {}, -4.0, NAN),
+    ("gfloat", -3.0, "e8m0fnu", FINITE, -4.0, 2.0**-127),
+    ("gfloat", -3.0, "binary8p3ue", {}, -3.0, NAN),
+    ("gfloat", -3.0, "binary8p3uf", FINITE, -3.0, 0.0),
+    ("gfloat", 2.0**-128, "e8m0fnu", {}, 2.0**-128, 2.0**-127),
+    ("gfloat", 0.0, "e8m0fnu", {}, 0.0, 2.0**-127),
+    # IEEE 754 takes a tie between one-digit numbers to the larger magnitude.
+    ("gfloat", 3.0, "e8m0fnu", {}, 2.0, 4.0),
+    ("gfloat", INF, "binary8p4sf", FINITE, NAN, 240.0),
+    ("ml_dtypes", NAN, "e2m1fn", {}, -0.0, NAN),
+    ("ml_dtypes", NAN, "e3m2fn", {}, -0.0, NAN),
+    ("ml_dtypes", 0.0, "e8m0fnu", {}, NAN, 2.0**-127),
+    # Three overflow policies in one library.
+    ("torch", INF, "e4m3fn", {}, 448.0, NAN),
+    ("torch", 1000.0, "e4m3fn", {}, 448.0, NAN),
+    ("torch", 248.0, "e4m3fnuz", FINITE, NAN, 240.0),
+    ("torch", 61440.0, "e5m2", FINITE, INF, 57344.0),
+    ("torch", -1.0, "e8m0fnu", {}, 1.0, NAN),
+    # Ties go away from zero.
+    ("microxcaling", 2.5, "e2m1fn", {}, 3.0, 2.0),
+    # Through half first; specials saturate; directed modes are nearest.
+    ("mpemu", 1.125 + 2.0**-20, "e5m2", {}, 1.0, 1.25),
+    ("mpemu", 0.0107421875, "e4m3", {}, 0.0107421875, 6 * 2.0**-9),
+    ("mpemu", NAN, "e4m3fn", {}, 448.0, NAN),
+    ("mpemu", 1.01, "e5m2", UP, 1.0, 1.25),
+    ("mpemu", -1.2, "e5m2", UP, -1.25, -1.0),
+    # OFP8's largest value; the largest value is odd, so overflow stays there.
+    ("CPFloat", 464.25, "e4m3fn", {}, 480.0, NAN),
+    ("CPFloat", 464.25, "e4m3fn", FINITE, 480.0, 448.0),
+    ("gfloat", 1e9, "e5m2", ODD, INF, 57344.0),
+    # Presets with wrong maxima.
+    ("customfloat", 5.0, "e2m1fn", {}, INF, 4.0),
+    ("customfloat", 100.0, "e2m1fn", {}, 3.0, 6.0),
+    ("customfloat", 100.0, "e3m2fn", {}, 14.0, 28.0),
+    ("customfloat", 448.0, "e4m3fn", {}, INF, 448.0),
+    ("TensorFormat", NAN, "e4m3fn", {}, 256.0, NAN),
+    # The smallest exponent is one too low; ties go toward zero.
+    ("unit_scaling", 2.0**-17 * 1.5, "e5m2", {}, 2.0**-17, 2.0**-16),
+    ("unit_scaling", 1.375, "e5m2", {}, 1.25, 1.5),
+    ("brevitas", 480.0, "e4m3", {}, 480.0, INF),
+    ("brevitas", INF, "e4m3", {}, NAN, INF),
+    ("torchao", NAN, "e2m1fn", {}, 1.5, NAN),
+]
+
+# The neighbours of those inputs, on which a repair would fail.
+NEAR = [
+    (-INF, "bfloat16", {}, -INF),
+    (65519.996, "binary16", {}, 65504.0),
+    (-1e-30, "binary16", {}, -0.0),
+    (131072.0, "binary16", {}, INF),
+    (1.0625, "e4m3", AWAY, 1.125),
+    (-1.0625, "e4m3", TIE_ZERO, -1.0),
+    (1.01, "e4m3", ODD, 1.125),
+    (464.0, "e4m3fn", {}, 448.0),
+    (448.0, "e4m3fn", {}, 448.0),
+    (248.0, "e4m3fnuz", {}, NAN),
+    (61440.0, "e5m2", {}, INF),
+    (INF, "e4m3fn", FINITE, 448.0),
+    (6.0, "e8m0fnu", {}, 8.0),
+    # P3109 takes that tie to the even code: 2^62 has code 126.
+    (1.5 * 2.0**61, "binary8p1sf", {}, 2.0**62),
+    (1.5 * 2.0**62, "binary8p1sf", {}, 2.0**62),
+]
 
 
 def same(actual, expected):
@@ -42,103 +131,90 @@ def same(actual, expected):
     return actual == expected and math.copysign(1, actual) == math.copysign(1, expected)
 
 
-@pytest.mark.parametrize(
-    ("x", "format", "options", "expected"),
-    [
-        # QPyTorch, Qtorch+: shift by -1 at 23 bits negates; 24 bits give 0.
-        (3.0, "e8m22", {}, 3.0),
-        (-1.5, "binary32", {}, -1.5),
-        (3.0, "e5m22", {}, 3.0),
-        # QPyTorch: specials rounded as if they were numbers.
-        (NAN, "binary16", {}, NAN),
-        (INF, "binary16", {}, INF),
-        (-INF, "bfloat16", {}, -INF),
-        # QPyTorch: the top exponent is reserved.
-        (70000.0, "binary16", {}, INF),
-        (65520.0, "binary16", {}, INF),
-        (65519.996, "binary16", {}, 65504.0),
-        (1e6, "e4m3fn", {"saturation": "finite"}, 448.0),
-        (480.0, "e4m3", {"saturation": "finite"}, 240.0),
-        # QPyTorch: ties to even.
-        (1.0625, "e4m3", {}, 1.0),
-        (1.3125, "e4m3", {}, 1.25),
-        # QPyTorch: subnormals rounded twice; negative zero lost.
-        (float.fromhex("0x1.3b7ffcp-16"), "binary16", {}, 315 * 2.0**-24),
-        (-0.0, "binary16", {}, -0.0),
-        (-1e-30, "binary16", {}, -0.0),
-        # MPTorch: subnormals of bfloat16.
-        (1.1477e-38, "bfloat16", {}, 125 * 2.0**-133),
-        # pychop: the overflow binade became 0.
-        (65536.0, "binary16", {}, INF),
-        (131071.0, "binary16", {}, INF),
-        (131072.0, "binary16", {}, INF),
-        (256.0, "e4m3", {}, INF),
-        (300.0, "e4m3", {}, INF),
-        (448.0, "e4m3", {}, INF),
-        # pychop: toward zero stops at the largest finite value.
-        (70000.0, "binary16", {"mode": "toward_zero"}, 65504.0),
-        (1e6, "binary16", {"mode": "toward_zero"}, 65504.0),
-        (-1e6, "binary16", {"mode": "toward_zero"}, -65504.0),
-        # pychop: ties away and toward zero act on the magnitude.
-        (-1.0625, "e4m3", {"mode": "nearest_away"}, -1.125),
-        (1.0625, "e4m3", {"mode": "nearest_away"}, 1.125),
-        (-1.0625, "e4m3", {"mode": "nearest_zero"}, -1.0),
-        (1.0625 + 2.0**-23, "e4m3", {"mode": "nearest_zero"}, 1.125),
-        # pychop: rounding to odd leaves representable values alone.
-        (1.0, "e4m3", {"mode": "to_odd"}, 1.0),
-        (1.01, "e4m3", {"mode": "to_odd"}, 1.125),
-        # MuFP and IN: values went through half first; directed modes are directed.
-        (1.125 + 2.0**-20, "e5m2", {}, 1.25),
-        (1.01, "e5m2", {"mode": "toward_positive"}, 1.25),
-        (-1.2, "e5m2", {"mode": "toward_positive"}, -1.0),
-        (NAN, "e4m3fn", {}, NAN),
-        # CPFloat through MATLAB: OFP8's largest value is 448, not 480.
-        (464.25, "e4m3fn", {}, NAN),
-        (464.25, "e4m3fn", {"saturation": "finite"}, 448.0),
-        (464.0, "e4m3fn", {}, 448.0),
-        # CPFloat and gfloat disagree on overflow to odd: the largest value is odd.
-        (1e9, "e5m2", {"mode": "to_odd"}, 57344.0),
-        # Custom-float presets with wrong maxima.
-        (100.0, E2M1FN, {}, 6.0),
-        (5.0, E2M1FN, {}, 4.0),
-        (100.0, E3M2FN, {}, 28.0),
-        (448.0, "e4m3fn", {}, 448.0),
-        # torch has three overflow policies; each is an explicit choice here.
-        (61440.0, "e5m2", {}, INF),
-        (248.0, FNUZ, {}, NAN),
-        (248.0, FNUZ, {"saturation": "finite"}, 240.0),
-        (INF, "e4m3fn", {"saturation": "finite"}, 448.0),
-        (INF, "e4m3fn", {}, NAN),
-        # gfloat: negative input to an unsigned format.
-        (-3.0, SCALE, {}, NAN),
-        (-3.0, SCALE, {"saturation": "finite"}, 0.0),
-    ],
-)
 @pytest.mark.parametrize("carrier", [torch.float32, torch.float64], ids=str)
-def test_single_values(x, format, options, expected, carrier):
+@pytest.mark.parametrize(("peer", "x", "format", "options", "wrong", "right"), BUGS)
+def test_bugs_of_peers(peer, x, format, options, wrong, right, carrier):
+    assert not same(wrong, right), peer
+    check_value(x, format, options, right, carrier)
+
+
+@pytest.mark.parametrize("carrier", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("x", "format", "options", "right"), NEAR)
+def test_neighbours_of_bugs(x, format, options, right, carrier):
+    check_value(x, format, options, right, carrier)
+
+
+def check_value(x, format, options, right, carrier):
     value = torch.tensor(x, dtype=carrier)
     actual = lp.round(value, format, **options)
     assert actual.dtype == carrier
-    assert same(actual.item(), expected)
-    assert same(exact_round(value.item(), lp.Rounding(format, **options)), expected)
+    assert same(actual.item(), right)
+    assert same(exact_round(value.item(), lp.Rounding(format, **options)), right)
 
 
 @pytest.mark.parametrize(
-    ("x", "format", "expected"),
+    ("peer", "x", "format", "wrong", "right"),
     [
-        # N4; ml_dtypes and torch round float64 through float32.
-        (1 + 2.0**-8 + 2.0**-40, "bfloat16", 1.0078125),
-        (-431.99999999999994, "e4m3fn", -416.0),
-        (1 + 2.0**-11 + 2.0**-40, "binary16", 1.0009765625),
-        # pychop: float64 values were clamped at 1e-38.
-        (1e-50, "binary64", 1e-50),
-        (1e-100, "binary64", 1e-100),
-        # ml_dtypes from int64: through float32 it becomes the tie 16973824.
-        (16973823.0, "bfloat16", 16908288.0),
+        ("QPyTorch", 3.0, "e8m24", 0.0, 3.0),
+        ("QPyTorch", 8388609.0, "int32", 8388610.0, 8388609.0),
+        ("QPyTorch", 8388609.0, "fixed32f4", 8388610.0, 8388609.0),
+        ("ml_dtypes", -431.99999999999994, "e4m3fn", -448.0, -416.0),
+        ("torch", -431.99999999999994, "e4m3fn", -448.0, -416.0),
+        ("torch", 1 + 2.0**-8 + 2.0**-40, "bfloat16", 1.0, 1.0078125),
+        ("torch", 1 + 2.0**-11 + 2.0**-40, "binary16", 1.0, 1.0009765625),
+        ("pychop", 1e-50, "binary64", 9.99938e-51, 1e-50),
+        ("pychop", 1e-100, "binary64", 0.0, 1e-100),
+        # From int64, through float32, where it becomes a tie.
+        ("ml_dtypes", 16973823.0, "bfloat16", 17039360.0, 16908288.0),
     ],
 )
-def test_no_double_rounding_from_float64(x, format, expected):
-    assert lp.round(torch.tensor(x, dtype=torch.float64), format).item() == expected
+def test_bugs_of_peers_in_float64(peer, x, format, wrong, right):
+    assert wrong != right, peer
+    if peer == "ml_dtypes" and format == "bfloat16":
+        assert abs(x - right) < abs(x - wrong)
+    value = torch.tensor(x, dtype=torch.float64)
+    assert lp.round(value, format).item() == right == exact_round(x, format)
+
+
+def test_blocks_of_peers():
+    # QPyTorch: [3e38, 1e38] in 8 bits became negative.
+    block = lp.BlockFormat.fixed_point(8, 2)
+    y = lp.round(torch.tensor([3e38, 1e38]), block)
+    assert y.tolist() == [
+        exact_block_round([3e38, 1e38], block).values[i] for i in (0, 1)
+    ]
+    assert bool((y > 0).all())
+    # microxcaling: the largest magnitude just below 2^20 was taken for 2^20.
+    y = lp.round(torch.tensor([1048575.94] * 2), "mxfp4")
+    assert y.tolist() == [786432.0] * 2
+    # pychop: a block with infinity kept it, which no FP4 number is.
+    assert lp.round(torch.tensor([math.inf, 1.0]), "mxfp4").isnan().all()
+    # torchao: the scale rule "even" does not compile.
+    even = lp.block_format("mxfp4").replace(rule="even")
+    compiled = torch.compile(lambda x: lp.round(x, even), backend="eager")
+    x = torch.randn(64)
+    assert_bit_equal(compiled(x), lp.round(x, even))
+
+
+def test_sums_of_many_small_numbers():
+    # ml_dtypes: np.sum of 1400 e4m3 numbers is NaN; an accumulator only stagnates.
+    ones = torch.ones(1400)
+    assert lp.dot(ones, ones, accumulator="e4m3fn").item() == 16.0
+
+
+def test_converted_layers_keep_their_parameters_and_optimizers_round_them():
+    # pychop: the attention layer replaced its parameters; QuantizedSGD never rounded.
+    model = torch.nn.Linear(4, 3)
+    kept = dict(model.named_parameters())
+    converted = lp.nn.convert_(model, lp.Policy({"*": lp.Precision(weight="e4m3fn")}))
+    assert dict(converted.named_parameters()).keys() == kept.keys()
+    for name, parameter in converted.named_parameters():
+        assert parameter is kept[name]
+    optimizer = lp.optim.SGD(converted.parameters(), lr=0.1, param_format="e4m3fn")
+    converted(torch.randn(2, 4)).sum().backward()
+    optimizer.step()
+    weight = converted.weight.detach()
+    assert torch.equal(weight, lp.round(weight, "e4m3fn"))
 
 
 @pytest.mark.parametrize("pattern", [0x7FFFFFFF, 0x7F800001, 0x7FC00000, -1, -8388607])

@@ -278,6 +278,11 @@ def check_operands(
             f"lowprec.{name} rounds correctly to at most {widest} significant bits "
             f"in this mode, got {rounding.format.precision}"
         )
+    if rounding.wraps_inexactly:
+        raise NotImplementedError(
+            f"lowprec.{name} wraps words of at most 26 bits, whose products have at "
+            f"most 53 bits before, got {rounding.format!r}"
+        )
     check_held(rounding, reference.dtype)
     return reference.dtype
 

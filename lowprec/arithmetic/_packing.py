@@ -82,6 +82,8 @@ def pack(codes: Tensor, bits: int | Format | TableFormat | str) -> Tensor:
             f"codes of {width} bits are from 0 to {2**width - 1}, got values from "
             f"{low} to {high}"
         )
+    if width == _GROUP:
+        return codes.to(torch.uint8).contiguous()
     count = codes.shape[-1]
     groups = -(-count // _GROUP)
     wide: Tensor = codes.to(torch.int32)

@@ -31,7 +31,16 @@ class ToTable:
         return self.rounding.stochastic
 
     def apply(self, x: Tensor, seed: Tensor | None, offset: int) -> Tensor:
-        """Round without autograd."""
+        """Round without autograd.
+
+        Raises:
+            NotImplementedError: to torch.compile, which cannot trace the tables.
+        """
+        if torch.compiler.is_compiling():
+            raise NotImplementedError(
+                "rounding to posits or levels cannot be compiled: without "
+                "fullgraph=True, torch.compile runs this part uncompiled"
+            )
         chosen = self.rounding
         words = None
         if seed is not None:

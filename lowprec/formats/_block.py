@@ -102,9 +102,10 @@ def _check_size(name: str, value: Any, least: int) -> None:
 def _as_scale(value: Any) -> SharedExponent | Format:
     if isinstance(value, SharedExponent):
         return value
-    if isinstance(value, str) and value.strip().lower() in ("e8m0", "e8m0fnu"):
+    if isinstance(value, str) and value.strip().lower() == "e8m0":
         return SharedExponent()
-    return as_format(value)
+    scale = as_format(value)
+    return scale if scale.zero else SharedExponent()  # E8M0 by its other names
 
 
 @dataclass(frozen=True, init=False, repr=False)

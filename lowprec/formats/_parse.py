@@ -8,6 +8,7 @@ from typing import Any
 from ._families import from_family
 from ._format import Format
 from ._peers import from_peer
+from ._posit import Posit
 from ._registry import ALIASES, KNOWN
 
 __all__ = ["format"]
@@ -34,6 +35,11 @@ def _from_name(given: str) -> Format:
             f"{given!r} is a block format, whose blocks run along an axis: it stands "
             "where lowprec.round, or a Precision's input, weight or grad_output does; "
             "lowprec.block_format returns it"
+        )
+    if Posit.from_name(name) is not None:
+        raise ValueError(
+            f"{given!r} is a posit, which stands where lowprec.round, or a Precision's "
+            "input, weight or grad_output does; lowprec.Posit(bits, es) makes it"
         )
     near = difflib.get_close_matches(name, [*KNOWN, *ALIASES], n=3, cutoff=0.6)
     suggestion = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
@@ -88,9 +94,9 @@ def format(obj: Any) -> Format:
     """
     if isinstance(obj, Format):
         return obj
-    if (peers := from_peer(obj)) is not None:
-        return peers
     name = obj if isinstance(obj, str) else _dtype_name(obj)
+    if name is None and (peers := from_peer(obj)) is not None:
+        return peers
     if name is None:
         raise TypeError(
             "a format is a Format, a name such as 'bfloat16' or 'e6m8', a dtype, or a "

@@ -173,11 +173,11 @@ class Posit:
         exact = exact_or_special(x)
         if isinstance(exact, float) and math.isnan(exact):
             return 1 << (self.bits - 1)
-        known = self.table.values
-        values = dict(zip(known, range(len(known)), strict=True))
-        if exact not in values or (exact == 0 and isinstance(exact, float)):
+        negative_zero = isinstance(exact, float) and exact == 0
+        code = None if negative_zero else _codes(self).get(exact)
+        if code is None:
             raise ValueError(f"{x!r} is not a value of {self.name}: round it first")
-        return (values[float(exact)] - len(known) // 2) % (1 << self.bits)
+        return code
 
     def value_of(self, code: int) -> Real:
         """Return the value of a single code, which is in range."""
@@ -200,6 +200,13 @@ def _decoded(code: int, bits: int, es: int) -> Fraction:
     fraction = rest[es:]
     significand = 1 + Fraction(int(fraction or "0", 2), 1 << len(fraction))
     return significand * power_of_two(regime * (1 << es) + exponent)
+
+
+@functools.lru_cache(maxsize=64)
+def _codes(posit: Posit) -> dict[Real, int]:
+    values = posit.table.values
+    first = -(len(values) // 2)
+    return {x: (first + i) % (1 << posit.bits) for i, x in enumerate(values)}
 
 
 @functools.lru_cache(maxsize=64)

@@ -66,6 +66,7 @@ def _specials(format: Format) -> str:
         "infinity": format.infinities,
         "NaN": format.nans,
         "-0": format.signed_zero,
+        "no zero": not format.zero,
     }
     return ", ".join(name for name, has in present.items() if has) or "none"
 

@@ -73,6 +73,27 @@ def is_portable_only(code: Sequence[int]) -> bool:
     return code[4] >= ASYMMETRIC or code[6] == SATURATE_WRAP
 
 
+_FINISHED = ASYMMETRIC | NO_ZERO
+
+
+def unfinished(code: Sequence[int]) -> RoundingCode | None:
+    """Return a code whose results `portable.finish` turns into those of ``code``.
+
+    The ends of two's complement are those of a symmetric set with one number more,
+    2^(emax+1), that the positive side then loses; a set without zero is one with zero
+    that then loses it. None if ``code`` is not like that.
+    """
+    target = RoundingCode(*code)
+    if not target.flags & _FINISHED or target.saturation == SATURATE_WRAP:
+        return None
+    plain = target._replace(flags=target.flags & ~_FINISHED)
+    if target.flags & ASYMMETRIC:
+        plain = plain._replace(
+            emax=target.emax + 1, max_significand=1 << (target.precision - 1)
+        )
+    return plain
+
+
 def decode(code: Sequence[int]) -> RoundingCode:
     """Return the named form of the integers a torch operation received."""
     if len(code) != len(RoundingCode._fields):

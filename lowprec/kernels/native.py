@@ -243,6 +243,18 @@ def _refuse(code: Sequence[int], dtype: torch.dtype) -> None:
     raise ValueError(f"not a valid rounding code for this operation: {list(code)}")
 
 
+def _unfinished(code: tuple[int, ...], dtype: torch.dtype) -> codes.RoundingCode | None:
+    """Return the code that the library knows instead of one that it refused.
+
+    Raises:
+        ValueError: if the portable kernels refuse the code too.
+    """
+    if not codes.is_portable_only(code):
+        _refuse(code, dtype)
+    plain = codes.unfinished(code)
+    return None if plain is None or codes.is_portable_only(plain) else plain
+
+
 def round(x: Tensor, code: Sequence[int], out: Tensor | None = None) -> Tensor:
     """Round every element in a deterministic mode.
 
@@ -295,9 +307,12 @@ def round_into(x: Tensor, code: tuple[int, ...], target: Tensor) -> None:
         address,
         1 if count < _SERIAL else torch.get_num_threads(),
     ):
-        if not codes.is_portable_only(code):
-            _refuse(code, x.dtype)
-        target.copy_(portable.round(x, code))
+        plain = _unfinished(code, x.dtype)
+        if plain is None:
+            target.copy_(portable.round(x, code))
+        else:
+            round_into(x, plain, target)
+            portable.finish(target, codes.decode(code))
 
 
 def round_stochastic(
@@ -358,10 +373,13 @@ def round_stochastic_into(
         _checked_offset(offset, count),
         1 if count < _SERIAL else torch.get_num_threads(),
     ):
-        if not codes.is_portable_only(code):
-            _refuse(code, x.dtype)
-        key = torch.tensor(_signed(_key(seed)))
-        target.copy_(portable.round_stochastic(x, code, key, offset))
+        plain = _unfinished(code, x.dtype)
+        if plain is None:
+            key = torch.tensor(_signed(_key(seed)))
+            target.copy_(portable.round_stochastic(x, code, key, offset))
+        else:
+            round_stochastic_into(x, plain, seed, offset, target)
+            portable.finish(target, codes.decode(code))
 
 
 def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,37 +84,28 @@ def max_bits(code: RoundingCode, carrier: Carrier) -> int:
     return (code.emax + carrier.bias) * hidden + significand - hidden
 
 
-def _negative_max_bits(code: RoundingCode, carrier: Carrier, largest: int) -> int:
-    """Return the carrier's bits of the largest magnitude of negative values.
-
-    Raises:
-        ValueError: if it is beyond the carrier's range.
-    """
-    if not code.flags & codes.ASYMMETRIC:
-        return largest
-    if code.emax >= carrier.bias:
-        raise ValueError(
-            f"the carrier cannot hold -2^{code.emax + 1}, the least value of the format"
-        )
-    return (code.emax + 1 + carrier.bias) << (carrier.precision - 1)
+def finish(x: Tensor, code: RoundingCode) -> Tensor:
+    """Return what ``code`` makes of the results of `codes.unfinished`, in place."""
+    if code.flags & codes.ASYMMETRIC:
+        quantum = math.ldexp(1.0, code.emax - code.precision + 1)
+        x.clamp_(max=code.max_significand * quantum)
+    if code.flags & codes.NO_ZERO:
+        x.masked_fill_(x == 0, math.ldexp(1.0, code.emin))
+    return x
 
 
 def _smallest_bits(code: RoundingCode, carrier: Carrier) -> int:
-    """Return the carrier's bits of 2^emin, or of the value that follows it.
+    """Return the carrier's bits of the value that follows 2^emin.
 
     Raises:
         ValueError: if half of it is below the carrier's normal numbers.
     """
-    bits = 0
-    if code.flags & codes.NO_POWER:
-        bits = 1 << (carrier.precision - code.precision)
-        if code.precision > carrier.precision or code.emin <= 1 - carrier.bias:
-            raise ValueError(
-                f"the carrier cannot round to a format with precision {code.precision} "
-                f"and a smallest value above 2^{code.emin}: use a float64 carrier"
-            )
-    if code.emin < 1 - carrier.bias:  # a carrier subnormal
-        return 1 << (code.emin + carrier.bias + carrier.precision - 2)
+    if code.precision > carrier.precision or code.emin <= 1 - carrier.bias:
+        raise ValueError(
+            f"the carrier cannot round to a format with precision {code.precision} "
+            f"and a smallest value above 2^{code.emin}: use a float64 carrier"
+        )
+    bits = 1 << (carrier.precision - code.precision)
     return ((code.emin + carrier.bias) << (carrier.precision - 1)) + bits
 
 
@@ -257,9 +248,8 @@ def _wrapped(
     shift: Tensor,
     up: Tensor,
     negative: Tensor,
-    carrier: Carrier,
-) -> tuple[Tensor, Tensor]:
-    """Return magnitude bits and signs of the integers of fixed point modulo 2^word."""
+) -> Tensor:
+    """Return the integers k of fixed point modulo 2^word as float64 numbers k 2^q."""
     signed = bool(code.flags & codes.SIGNED)
     word = code.precision + signed
     count = (significand >> shift.clamp(0, _LARGEST_SHIFT)) + up
@@ -267,15 +257,14 @@ def _wrapped(
     # What leaves the 64 bits is a multiple of 2^word.
     count = torch.where(-shift > _LARGEST_SHIFT, 0, count << left)
     count = torch.where(negative, -count, count) & ((1 << word) - 1)
-    below = (count >> (word - 1)) == 1 if signed else torch.zeros_like(negative)
-    size = torch.where(below, (1 << word) - count, count)
+    if signed:
+        count = (count ^ (1 << (word - 1))) - (1 << (word - 1))
     # Exact: the carrier holds every value of the format.
-    value = size.to(torch.float64) * math.ldexp(1.0, code.emin - code.precision + 1)
-    return value.to(carrier.dtype).view(carrier.integer).to(torch.int64), below
+    return count.to(torch.float64) * math.ldexp(1.0, code.emin - code.precision + 1)
 
 
 def _overflow_bits(
-    code: RoundingCode, largest: Tensor | int, infinity: Tensor | int, negative: Tensor
+    code: RoundingCode, largest: int, infinity: int, negative: Tensor
 ) -> Tensor | int:
     """Magnitude bits of the result for finite values beyond the largest one."""
     if code.saturation != codes.SATURATE_NONE:
@@ -306,6 +295,9 @@ def round_with_words(
         ValueError: if the carrier is too narrow, or words are missing.
     """
     code = codes.decode(code)
+    plain = codes.unfinished(code)
+    if plain is not None:
+        return finish(round_with_words(x, plain, words), code)
     carrier = CARRIERS[x.dtype]
     largest = max_bits(code, carrier)
     bits = x.view(carrier.integer).to(torch.int64)
@@ -326,11 +318,16 @@ def round_with_words(
     quantum = exponent.clamp(min=code.emin) - (code.precision - 1)
     if not code.flags & codes.SUBNORMALS:
         quantum = torch.where(exponent < code.emin, code.emin, quantum)
-    if code.saturation == codes.SATURATE_WRAP:  # the grid goes on
+    wraps = code.saturation == codes.SATURATE_WRAP
+    if wraps:  # the grid goes on
         quantum = torch.full_like(quantum, code.emin - code.precision + 1)
     shift = quantum - lsb
 
     up = round_up(code, significand, quantum, shift, negative, words)
+    if wraps:
+        ends = code._replace(saturation=codes.SATURATE_NONE)
+        wrapped = _wrapped(code, significand, shift, up, negative).to(x.dtype)
+        return torch.where(x.isfinite(), wrapped, round_with_words(x, ends, words))
     clamped = shift.clamp(0, carrier.precision)
     unit = _power_of_two(clamped)
     # In the bits of the carrier a carry out of the fraction is the next binade.
@@ -344,27 +341,17 @@ def round_with_words(
         near = torch.where(up, smallest, 0)
         rounded = torch.where(magnitude < smallest, near, rounded)
 
-    finite = magnitude < carrier.infinity
-    limit: Tensor | int = largest
-    if code.flags & codes.ASYMMETRIC:
-        least = _negative_max_bits(code, carrier, largest)
-        limit = torch.where(negative, least, largest)
-    infinity = limit
+    infinity = largest
     if code.flags & codes.NANS:
         infinity = carrier.nan
     if code.flags & codes.INFINITIES:
         infinity = carrier.infinity
-    over = _overflow_bits(code, limit, infinity, negative)
-    rounded = torch.where(rounded > limit, over, rounded)
+    over = _overflow_bits(code, largest, infinity, negative)
+    rounded = torch.where(rounded > largest, over, rounded)
     finite_only = code.saturation == codes.SATURATE_FINITE
     rounded = torch.where(
-        magnitude == carrier.infinity, limit if finite_only else infinity, rounded
+        magnitude == carrier.infinity, largest if finite_only else infinity, rounded
     )
-    if code.saturation == codes.SATURATE_WRAP:
-        wrapped, below = _wrapped(code, significand, shift, up, negative, carrier)
-        rounded = torch.where(finite, wrapped, rounded)
-        negative = torch.where(finite, below, negative)
-
     if not code.flags & codes.SIGNED:
         below = negative & (rounded > 0)
         outside = carrier.nan if code.flags & codes.NANS else 0
@@ -377,8 +364,6 @@ def round_with_words(
         negative = negative & ~below
     if not code.flags & codes.SIGNED_ZERO:
         negative = negative & (rounded != 0)
-    if code.flags & codes.NO_ZERO:
-        rounded = torch.where(rounded == 0, _smallest_bits(code, carrier), rounded)
 
     sign = -(1 << (carrier.width - 1))
     result = torch.where(negative, rounded + sign, rounded)

@@ -102,6 +102,14 @@ def test_views_in_the_dtype_of_torch(name):
         lp.encode(x.new_zeros(2), "e3m4", dtype=TORCH[name])
 
 
+@pytest.mark.parametrize("name", TORCH)
+def test_every_code_means_what_torch_says(name):
+    dtype = TORCH[name]
+    codes = torch.arange(2 ** (8 * dtype.itemsize))
+    integer = torch.uint8 if dtype.itemsize == 1 else torch.uint16
+    assert_bit_equal(lp.decode(codes, name), codes.to(integer).view(dtype).float())
+
+
 def test_pairs_of_four_bits():
     x = lp.round(torch.randn(3, 6), "e2m1fn")
     pairs = lp.encode(x, "e2m1fn", dtype=torch.float4_e2m1fn_x2)

@@ -265,3 +265,12 @@ def test_fixed_point_in_products():
     assert lp.matmul(ones, ones.T, accumulator=wrapping).item() == 200 - 256
     assert lp.add(torch.tensor([100.0]), 100, wrapping).item() == -56
     assert lp.add(torch.tensor([100.0]), 100, "int8").item() == 127
+    a = torch.tensor([33554431.0], dtype=torch.float64)
+    wide = lp.Rounding("int26", saturation="wrap")
+    product = (33554431 * 33554431 + 2**25) % 2**26 - 2**25
+    assert lp.mul(a, a, wide).item() == product
+    assert lp.dot(a, a, accumulator=wide).item() == product
+    with pytest.raises(NotImplementedError, match="wraps words of at most 26 bits"):
+        lp.mul(a, a, lp.Rounding("int27", saturation="wrap"))
+    with pytest.raises(ValueError, match="cannot accumulate: products of words"):
+        lp.Accumulator(lp.Rounding("int32", saturation="wrap"))
