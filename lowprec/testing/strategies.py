@@ -142,7 +142,7 @@ def fixed_point_formats(draw: st.DrawFn, *, max_word: int = 16) -> Format:
         fixed_point_formats(max_word=8).map(str)
     """
     word = draw(st.integers(2, max_word))
-    fraction = draw(st.integers(-4, word))
+    fraction = draw(st.integers(-min(word, 4), word))
     signed = draw(st.booleans())
     symmetric = draw(st.booleans()) if signed else False
     return Format.fixed_point(word, fraction, signed=signed, symmetric=symmetric)
