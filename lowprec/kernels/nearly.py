@@ -132,9 +132,8 @@ def round_nearest(exact: Nearest, shift: Tensor, code: RoundingCode) -> Tensor:
     # In two steps, since 2^exponent may be subnormal: each product is exact.
     place = exponent + drop
     first = place.clamp(-_BIAS + 1, _BIAS - _BITS)
-    rest = (place - first).clamp(-_BITS, _BITS)
+    rest = (place - first).clamp(max=_BITS)  # more is as infinite
     value = count.to(torch.float64) * _power(first) * _power(rest)
-    value = torch.where(place - first < -_BITS, 0.0, value)
     largest = code.max_significand * 2.0 ** (code.emax - code.precision + 1)
     inward = code.saturation != SATURATE_NONE or code.mode in (TOWARD_ZERO, TO_ODD)
     stays = torch.full_like(negative, inward)
