@@ -10,6 +10,8 @@ import torch
 import lowprec as lp
 from lowprec.kernels import native
 from lowprec.optim import ASkewSGD, BinaryConnect, ProxQuant
+from lowprec.optim._scaled_levels import Sampling, ScaledLevels
+from lowprec.random import philox_words
 
 pytestmark = pytest.mark.skipif(
     not native.available(), reason="the C++ library was not built"
@@ -168,6 +170,28 @@ def test_binary_connect(isa, levels, mode, dtype):
                 optimizer.step()
             weights.append([p.detach(), optimizer.state[p]["latent"]])
         assert all(map(equal_bits, *weights))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("offset", [0, 3, 2**34 - 500])
+@pytest.mark.parametrize("levels", ["binary", "halves", "16", "17"])
+def test_words_at_their_bounds(isa, levels, offset, dtype):
+    """Shares as near to the random words as the dtype allows, and some much larger."""
+    count, seed = 3001, 2**40 + 5
+    index = torch.arange(offset, offset + count)
+    words = philox_words(index, torch.tensor(seed), step=7, purpose=0)
+    values = LEVELS[levels].values
+    lower, upper = values[0], values[1]
+    w = (lower + (upper - lower) * words.to(torch.float64) / 2.0**32).to(dtype)
+    w[::3] += 2.0 ** torch.linspace(-26, 3, len(w[::3]), dtype=dtype)
+    levels_of = []
+    for backend in ("native", "portable"):
+        with lp.kernels.using(backend):
+            out = torch.empty_like(w)
+            scaled = ScaledLevels(LEVELS[levels], torch.ones((), dtype=dtype), w)
+            scaled.quantize_(w, out, False, Sampling(seed, 7, offset))
+            levels_of.append(out)
+    assert equal_bits(*levels_of)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
