@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from fractions import Fraction
 
 import pytest
 import torch
@@ -216,3 +217,27 @@ def test_prox_quant(isa, levels, prox, dtype):
                 optimizer.project_()
             weights.append([moved, w])
         assert all(map(equal_bits, *weights))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("count", [1, 31, 4095, 4097, 8192, 20_011])
+def test_lengths_for_the_proximal_map(isa, count, dtype):
+    """The sum of squares does not depend on threads, and is that of exact numbers."""
+    generator = torch.Generator().manual_seed(count)
+    w = 3 * torch.randn(5, count, generator=generator, dtype=torch.float64).to(dtype)
+    scale = SCALES["channel"].to(dtype)
+    threads, lengths = torch.get_num_threads(), []
+    try:
+        for backend, team in (("native", 1), ("native", 2), ("portable", 1)):
+            torch.set_num_threads(team)
+            with lp.kernels.using(backend):
+                scaled = ScaledLevels(LEVELS["binary"], scale, w)
+                lengths.append(scaled._length(w))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(set(lengths)) == 1
+    z = w / scale  # rounded to the dtype, as their distances are
+    rest = (z - torch.where(z >= 0, 1.0, -1.0).to(dtype)).flatten().tolist()
+    exact = sum(Fraction(x) ** 2 for x in rest)
+    relative = Fraction(lengths[0]) ** 2 / exact - 1
+    assert abs(relative) < Fraction(1, 2**44)

@@ -318,29 +318,36 @@ void level_run(const LevelTask& task, const LevelFunction<C, operation>& shared,
   }
 }
 
-// Calls `part` with a function of levels, and the elements that it serves.
+// Calls `part` with a function of levels, and those of the elements begin .. begin +
+// count - 1 that it serves.
 template <class C, int64_t operation, class F>
-LOWPREC_INLINE void for_level_runs(const LevelTask& task, F part) {
+LOWPREC_INLINE void level_runs(const LevelTask& task, int64_t begin, int64_t count,
+                               F part) {
   using Float = typename C::Float;
   const Float* levels = (const Float*)task.levels;
   const Float* middles = (const Float*)task.middles;
   const Float* scales = (const Float*)task.scales;
-  const int64_t endless = INT64_MAX;
+  const int64_t endless = INT64_MAX, end = begin + count;
+  while (begin < end) {
+    const int64_t index = task.first + begin;
+    const int64_t row = task.level_run ? index / task.level_run : 0;
+    const int64_t scale = task.scale_run ? index / task.scale_run : 0;
+    const int64_t level_end = task.level_run ? (row + 1) * task.level_run : endless;
+    const int64_t scale_end = task.scale_run ? (scale + 1) * task.scale_run : endless;
+    const int64_t next = smaller(level_end, scale_end);
+    const int64_t some = smaller(end - begin, next - index);
+    const LevelRow<C> set(levels + row * task.width, middles + row * (task.width - 1),
+                          task.width, Float(task.spacing));
+    part(LevelFunction<C, operation>(task, set, scales[scale]), begin, some);
+    begin += some;
+  }
+}
+
+// The same for all elements, by several threads.
+template <class C, int64_t operation, class F>
+LOWPREC_INLINE void for_level_runs(const LevelTask& task, F part) {
   for_parts(task.count, int(task.threads), kNearest, [&](int64_t begin, int64_t count) {
-    const int64_t end = begin + count;
-    while (begin < end) {
-      const int64_t index = task.first + begin;
-      const int64_t row = task.level_run ? index / task.level_run : 0;
-      const int64_t scale = task.scale_run ? index / task.scale_run : 0;
-      const int64_t level_end = task.level_run ? (row + 1) * task.level_run : endless;
-      const int64_t scale_end = task.scale_run ? (scale + 1) * task.scale_run : endless;
-      const int64_t next = smaller(level_end, scale_end);
-      const int64_t some = smaller(end - begin, next - index);
-      const LevelRow<C> set(levels + row * task.width, middles + row * (task.width - 1),
-                            task.width, Float(task.spacing));
-      part(LevelFunction<C, operation>(task, set, scales[scale]), begin, some);
-      begin += some;
-    }
+    level_runs<C, operation>(task, begin, count, part);
   });
 }
 
@@ -349,6 +356,58 @@ Status level_loop(const LevelTask& task) {
   for_level_runs<C, operation>(
       task, [&](const LevelFunction<C, operation>& function, int64_t begin,
                 int64_t count) { level_run(task, function, begin, count); });
+  return kOk;
+}
+
+// Sums of squares whose order depends on nothing but these numbers: of a block's
+// elements, kSums at a time, and then of the halves of what is left.
+constexpr int64_t kSquared = 4096, kSums = 32;
+
+template <class Float>
+double sum_of_squares(const Float* x, int64_t count) {
+  constexpr int lanes = Binary64::lanes;
+  VFloat<Binary64> sums[kSums / lanes] = {};
+  for (int64_t i = 0; i < count; i += kSums) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kSums / lanes; ++v) {
+      const VFloat<Binary64> wide = load_wide(x + i + v * lanes);
+      sums[v] += wide * wide;
+    }
+  }
+  double rest[kSums];
+  memcpy(rest, sums, sizeof(rest));
+  for (int64_t half = kSums / 2; half > 0; half /= 2)
+    for (int64_t j = 0; j < half; ++j) rest[j] += rest[j + half];
+  return rest[0];
+}
+
+// Writes the sum of the squared distances to the nearest levels of every block.
+template <class C>
+Status squared_distances(const LevelTask& task) {
+  using Float = typename C::Float;
+  const int64_t blocks = (task.count + kSquared - 1) / kSquared;
+  const int team = useful_threads(task.count, int(task.threads));
+#pragma omp parallel for num_threads(team) schedule(static, 1) if (team > 1)
+  for (int t = 0; t < team; ++t) {
+    const DefaultEnvironment environment;
+    for (int64_t block = blocks * t / team; block < blocks * (t + 1) / team; ++block) {
+      const int64_t begin = block * kSquared;
+      alignas(64) Float distances[kSquared];
+      LevelTask part = task;
+      part.weights = (Float*)task.weights + begin;
+      part.out = distances;
+      part.first += begin;
+      part.count = smaller(kSquared, task.count - begin);
+      level_runs<C, kFromLevel>(
+          part, 0, part.count, [&](const LevelFunction<C, kFromLevel>& function,
+                                   int64_t i, int64_t count) {
+            level_run(part, function, i, count);
+          });
+      int64_t count = part.count;
+      while (count % kSums != 0) distances[count++] = 0;
+      ((double*)task.out)[block] = sum_of_squares(distances, count);
+    }
+  }
   return kOk;
 }
 
@@ -362,6 +421,8 @@ Status level_array(const LevelTask& task) {
       return level_loop<C, kSampledLevel>(task);
     case kFromLevel:
       return level_loop<C, kFromLevel>(task);
+    case kSquaredDistances:
+      return squared_distances<C>(task);
     case kProxAbsolute:
       return level_loop<C, kProxAbsolute>(task);
     case kProxSquare:

@@ -150,6 +150,22 @@ LOWPREC_INLINE VBits<C> with_sign(VBits<C> magnitude, VBits<C> signs) {
 #endif
 }
 
+// As many numbers as a vector of float64 has lanes.
+LOWPREC_INLINE VFloat<Binary64> load_wide(const double* from) {
+  return load<VFloat<Binary64>>(from);
+}
+
+LOWPREC_INLINE VFloat<Binary64> load_wide(const float* from) {
+#if defined(__AVX512F__)
+  return (VFloat<Binary64>)_mm512_cvtps_pd(_mm256_loadu_ps(from));
+#elif defined(__AVX2__)
+  return (VFloat<Binary64>)_mm256_cvtps_pd(_mm_loadu_ps(from));
+#else
+  typedef float Few __attribute__((vector_size(4 * Binary64::lanes)));
+  return __builtin_convertvector(load<Few>(from), VFloat<Binary64>);
+#endif
+}
+
 // x where it is neither below `low` nor above `high`, zeros as they are, or NaN.
 template <class C>
 LOWPREC_INLINE VFloat<C> within(VFloat<C> x, VFloat<C> low, VFloat<C> high) {
