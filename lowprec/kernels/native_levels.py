@@ -20,6 +20,10 @@ from . import native
 NEAREST, SAMPLED, FROM_NEAREST = range(3)
 PROX = {"l1": 3, "sq": 4, "l2": 5}
 SKEW = {"quadratic": 6, "quartic": 7, "quartic_ext": 8}
+SQUARED = 9
+
+# Elements of a sum of squares and lanes that add them (kSquared, kSums in levels.h).
+BLOCK, LANES = 4096, 32
 
 Hull = tuple[float, float] | None
 OWN_ENDS = (math.nan, math.nan)
@@ -142,7 +146,8 @@ def map_levels(
         operation: one of the numbers above.
         w: weights, contiguous, float32 or float64, while the library is loaded.
         rows: their levels and scales.
-        out: contiguous result; may be ``w`` or ``direction``.
+        out: contiguous result; may be ``w`` or ``direction``. For ``SQUARED``,
+            a float64 number for each block.
         direction: what skewed directions replace, contiguous.
         fields: of the task; ``first`` is the linear index of the first weight.
     """

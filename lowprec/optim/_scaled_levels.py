@@ -142,11 +142,20 @@ class ScaledLevels:
 
     def _length(self, w: Tensor) -> float:
         """Return |w/s - P(w/s)|."""
-        squares = [
-            float(torch.linalg.vector_norm(rest, dtype=torch.float64)) ** 2
-            for _, (rest,) in consecutive([self.from_nearest(w)], size=1 << 20)
-        ]
-        return math.sqrt(math.fsum(squares))
+        if w.numel() == 0:
+            return 0.0
+        w = w.contiguous()
+        if self._rows is not None:
+            count = -(-w.numel() // native_levels.BLOCK)
+            blocks = torch.empty(count, dtype=torch.float64)
+            native_levels.map_levels(native_levels.SQUARED, w, self._rows, blocks)
+        else:
+            # Pieces are whole blocks, and enough of them to add many at a time.
+            parts = consecutive([w], self.cuttable, size=256 * native_levels.BLOCK)
+            blocks = torch.cat(
+                [_sums_of_squares(self.from_nearest(x)) for _, (x,) in parts]
+            )
+        return math.sqrt(float(_halved(blocks)))
 
     def skewed(
         self,
@@ -224,6 +233,30 @@ class ScaledLevels:
         target = out if out is not None and out.is_contiguous() else torch.empty_like(w)
         native_levels.map_levels(operation, w, self._rows, target, first=first, **more)
         return target if out is None or target is out else out.copy_(target)
+
+
+def _sums_of_squares(x: Tensor) -> Tensor:
+    """Return the sum of squares of every block of consecutive elements, in float64.
+
+    The order of the additions is fixed: `LANES` at a time, then the halves of those.
+    """
+    size, lanes = native_levels.BLOCK, native_levels.LANES
+    flat = x.reshape(-1).to(torch.float64)
+    flat = torch.nn.functional.pad(flat, (0, -len(flat) % size))
+    rows = flat.square_().view(-1, size // lanes, lanes)
+    total = rows.new_zeros(len(rows), lanes)
+    for row in rows.unbind(1):
+        total += row
+    return _halved(total)
+
+
+def _halved(x: Tensor) -> Tensor:
+    """Return sums along the last dimension, halves added until one element is left."""
+    while x.shape[-1] != 1:
+        x = torch.nn.functional.pad(x, (0, x.shape[-1] % 2))
+        first, second = x.chunk(2, -1)
+        x = first + second
+    return x[..., 0]
 
 
 def _sampled(z: Tensor, table: LevelTable, sampling: Sampling, first: int) -> Tensor:

@@ -99,6 +99,8 @@ def scale_of(w: Tensor, levels: LevelsLike, scale: ScaleLike) -> Tensor:
     """
     check_scale(scale)
     w = w.detach()
+    if scale is None:
+        return torch.ones((), dtype=w.dtype, device=w.device)
     if isinstance(scale, str):
         result = _by_policy(w.to(torch.float64), levels, scale, None)
     elif isinstance(scale, PerChannel):
@@ -106,7 +108,7 @@ def scale_of(w: Tensor, levels: LevelsLike, scale: ScaleLike) -> Tensor:
     elif callable(scale):
         result = torch.as_tensor(scale(w))
     else:
-        result = torch.as_tensor(1.0 if scale is None else scale)
+        result = torch.as_tensor(scale)
     result = result.detach().to(w)
     if not bool(((result > 0) & result.isfinite()).all()):
         raise ValueError(

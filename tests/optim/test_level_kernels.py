@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from fractions import Fraction
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import torch
 import lowprec as lp
 from lowprec.kernels import native
 from lowprec.optim import ASkewSGD, BinaryConnect, ProxQuant
+from lowprec.optim._scaled_levels import Sampling, ScaledLevels
+from lowprec.random import philox_words
 
 pytestmark = pytest.mark.skipif(
     not native.available(), reason="the C++ library was not built"
@@ -171,6 +174,28 @@ def test_binary_connect(isa, levels, mode, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("offset", [0, 3, 2**34 - 500])
+@pytest.mark.parametrize("levels", ["binary", "halves", "16", "17"])
+def test_words_at_their_bounds(isa, levels, offset, dtype):
+    """Shares as near to the random words as the dtype allows, and some much larger."""
+    count, seed = 3001, 2**40 + 5
+    index = torch.arange(offset, offset + count)
+    words = philox_words(index, torch.tensor(seed), step=7, purpose=0)
+    values = LEVELS[levels].values
+    lower, upper = values[0], values[1]
+    w = (lower + (upper - lower) * words.to(torch.float64) / 2.0**32).to(dtype)
+    w[::3] += 2.0 ** torch.linspace(-26, 3, len(w[::3]), dtype=dtype)
+    levels_of = []
+    for backend in ("native", "portable"):
+        with lp.kernels.using(backend):
+            out = torch.empty_like(w)
+            scaled = ScaledLevels(LEVELS[levels], torch.ones((), dtype=dtype), w)
+            scaled.quantize_(w, out, False, Sampling(seed, 7, offset))
+            levels_of.append(out)
+    assert equal_bits(*levels_of)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("prox", ["l1", "sq", "l2"])
 @pytest.mark.parametrize("levels", LEVELS)
 def test_prox_quant(isa, levels, prox, dtype):
@@ -192,3 +217,27 @@ def test_prox_quant(isa, levels, prox, dtype):
                 optimizer.project_()
             weights.append([moved, w])
         assert all(map(equal_bits, *weights))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("count", [1, 31, 4095, 4097, 8192, 20_011])
+def test_lengths_for_the_proximal_map(isa, count, dtype):
+    """The sum of squares does not depend on threads, and is that of exact numbers."""
+    generator = torch.Generator().manual_seed(count)
+    w = 3 * torch.randn(5, count, generator=generator, dtype=torch.float64).to(dtype)
+    scale = SCALES["channel"].to(dtype)
+    threads, lengths = torch.get_num_threads(), []
+    try:
+        for backend, team in (("native", 1), ("native", 2), ("portable", 1)):
+            torch.set_num_threads(team)
+            with lp.kernels.using(backend):
+                scaled = ScaledLevels(LEVELS["binary"], scale, w)
+                lengths.append(scaled._length(w))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(set(lengths)) == 1
+    z = w / scale  # rounded to the dtype, as their distances are
+    rest = (z - torch.where(z >= 0, 1.0, -1.0).to(dtype)).flatten().tolist()
+    exact = sum(Fraction(x) ** 2 for x in rest)
+    relative = Fraction(lengths[0]) ** 2 / exact - 1
+    assert abs(relative) < Fraction(1, 2**44)

@@ -9,7 +9,6 @@
 LOWPREC_BEGIN
 
 constexpr int64_t kScanned = 16;  // levels up to which comparing with all is fastest
-constexpr int64_t kWordChunk = 1024;
 
 // The levels of a row, and where a number lies between them.
 template <class C>
@@ -23,10 +22,16 @@ class LevelRow {
     count_ = width;
     while (count_ > 1 && levels[count_ - 1] == Float(__builtin_inf())) --count_;
     last_ = levels[count_ - 1];
+    first_ = levels[0];
+    second_ = levels[width > 1];
+    const Float cell = spacing != Float(0) ? spacing : second_ - first_;
+    const Float rate = Float(0x1p31) / cell;
+    const bool equal = spacing != Float(0) || count_ == 2;
+    rate_ = equal && rate < Float(__builtin_inf()) ? rate : 0;
   }
 
   int64_t count() const { return count_; }
-  Float first() const { return levels_[0]; }
+  Float first() const { return first_; }
   Float last() const { return last_; }
 
   // The ends of the cell around z; those of the outermost cell beyond all levels.
@@ -38,14 +43,21 @@ class LevelRow {
       *upper = gather<C>(levels_ + 1, index);
       return;
     }
-    *lower = splat<VFloat<C>>(levels_[0]);
-    *upper = splat<VFloat<C>>(levels_[width_ > 1]);
+    *lower = splat<VFloat<C>>(first_);
+    *upper = splat<VFloat<C>>(second_);
     for (int64_t j = 1; j < count_ - 1; ++j) {
       const VFloat<C> level = splat<VFloat<C>>(levels_[j]);
       const VInt<C> above = z >= level;
       *lower = above ? level : *lower;
       *upper = above ? splat<VFloat<C>>(levels_[j + 1]) : *upper;
     }
+  }
+
+  // About 2^31 passed / (upper - lower), wrong by some units in the last place.
+  LOWPREC_INLINE VFloat<C> share(VFloat<C> passed, VFloat<C> lower,
+                                 VFloat<C> upper) const {
+    return rate_ != Float(0) ? passed * rate_
+                             : passed / (upper - lower) * Float(0x1p31);
   }
 
   LOWPREC_INLINE VFloat<C> nearest(VFloat<C> z) const {
@@ -72,7 +84,7 @@ class LevelRow {
     const Float highest = last_ - spacing_;
     VFloat<C> level = floor_of<C>(z * (1 / spacing_)) * spacing_;
     level = level > highest ? splat<VFloat<C>>(highest) : level;
-    level = level < levels_[0] ? splat<VFloat<C>>(levels_[0]) : level;
+    level = level < first_ ? splat<VFloat<C>>(first_) : level;
     *lower = level + Float(0);  // no level is -0
     *upper = level + spacing_;
   }
@@ -92,7 +104,8 @@ class LevelRow {
   const Float* levels_;
   const Float* middles_;
   int64_t width_, count_;
-  Float spacing_, last_;
+  Float spacing_, first_, second_, last_;
+  Float rate_;  // 2^31 cells per unit; 0 if cells differ or are too small for it
 };
 
 // What a task does to the elements that one row and one scale serve.
@@ -121,8 +134,7 @@ struct LevelFunction {
   }
 
   LOWPREC_INLINE VFloat<C> clamped(VFloat<C> w) const {
-    w = w < low ? splat<VFloat<C>>(low) : w;
-    return w > high ? splat<VFloat<C>>(high) : w;
+    return within<C>(w, splat<VFloat<C>>(low), splat<VFloat<C>>(high));
   }
 
   // Clamps what it quantizes.
@@ -184,10 +196,28 @@ struct LevelFunction {
   }
 
   LOWPREC_INLINE VFloat<C> sampled(VFloat<C> z, const uint32_t* words) const {
-    typedef double Wide __attribute__((vector_size(8 * C::lanes)));
     if (row.count() < 2) return row.nearest(z);
     VFloat<C> lower, upper;
     row.cell(z, &lower, &upper);
+    if constexpr (C::width == 32) {
+      // Halves of both sides of the comparison below, for a signed conversion. Up to
+      // 2^32 their errors add up to less than the tolerance; larger bounds are far away.
+      // NaN goes the exact way.
+      const VFloat<C> bound = row.share(z - lower, lower, upper);
+      const VBits<C> half = load_words<C>(words) >> 1;
+      const VFloat<C> room = bound - __builtin_convertvector((VInt<C>)half, VFloat<C>);
+      const VFloat<C> size = (VFloat<C>)((VBits<C>)room & (Layout<C>::sign - 1));
+      if (__builtin_expect(all_greater<C>(size, splat<VFloat<C>>(0x1p12f)), true))
+        return room > Float(0) ? upper : lower;
+    }
+    return sampled_exactly(z, lower, upper, words);
+  }
+
+  static __attribute__((noinline)) VFloat<C> sampled_exactly(VFloat<C> z,
+                                                             VFloat<C> lower,
+                                                             VFloat<C> upper,
+                                                             const uint32_t* words) {
+    typedef double Wide __attribute__((vector_size(8 * C::lanes)));
     const Wide share = __builtin_convertvector(z - lower, Wide) /
                        __builtin_convertvector(upper - lower, Wide);
     const Wide word =
@@ -232,6 +262,15 @@ LOWPREC_INLINE void store_some(T* to, V vector, int64_t count) {
     memcpy(to, &vector, size_t(count) * sizeof(T));
 }
 
+// The words of a group of counters.
+LOWPREC_INLINE void random_words(uint64_t block, uint64_t seed, uint32_t step,
+                                 uint32_t* words) {
+  if ((block + kLanes * kGroups) >> 32)
+    philox_far(block, seed, words, step);
+  else
+    philox_groups<kGroups, true>(block, seed, step, kPurposeRound, words);
+}
+
 // Elements begin .. begin + count - 1, which one row and one scale serve.
 template <class C, int64_t operation>
 void level_run(const LevelTask& task, const LevelFunction<C, operation>& shared,
@@ -243,49 +282,72 @@ void level_run(const LevelTask& task, const LevelFunction<C, operation>& shared,
   Float* weights = (Float*)task.weights + begin;
   const Float* directions = directed ? (const Float*)task.directions + begin : weights;
   Float* out = (Float*)task.out + begin;
-  uint32_t buffer[random ? kWordChunk + kWordSlack + C::lanes : 1];
-  const int64_t chunk = random ? kWordChunk : count;
-  for (int64_t start = 0; start < count; start += chunk) {
-    const int64_t stop = start + smaller(chunk, count - start);
-    const uint32_t* words = buffer;
-    if (random)
-      words = philox_words(task.offset + uint64_t(begin + start), stop - start,
-                           task.seed, uint32_t(task.step), kPurposeRound, buffer);
-    for (int64_t i = start; i < stop; i += C::lanes) {
-      const int64_t some = smaller<int64_t>(C::lanes, stop - i);
+  const bool keeps_clamped = task.keeps_clamped;
+  // As many elements as a group of counters serves: then the processor makes the words
+  // of the next ones while it works on these.
+  constexpr int64_t group = 4 * kLanes * kGroups;
+  alignas(64) uint32_t words[random ? group + C::lanes : 1];
+  for (int64_t start = 0, stop; start < count; start = stop) {
+    int64_t skip = 0;
+    if (random) {
+      const uint64_t index = task.offset + uint64_t(begin + start);
+      skip = int64_t(index & 3);
+      stop = start + smaller(group - skip, count - start);
+      random_words(index >> 2, task.seed, uint32_t(task.step), words);
+    } else {
+      stop = count;
+    }
+    const uint32_t* next = words + skip;
+    int64_t i = start;
+    for (; i + C::lanes <= stop; i += C::lanes) {
+      VFloat<C> w = load<VFloat<C>>(weights + i);
+      const VFloat<C> result = function(&w, load<VFloat<C>>(directions + i), next);
+      if (keeps_clamped) store(weights + i, w);
+      store(out + i, result);
+      if (random) next += C::lanes;
+    }
+    if (i < stop) {
+      const int64_t some = stop - i;
       VFloat<C> w = {}, d = {};
       load_some(&w, weights + i, some);
       if (directed) load_some(&d, directions + i, some);
-      const VFloat<C> result = function(&w, d, words + (random ? i - start : 0));
-      if (task.keeps_clamped) store_some(weights + i, w, some);
+      const VFloat<C> result = function(&w, d, next);
+      if (keeps_clamped) store_some(weights + i, w, some);
       store_some(out + i, result, some);
     }
   }
 }
 
-// Calls `part` with a function of levels, and the elements that it serves.
+// Calls `part` with a function of levels, and those of the elements begin .. begin +
+// count - 1 that it serves.
 template <class C, int64_t operation, class F>
-LOWPREC_INLINE void for_level_runs(const LevelTask& task, F part) {
+LOWPREC_INLINE void level_runs(const LevelTask& task, int64_t begin, int64_t count,
+                               F part) {
   using Float = typename C::Float;
   const Float* levels = (const Float*)task.levels;
   const Float* middles = (const Float*)task.middles;
   const Float* scales = (const Float*)task.scales;
-  const int64_t endless = INT64_MAX;
+  const int64_t endless = INT64_MAX, end = begin + count;
+  while (begin < end) {
+    const int64_t index = task.first + begin;
+    const int64_t row = task.level_run ? index / task.level_run : 0;
+    const int64_t scale = task.scale_run ? index / task.scale_run : 0;
+    const int64_t level_end = task.level_run ? (row + 1) * task.level_run : endless;
+    const int64_t scale_end = task.scale_run ? (scale + 1) * task.scale_run : endless;
+    const int64_t next = smaller(level_end, scale_end);
+    const int64_t some = smaller(end - begin, next - index);
+    const LevelRow<C> set(levels + row * task.width, middles + row * (task.width - 1),
+                          task.width, Float(task.spacing));
+    part(LevelFunction<C, operation>(task, set, scales[scale]), begin, some);
+    begin += some;
+  }
+}
+
+// The same for all elements, by several threads.
+template <class C, int64_t operation, class F>
+LOWPREC_INLINE void for_level_runs(const LevelTask& task, F part) {
   for_parts(task.count, int(task.threads), kNearest, [&](int64_t begin, int64_t count) {
-    const int64_t end = begin + count;
-    while (begin < end) {
-      const int64_t index = task.first + begin;
-      const int64_t row = task.level_run ? index / task.level_run : 0;
-      const int64_t scale = task.scale_run ? index / task.scale_run : 0;
-      const int64_t level_end = task.level_run ? (row + 1) * task.level_run : endless;
-      const int64_t scale_end = task.scale_run ? (scale + 1) * task.scale_run : endless;
-      const int64_t next = smaller(level_end, scale_end);
-      const int64_t some = smaller(end - begin, next - index);
-      const LevelRow<C> set(levels + row * task.width, middles + row * (task.width - 1),
-                            task.width, Float(task.spacing));
-      part(LevelFunction<C, operation>(task, set, scales[scale]), begin, some);
-      begin += some;
-    }
+    level_runs<C, operation>(task, begin, count, part);
   });
 }
 
@@ -294,6 +356,58 @@ Status level_loop(const LevelTask& task) {
   for_level_runs<C, operation>(
       task, [&](const LevelFunction<C, operation>& function, int64_t begin,
                 int64_t count) { level_run(task, function, begin, count); });
+  return kOk;
+}
+
+// Sums of squares whose order depends on nothing but these numbers: of a block's
+// elements, kSums at a time, and then of the halves of what is left.
+constexpr int64_t kSquared = 4096, kSums = 32;
+
+template <class Float>
+double sum_of_squares(const Float* x, int64_t count) {
+  constexpr int lanes = Binary64::lanes;
+  VFloat<Binary64> sums[kSums / lanes] = {};
+  for (int64_t i = 0; i < count; i += kSums) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kSums / lanes; ++v) {
+      const VFloat<Binary64> wide = load_wide(x + i + v * lanes);
+      sums[v] += wide * wide;
+    }
+  }
+  double rest[kSums];
+  memcpy(rest, sums, sizeof(rest));
+  for (int64_t half = kSums / 2; half > 0; half /= 2)
+    for (int64_t j = 0; j < half; ++j) rest[j] += rest[j + half];
+  return rest[0];
+}
+
+// Writes the sum of the squared distances to the nearest levels of every block.
+template <class C>
+Status squared_distances(const LevelTask& task) {
+  using Float = typename C::Float;
+  const int64_t blocks = (task.count + kSquared - 1) / kSquared;
+  const int team = useful_threads(task.count, int(task.threads));
+#pragma omp parallel for num_threads(team) schedule(static, 1) if (team > 1)
+  for (int t = 0; t < team; ++t) {
+    const DefaultEnvironment environment;
+    for (int64_t block = blocks * t / team; block < blocks * (t + 1) / team; ++block) {
+      const int64_t begin = block * kSquared;
+      alignas(64) Float distances[kSquared];
+      LevelTask part = task;
+      part.weights = (Float*)task.weights + begin;
+      part.out = distances;
+      part.first += begin;
+      part.count = smaller(kSquared, task.count - begin);
+      level_runs<C, kFromLevel>(
+          part, 0, part.count, [&](const LevelFunction<C, kFromLevel>& function,
+                                   int64_t i, int64_t count) {
+            level_run(part, function, i, count);
+          });
+      int64_t count = part.count;
+      while (count % kSums != 0) distances[count++] = 0;
+      ((double*)task.out)[block] = sum_of_squares(distances, count);
+    }
+  }
   return kOk;
 }
 
@@ -307,6 +421,8 @@ Status level_array(const LevelTask& task) {
       return level_loop<C, kSampledLevel>(task);
     case kFromLevel:
       return level_loop<C, kFromLevel>(task);
+    case kSquaredDistances:
+      return squared_distances<C>(task);
     case kProxAbsolute:
       return level_loop<C, kProxAbsolute>(task);
     case kProxSquare:

@@ -19,7 +19,7 @@ extern const Kernels kernels;
 
 namespace {
 
-constexpr int kInterface = 5;  // native.py refuses a library with another number
+constexpr int kInterface = 6;  // native.py refuses a library with another number
 
 int best_isa() {
 #if defined(LOWPREC_X86_BUILDS)

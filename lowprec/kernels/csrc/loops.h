@@ -124,8 +124,8 @@ LOWPREC_INLINE void for_vectors(const typename C::Bits* x, typename C::Bits* out
 
 // The words of a group of counters of any size. Out of line: seldom called.
 __attribute__((noinline)) inline void philox_far(uint64_t block, uint64_t seed,
-                                                 uint32_t* words) {
-  philox_groups<kGroups>(block, seed, 0, kPurposeRound, words);
+                                                 uint32_t* words, uint32_t step = 0) {
+  philox_groups<kGroups>(block, seed, step, kPurposeRound, words);
 }
 
 // Rounds an array with the random words of its elements, of which the first has the

@@ -52,6 +52,19 @@ LOWPREC_INLINE bool any_greater(VBits<C> a, VBits<C> b) {
 #endif
 }
 
+// Whether every lane of `a` is greater than that of `b`, so that none is NaN.
+template <class C>
+LOWPREC_INLINE bool all_greater(VFloat<C> a, VFloat<C> b) {
+#if defined(__AVX512F__)
+  if constexpr (C::width == 32)
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NGT_UQ) == 0;
+  else
+    return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_NGT_UQ) == 0;
+#else
+  return !any<VInt<C>>(~(a > b));
+#endif
+}
+
 // Whether any lane of `a` differs from that of `b`, or is NaN.
 template <class C>
 LOWPREC_INLINE bool any_unequal(VFloat<C> a, VFloat<C> b) {
@@ -134,6 +147,39 @@ LOWPREC_INLINE VBits<C> with_sign(VBits<C> magnitude, VBits<C> signs) {
                                              (__m512i)magnitude, 0xCA);
 #else
   return (magnitude & ~sign) | (signs & sign);
+#endif
+}
+
+// As many numbers as a vector of float64 has lanes.
+LOWPREC_INLINE VFloat<Binary64> load_wide(const double* from) {
+  return load<VFloat<Binary64>>(from);
+}
+
+LOWPREC_INLINE VFloat<Binary64> load_wide(const float* from) {
+#if defined(__AVX512F__)
+  return (VFloat<Binary64>)_mm512_cvtps_pd(_mm256_loadu_ps(from));
+#elif defined(__AVX2__)
+  return (VFloat<Binary64>)_mm256_cvtps_pd(_mm_loadu_ps(from));
+#else
+  typedef float Few __attribute__((vector_size(4 * Binary64::lanes)));
+  return __builtin_convertvector(load<Few>(from), VFloat<Binary64>);
+#endif
+}
+
+// x where it is neither below `low` nor above `high`, zeros as they are, or NaN.
+template <class C>
+LOWPREC_INLINE VFloat<C> within(VFloat<C> x, VFloat<C> low, VFloat<C> high) {
+#if defined(__AVX512F__)
+  // Of unordered or equal operands these instructions give the second.
+  if constexpr (C::width == 32)
+    return (VFloat<C>)_mm512_min_ps((__m512)high,
+                                    _mm512_max_ps((__m512)low, (__m512)x));
+  else
+    return (VFloat<C>)_mm512_min_pd((__m512d)high,
+                                    _mm512_max_pd((__m512d)low, (__m512d)x));
+#else
+  x = x < low ? low : x;
+  return x > high ? high : x;
 #endif
 }
 

@@ -63,6 +63,7 @@ enum LevelOperation {
   kSkewQuadratic,
   kSkewQuartic,
   kSkewExtended,
+  kSquaredDistances,
 };
 
 // Arrays of `count` weights, of which the first has the linear index `first` in its
@@ -72,7 +73,7 @@ struct LevelTask {
   int64_t operation;
   void* weights;
   const void* directions;  // skewed directions only
-  void* out;               // may be `weights` or `directions`
+  void* out;  // may be `weights` or `directions`; kSquaredDistances: doubles
   int64_t count, first;
   const void* levels;
   const void* middles;
