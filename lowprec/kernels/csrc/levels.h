@@ -201,8 +201,8 @@ struct LevelFunction {
     row.cell(z, &lower, &upper);
     if constexpr (C::width == 32) {
       // Halves of both sides of the comparison below, for a signed conversion. Up to
-      // 2^32 their errors add up to less than the tolerance; larger bounds are far away.
-      // NaN goes the exact way.
+      // 2^32 their errors add up to less than the tolerance; larger bounds are far
+      // away. NaN goes the exact way.
       const VFloat<C> bound = row.share(z - lower, lower, upper);
       const VBits<C> half = load_words<C>(words) >> 1;
       const VFloat<C> room = bound - __builtin_convertvector((VInt<C>)half, VFloat<C>);
