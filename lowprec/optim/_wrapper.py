@@ -87,6 +87,9 @@ class AbstractQuantizingOptimizer(QuantizedMixin, Optimizer):
             )
         self.base.load_state_dict(state_dict["base"])
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "base"})
+        for group in self.param_groups:  # an older checkpoint lacks newer keys
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
         self.base.param_groups = self.param_groups
 
     @torch.no_grad()
