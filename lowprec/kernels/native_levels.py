@@ -150,7 +150,20 @@ def map_levels(
             a float64 number for each block.
         direction: what skewed directions replace, contiguous.
         fields: of the task; ``first`` is the linear index of the first weight.
+
+    Raises:
+        TypeError: if a tensor has not the dtype that the kernel reads or writes.
     """
+    expected = [(x, w.dtype) for x in (rows.levels, rows.middles, rows.scale)]
+    expected.append((out, torch.float64 if operation == SQUARED else w.dtype))
+    if direction is not None:
+        expected.append((direction, w.dtype))
+    if any(x.dtype != dtype for x, dtype in expected):
+        given = ", ".join(f"{x.dtype} for {dtype}" for x, dtype in expected)
+        raise TypeError(
+            "levels, mid-points, scale, result and direction must fit weights of "
+            f"{w.dtype}, got {given}: convert them"
+        )
     task = rows.task(
         operation,
         w.numel(),

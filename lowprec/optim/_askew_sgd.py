@@ -267,7 +267,6 @@ class Skewing:
 
     def __init__(self, group: Group, scale: Tensor, p: Tensor) -> None:
         self.stage = Stage(group.get("coupling", Stage.VELOCITY))
-        self._scale = scale
         self._levels = ScaledLevels(group["levels"], scale, p)
         self._skew = Skew(
             _epsilon(group),
@@ -285,7 +284,8 @@ class Skewing:
         """Clamp to the hull of the group, if it has one."""
         if self._hull is not None:
             low, high = self._hull
-            clamp_(weights, low * self._scale, high * self._scale, rounding)
+            scale = self._levels.scale
+            clamp_(weights, low * scale, high * scale, rounding)
 
     @property
     def cuttable(self) -> bool:

@@ -129,7 +129,8 @@ class BinaryConnect(AbstractQuantizingOptimizer):
 
     def _unquantized(self, p: Tensor) -> Tensor:
         latent = self.state.get(p, {}).get("latent")
-        return latent if isinstance(latent, Tensor) else p.detach()
+        # The model may have changed its dtype or device since the last step.
+        return latent.to(p) if isinstance(latent, Tensor) else p.detach()
 
     def _step(self, scales: dict[Tensor, Tensor]) -> None:
         with self._latent_data():
@@ -144,7 +145,7 @@ class BinaryConnect(AbstractQuantizingOptimizer):
         pairs = [p for p, _ in self._pairs()]
         quantized = [p.data for p in pairs]
         for p in pairs:
-            p.data = self.state[p]["latent"]
+            p.data = self._unquantized(p)
         try:
             yield
         finally:
@@ -163,9 +164,10 @@ class BinaryConnect(AbstractQuantizingOptimizer):
             for p in group["params"]:
                 if group["levels"] is not None:
                     state = self.state[p]
+                    latent = self._unquantized(p)
                     if "latent" not in state:
-                        state["latent"] = p.detach().clone()
-                    latent = state["latent"]
+                        latent = latent.clone()
+                    state["latent"] = latent
                     levels = ScaledLevels(group["levels"], scales[p], latent)
                     _quantize(latent, p, levels, group, offset, clip and group["clip"])
                 offset += p.numel()

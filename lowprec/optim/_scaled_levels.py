@@ -39,13 +39,14 @@ class ScaledLevels:
 
     Args:
         levels: of the parameter, in units of the scale.
-        scale: positive, broadcasts against the weights.
+        scale: positive, broadcasts against the weights; in the dtype and on the
+            device of w from here on, which a model may have changed since.
         w: the parameter; dtype, device and shape count.
     """
 
     def __init__(self, levels: LevelsLike, scale: Tensor, w: Tensor) -> None:
         self.table: LevelTable = level_table(levels, w)
-        self.scale = scale
+        self.scale = scale = scale.to(w)
         level_run = _run_length(self.table.values.shape[:-1], w.shape)
         scale_run = _run_length(scale.shape, w.shape)
         self._rows: native_levels.Rows | None = None
@@ -88,7 +89,8 @@ class ScaledLevels:
             clip: whether to clamp.
             sampling: of the random words.
         """
-        if self._rows is not None and w.is_contiguous() and out.is_contiguous():
+        same = w.is_contiguous() and out.is_contiguous() and w.dtype == out.dtype
+        if self._rows is not None and same:
             fields: dict[str, Any] = {} if sampling is None else sampling._asdict()
             native_levels.map_levels(
                 native_levels.NEAREST if sampling is None else native_levels.SAMPLED,
@@ -177,7 +179,8 @@ class ScaledLevels:
         """
         if self._rows is not None:
             operation, fields = _fields(skew)
-            direction = direction.contiguous()
+            # A momentum kept from before a change of dtype gives one of its own.
+            direction = direction.to(w).contiguous()
             return self._native(operation, w, first, out, direction=direction, **fields)
         result = skew.apply(direction, w / self.scale, self.table, self.scale)
         return result if out is None else out.copy_(result)
@@ -230,7 +233,9 @@ class ScaledLevels:
     ) -> Tensor:
         assert self._rows is not None
         w = w.contiguous()
-        target = out if out is not None and out.is_contiguous() else torch.empty_like(w)
+        target = torch.empty_like(w)
+        if out is not None and out.is_contiguous() and out.dtype == w.dtype:
+            target = out
         native_levels.map_levels(operation, w, self._rows, target, first=first, **more)
         return target if out is None or target is out else out.copy_(target)
 

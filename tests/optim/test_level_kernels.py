@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import lowprec as lp
-from lowprec.kernels import native
-from lowprec.optim import ASkewSGD, BinaryConnect, ProxQuant
+from lowprec.kernels import native, native_levels
+from lowprec.optim import ASkewSGD, BinaryConnect, PerChannel, ProxQuant, Skewed
 from lowprec.optim._scaled_levels import Sampling, ScaledLevels
 from lowprec.random import philox_words
 
@@ -241,3 +241,72 @@ def test_lengths_for_the_proximal_map(isa, count, dtype):
     exact = sum(Fraction(x) ** 2 for x in rest)
     relative = Fraction(lengths[0]) ** 2 / exact - 1
     assert abs(relative) < Fraction(1, 2**44)
+
+
+OPTIMIZERS = {
+    "askew": lambda p, scale: ASkewSGD(
+        [p], 0.25, levels=lp.Levels.binary(), momentum=0.5, epsilon=0.25,
+        hull="levels", scale=scale,
+    ),
+    "rounded": lambda p, scale: ASkewSGD(
+        [p], 0.25, levels=lp.Levels.binary(), momentum=0.5, epsilon=0.25,
+        hull="levels", scale=scale, param_format="bfloat16",
+    ),
+    "binary": lambda p, scale: BinaryConnect(
+        torch.optim.SGD([p], 0.25), lp.Levels.binary(), scale=scale
+    ),
+    "sampled": lambda p, scale: BinaryConnect(
+        torch.optim.SGD([p], 0.25), lp.Levels.binary(), "stochastic", scale=scale,
+        generator=torch.Generator().manual_seed(1),
+    ),
+    "prox": lambda p, scale: ProxQuant(
+        torch.optim.SGD([p], 0.25), lp.Levels.binary(), "l2", 0.125, clip=True,
+        scale=scale,
+    ),
+    "skewed": lambda p, scale: Skewed(
+        torch.optim.SGD([p], 0.25), lp.Levels.binary(), "displacement", epsilon=0.25,
+        scale=scale,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [None, PerChannel("mean_abs")], ids=["1", "channels"])
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("first", [torch.float32, torch.float64], ids=str)
+def test_a_change_of_dtype_changes_roundings_only(first, make, scale):
+    def trained(changes):
+        torch.manual_seed(3)
+        p = torch.nn.Parameter(torch.randn(4, 40).to(first))
+        gradients = torch.randn(3, 4, 40)
+        optimizer = make(p, scale)
+        for step, gradient in enumerate(gradients):
+            if step == 1 and changes:
+                p.data = p.data.to(second)
+            p.grad = gradient.to(p)
+            optimizer.step()
+        with optimizer.quantized():
+            levels = p.detach().to(torch.float64, copy=True)
+        return p.dtype, optimizer.distance(), levels
+
+    second = torch.float64 if first == torch.float32 else torch.float32
+    kept, distance, expected = trained(False)
+    changed, other, weights = trained(True)
+    assert (kept, changed) == (first, second)
+    assert other == pytest.approx(distance, rel=1e-5)
+    assert torch.allclose(weights, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ["levels", "middles", "scale", "out", "direction"])
+def test_kernels_refuse_other_dtypes(name):
+    tensors = dict.fromkeys(["levels", "middles", "scale", "out", "direction"])
+    for key in tensors:
+        dtype = torch.float64 if key == name else torch.float32
+        tensors[key] = torch.ones(2, dtype=dtype)
+    out, direction = tensors.pop("out"), tensors.pop("direction")
+    before = out.clone()
+    with pytest.raises(TypeError, match=r"float64 for torch\.float32"):
+        native_levels.map_levels(
+            native_levels.SKEW["quadratic"], torch.ones(2),
+            native_levels.Rows(**tensors), out, direction=direction,
+        )  # fmt: skip
+    assert torch.equal(out, before)
