@@ -75,22 +75,32 @@ class AbstractQuantizingOptimizer(QuantizedMixin, Optimizer):
         return {**super().state_dict(), "base": self.base.state_dict()}
 
     def load_state_dict(self, state_dict: Group) -> None:
-        """Restore both optimizers.
+        """Restore both optimizers, or neither.
 
         Raises:
-            ValueError: if the state is not of a wrapped optimizer.
+            ValueError: if the state is not of a wrapped optimizer, or does not fit the
+                groups; nothing has changed then.
         """
         if "base" not in state_dict:
             raise ValueError(
                 f"this is no state_dict of {type(self).__name__}, which has the base's "
                 "under 'base': load it into the base"
             )
-        self.base.load_state_dict(state_dict["base"])
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != "base"})
+        own = {k: v for k, v in state_dict.items() if k != "base"}
+        # Loading replaces both of an optimizer, so that the old ones stay whole.
+        before = [(x, x.state, x.param_groups) for x in (self, self.base)]
+        try:
+            self.base.load_state_dict(state_dict["base"])
+            super().load_state_dict(own)
+        except Exception:
+            for optimizer, state, groups in before:
+                optimizer.state, optimizer.param_groups = state, groups
+            raise
         for group in self.param_groups:  # an older checkpoint lacks newer keys
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
-        self.base.param_groups = self.param_groups
+        # The dictionaries are shared, not the list, to which both append.
+        self.base.param_groups = list(self.param_groups)
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
