@@ -92,8 +92,8 @@ class ProxQuant(AbstractQuantizingOptimizer):
         scale: s; see `scale_of`; None means 1.
         scale_until: see `ASkewSGD`.
         freeze_at: number of steps after which weights with levels go to the nearest
-            ones and stay there, while the base goes on with all others; None for
-            never.
+            ones and stay there, with the scale that they have, while the base goes on
+            with all others; None for never.
 
     Raises:
         TypeError: if ``base`` is no optimizer or a parameter is not float32 or float64.
@@ -164,7 +164,11 @@ class ProxQuant(AbstractQuantizingOptimizer):
             group["prox_step"] += 1
             if group["levels"] is not None and group["prox_step"] == group["freeze_at"]:
                 for p in group["params"]:
-                    p.copy_(self._project(p, group))
+                    levels = ScaledLevels(group["levels"], scales[p], p.detach())
+                    p.copy_(stored(levels.nearest(p.detach()), group))
+
+    def _keeps_scales(self, group: Group, epoch: float | None) -> bool:
+        return _is_frozen(group) or super()._keeps_scales(group, epoch)
 
     def _map(self, p: Tensor, group: Group, scale: Tensor) -> None:
         levels = ScaledLevels(group["levels"], scale, p.detach())

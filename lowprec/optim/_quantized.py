@@ -96,12 +96,17 @@ class QuantizedMixin:
         w, scale = self._unquantized(p), self._scale(p, group)
         return stored(ScaledLevels(group["levels"], scale, w).nearest(w), group)
 
+    def _keeps_scales(self, group: Group, epoch: float | None) -> bool:
+        """Whether `update_scales_` leaves the scales of a group as they are."""
+        until = group["scale_until"]
+        return epoch is not None and until is not None and epoch >= until
+
     @torch.no_grad()
     def update_scales_(self, epoch: float | None = None) -> None:
         """Compute the scales of all groups from the weights as they are.
 
-        Call it at the start of an epoch. Groups whose ``scale_until`` is reached keep
-        the scales that they have.
+        Call it at the start of an epoch. Groups whose ``scale_until`` is reached, or
+        whose weights are frozen at their levels, keep the scales that they have.
 
         Args:
             epoch: number of the epoch, from 0; None means all groups.
@@ -112,9 +117,7 @@ class QuantizedMixin:
         chosen = [
             (p, group)
             for p, group in quantized_params(self.param_groups)
-            if epoch is None
-            or group["scale_until"] is None
-            or epoch < group["scale_until"]
+            if not self._keeps_scales(group, epoch)
         ]
         scales = [
             scale_of(self._unquantized(p), group["levels"], group["scale"])

@@ -187,3 +187,19 @@ def test_freezing_resumes():
     before = model.weight.detach().clone()
     run(model, x, y, twin, 2)
     assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize("freeze_at", [1, 2])
+def test_frozen_weights_keep_their_scale(freeze_at):
+    model, x, y = problem()
+    base = torch.optim.SGD(groups(model), 0.05)
+    optimizer = ProxQuant(base, INT2, scale="mean_abs", freeze_at=freeze_at)
+    run(model, x, y, optimizer, 1)
+    optimizer.update_scales_()
+    run(model, x, y, optimizer, 2)
+    frozen = model.weight.detach().clone()
+    assert optimizer.distance() == (0.0, 0.0)
+    optimizer.update_scales_()
+    assert optimizer.distance() == (0.0, 0.0)
+    with optimizer.quantized():
+        assert torch.equal(model.weight, frozen)
