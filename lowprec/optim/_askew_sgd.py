@@ -69,7 +69,9 @@ class ASkewSGD(QuantizedMixin, SGD):
         remoteness: psi; see `remoteness`.
         alpha: rate at which infeasible weights are driven.
         epsilon: slack of the feasible set, in units of the levels; None means
-            `largest_epsilon`.
+            `largest_epsilon`. At that value float32 rounds psi to 0 within about 2^-12
+            (relative to the half gap) of a mid-point, where weights then cannot change
+            sides: start slightly above it, say at 1.01 times it.
         clip: M_c, in units of the levels; None means min_gap / (4 lr), a quarter gap a
             step.
         clip_mode: see `skewed_direction`.
@@ -183,7 +185,10 @@ class ASkewSGD(QuantizedMixin, SGD):
         check_choice("coupling", group["coupling"], ("velocity", "gradient"))
         check_skew_group(group)
         hull = group["hull"]
-        if hull is not None and hull != "levels" and not hull[0] <= hull[1]:
+        if hull is None or hull == "levels":
+            return
+        pair = isinstance(hull, tuple | list) and len(hull) == 2
+        if not pair or not hull[0] <= hull[1]:
             raise ValueError(
                 f"hull must be None, 'levels' or (low, high) with low <= high, got "
                 f"{hull!r}"

@@ -319,6 +319,8 @@ def test_scales_freeze_at_their_epoch():
             "two levels",
         ),
         ({"hull": (1.0, -1.0)}, "hull"),
+        ({"hull": (-1.0, 0.0, 1.0)}, "hull"),
+        ({"hull": "abz"}, "hull"),
         ({"scale": 0.0}, "scale"),
         ({"scale": "sum"}, "scale"),
         ({"lr": -1.0}, "learning rate"),
