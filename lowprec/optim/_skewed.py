@@ -35,7 +35,8 @@ class Skewed(AbstractQuantizingOptimizer):
     Contract:
         Coordinates that are not skewed move as the base moves them, bit for bit, given
         the gradients it sees. Gradients are the same after a step as before. Where
-        ``param_format`` is given, skewed weights are rounded to nearest even.
+        ``param_format`` is given, skewed weights are rounded to nearest even; the
+        compensation of ``update="kahan"`` is 0 for those that the base did not move.
 
     Args:
         base: optimizer.
@@ -147,3 +148,7 @@ class Skewed(AbstractQuantizingOptimizer):
                 move = moves[p]
             reached = stored(olds[p].sub_(move, alpha=lr), group)
             p.copy_(torch.where(move.isnan(), p, reached))
+            # What the base's own step lost belongs to a step that was undone.
+            lost = self.base.state.get(p, {}).get("compensation")
+            if isinstance(lost, Tensor):
+                lost.masked_fill_(~move.isnan(), 0.0)

@@ -184,3 +184,27 @@ def test_weights_in_channels_last_move_as_contiguous_ones(mode):
     plain, last = moved(torch.contiguous_format), moved(torch.channels_last)
     assert last.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(plain, last)
+
+
+@pytest.mark.parametrize("mode", ["bypass", "displacement"])
+def test_a_compensation_goes_with_the_step_that_is_undone(mode):
+    generator = torch.Generator().manual_seed(4)
+    p = torch.nn.Parameter(torch.randn(64, generator=generator).bfloat16().float())
+    base = lp.optim.SGD(
+        [p], 0.01, momentum=0.9, param_format="bfloat16", update="kahan"
+    )
+    optimizer = Skewed(base, BINARY, mode, epsilon=0.5)
+    counts = set()
+    for _ in range(4):
+        p.grad = torch.randn(64, generator=generator)
+        twin_p, twin = copy.deepcopy((p, base))
+        twin_p.grad = p.grad.clone()
+        twin.step()
+        optimizer.step()
+        # In gradient steps both moved alike, so that these are not skewed.
+        lost, alike = base.state[p]["compensation"], p == twin_p
+        kept = twin.state[twin_p]["compensation"]
+        assert not lost[~alike].any()
+        assert ((lost == kept) | (lost == 0)).all()
+        counts.add((bool((~alike & (kept != 0)).any()), bool(lost.any())))
+    assert counts == {(True, True)}
