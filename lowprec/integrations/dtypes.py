@@ -145,8 +145,8 @@ def from_numpy(array: Any, *, dtype: torch.dtype | None = None) -> Tensor:
 def _refuse_wide_integers(target: Format) -> None:
     if target.encoding == "integer" and target.bits > _MOST_INTEGER_BITS:
         raise ValueError(
-            f"float64 does not hold every value of {target.name or target!r}: convert "
-            "the array with array.astype(np.int32), np.uint32 or np.float64 first"
+            f"float64 does not hold every value of {target.name or target!r}: "
+            "take int32, uint32 or float64 instead"
         )
 
 
