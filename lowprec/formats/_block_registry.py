@@ -7,6 +7,7 @@ from typing import Any
 
 from ._block import BlockFormat
 from ._format import Format
+from ._peers import from_peer
 
 __all__ = ["KNOWN_BLOCKS", "block_format", "block_formats", "is_block_name"]
 
@@ -75,7 +76,8 @@ def block_format(obj: Any) -> BlockFormat:
 
     Raises:
         TypeError: if ``obj`` is neither.
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown, or for QPyTorch's block floating point,
+            whose blocks are tensors or slices and have no size.
 
     Example:
         >>> block_format("mxfp6_e2m3").scale
@@ -87,6 +89,7 @@ def block_format(obj: Any) -> BlockFormat:
     if isinstance(obj, BlockFormat):
         return obj
     if not isinstance(obj, str):
+        from_peer(obj)  # which says of QPyTorch's what they lack
         raise TypeError(
             "a block format is a BlockFormat or a name such as 'mxfp8_e4m3'; "
             f"got {obj!r} of type {type(obj).__name__}"

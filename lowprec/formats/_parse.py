@@ -7,6 +7,7 @@ from typing import Any
 
 from ._families import from_family
 from ._format import Format
+from ._levels import Levels
 from ._peers import from_peer
 from ._posit import Posit
 from ._registry import ALIASES, KNOWN
@@ -18,6 +19,25 @@ _HELP = (
     "(X >= 2, Y >= 1), such as 'e6m8', eXmYbB for one with bias B, intN, fixedWfF for "
     "fixed point, binaryKpP for P3109, or see lowprec.formats()"
 )
+_PLACES = (
+    "stands where lowprec.round, or a Precision's input, weight or grad_output does"
+)
+
+
+def _refusal(obj: Any, given: str) -> str | None:
+    """Return why sets of numbers that are no `Format` are none, None for the rest."""
+    from ._block import BlockFormat  # which needs this module
+
+    if isinstance(obj, BlockFormat):
+        return (
+            f"{given} is a block format, whose blocks run along an axis: it {_PLACES}; "
+            "lowprec.block_format returns it"
+        )
+    if isinstance(obj, Posit):
+        return f"{given} is a posit, which {_PLACES}; lowprec.Posit(bits, es) makes it"
+    if isinstance(obj, Levels):
+        return f"{given} are levels, whose set {_PLACES}"
+    return None
 
 
 def _from_name(given: str) -> Format:
@@ -28,19 +48,12 @@ def _from_name(given: str) -> Format:
     member = from_family(name)
     if member is not None:
         return member
-    from ._block_registry import is_block_name  # which needs this module
+    from ._block_registry import block_format, is_block_name  # which need this module
 
-    if is_block_name(name):
-        raise ValueError(
-            f"{given!r} is a block format, whose blocks run along an axis: it stands "
-            "where lowprec.round, or a Precision's input, weight or grad_output does; "
-            "lowprec.block_format returns it"
-        )
-    if Posit.from_name(name) is not None:
-        raise ValueError(
-            f"{given!r} is a posit, which stands where lowprec.round, or a Precision's "
-            "input, weight or grad_output does; lowprec.Posit(bits, es) makes it"
-        )
+    other = block_format(name) if is_block_name(name) else Posit.from_name(name)
+    refusal = _refusal(other, repr(given))
+    if refusal is not None:
+        raise ValueError(refusal)
     near = difflib.get_close_matches(name, [*KNOWN, *ALIASES], n=3, cutoff=0.6)
     suggestion = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(f"unknown format {given!r}: {suggestion}{_HELP}")
@@ -97,6 +110,8 @@ def format(obj: Any) -> Format:
     name = obj if isinstance(obj, str) else _dtype_name(obj)
     if name is None and (peers := from_peer(obj)) is not None:
         return peers
+    if name is None and (refusal := _refusal(obj, repr(obj))) is not None:
+        raise TypeError(refusal)
     if name is None:
         raise TypeError(
             "a format is a Format, a name such as 'bfloat16' or 'e6m8', a dtype, or a "

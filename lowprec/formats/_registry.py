@@ -75,7 +75,7 @@ _TABLE: tuple[tuple[Format, tuple[str, ...]], ...] = (
     ),
     (
         Format(precision=2, emax=2, emin=0, name="e2m1fn", **_FINITE),
-        ("float4_e2m1fn",),
+        ("float4_e2m1fn", "float4_e2m1fn_x2"),
     ),
     (
         Format(

@@ -17,7 +17,8 @@ from ..formats import format as as_format
 
 __all__ = ["from_numpy", "numpy_dtype", "qtorch_number", "to_numpy"]
 
-_OF_NUMPY = ("binary64", "binary32", "binary16")
+_OF_NUMPY = ("binary64", "binary32", "binary16", "int64", "uint64")
+_MOST_INTEGER_BITS = 53  # of which float64 holds every one
 _OF_ML_DTYPES = {
     "bfloat16": "bfloat16",
     "e5m2": "float8_e5m2",
@@ -87,7 +88,8 @@ def to_numpy(x: Tensor, format: Format | str) -> Any:
 
     Raises:
         TypeError: if ``x`` is not a float32 or float64 tensor.
-        ValueError: if an element is not a value of the format, or no dtype has it.
+        ValueError: if an element is not a value of the format, no dtype has it, or it
+            is that of 64-bit integers, which float64 does not hold.
         ImportError: as `numpy_dtype`.
 
     Example:
@@ -95,10 +97,11 @@ def to_numpy(x: Tensor, format: Format | str) -> Any:
         [1.0, -448.0]
     """
     target, dtype = as_format(format), numpy_dtype(format)
+    _refuse_wide_integers(target)
     codes = encode(x, target).cpu().numpy()
     if target.encoding == "integer" and target.signed:  # two's complement
         sign = 1 << (target.bits - 1)
-        return ((codes ^ sign) - sign).astype(dtype)
+        return np.asarray((codes ^ sign) - sign, dtype)
     if target.encoding == "integer":
         return codes.astype(dtype)
     return codes.astype(f"u{dtype.itemsize}").view(dtype)
@@ -119,19 +122,32 @@ def from_numpy(array: Any, *, dtype: torch.dtype | None = None) -> Tensor:
         Tensor of the array's shape.
 
     Raises:
-        ValueError: if the dtype is that of no format.
+        ValueError: if the dtype is that of no format, or of 64-bit integers, which
+            float64 does not hold.
 
     Example:
         >>> from_numpy(np.array([0.1], dtype=np.float16)).tolist()
         [0.0999755859375]
     """
+    array = np.asarray(array)
     target = as_format(array.dtype)
+    _refuse_wide_integers(target)
     if target.encoding == "integer":
-        codes = np.asarray(array).astype(np.int64) & ((1 << target.bits) - 1)
+        codes = array.astype(np.int64) & ((1 << target.bits) - 1)
     else:
-        codes = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
-    integers = torch.from_numpy(codes.astype(np.int64))
+        # Views know nothing of the byte order, and need a dimension.
+        native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+        codes = native.view(f"u{array.dtype.itemsize}").reshape(array.shape)
+    integers = torch.from_numpy(np.array(codes, np.int64))
     return decode(integers, target, dtype=dtype)
+
+
+def _refuse_wide_integers(target: Format) -> None:
+    if target.encoding == "integer" and target.bits > _MOST_INTEGER_BITS:
+        raise ValueError(
+            f"float64 does not hold every value of {target.name or target!r}: "
+            "take int32, uint32 or float64 instead"
+        )
 
 
 def qtorch_number(format: Format | str) -> Any:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from .. import _values
-from ..arithmetic import decode, encode, fits, pack, unpack
-from ..formats import Format, Levels, Posit
+from ..arithmetic import BlockCodes, decode, encode, fits, pack, unpack
+from ..formats import BlockFormat, Format, Levels, Posit, block_format, is_block_name
 from ..formats import format as as_format
 from ..table_rounding import TableFormat
+from ._stored_blocks import BLOCK_FIELDS, parts_of, restore_blocks, store_blocks
 
 __all__ = ["Loaded", "load_file", "save_file"]
 
@@ -26,6 +27,8 @@ _KEY = "lowprec"
 _VERSION = 1
 _FIELDS = {"format", "shape", "carrier", "digest"}
 _CARRIERS = {"float32": torch.float32, "float64": torch.float64}
+
+_INTEGERS = {32: torch.int32, 64: torch.int64}  # with the bits of wide dtypes
 
 AnyFormat: TypeAlias = "Format | TableFormat"
 Path: TypeAlias = "str | os.PathLike[str]"
@@ -35,32 +38,50 @@ class Loaded(NamedTuple):
     """What `load_file` found.
 
     Args:
-        tensors: all tensors of the file; those in a format as values in their carrier.
+        tensors: all tensors of the file; those in a format as values in their carrier,
+            those in a block format as the codes of their elements and scales.
         formats: the formats of those that have one.
     """
 
-    tensors: dict[str, Tensor]
-    formats: dict[str, AnyFormat]
+    tensors: dict[str, Tensor | BlockCodes]
+    formats: dict[str, AnyFormat | BlockFormat]
 
 
 def _as_format(value: Any) -> AnyFormat:
     if isinstance(value, (Posit, Levels)):
         return value
+    if isinstance(value, BlockFormat) or (
+        isinstance(value, str) and is_block_name(value)
+    ):
+        raise TypeError(
+            f"a tensor in the block format {value!r} is what lowprec.encode_blocks "
+            "returns, got plain values"
+        )
     posit = Posit.from_name(value) if isinstance(value, str) else None
     return as_format(value) if posit is None else posit
 
 
 def _own_dtype(target: AnyFormat) -> torch.dtype | None:
-    """Return torch's floating-point dtype of a format of 8 or 16 bits, or None."""
+    """Return torch's dtype of a format, or None for those whose codes are packed.
+
+    Integers of 8 and 16 bits are packed.
+    """
     name = target.dtype if isinstance(target, Format) else None
     dtype = getattr(torch, name) if name else None
-    narrow = isinstance(dtype, torch.dtype) and dtype.is_floating_point
-    return dtype if narrow and target.bits <= 16 else None
+    if isinstance(dtype, torch.dtype) and (
+        dtype.is_floating_point or target.bits in _INTEGERS
+    ):
+        return dtype
+    return None
 
 
 def _stored(x: Tensor, target: AnyFormat) -> Tensor:
     """Return what a file holds: elements of torch's dtype, or packed codes."""
+    if x.dtype in _CARRIERS.values() and not fits(target, x.dtype):
+        raise ValueError(f"{x.dtype} does not hold every value of {target!r}")
     own = _own_dtype(target)
+    if own is not None and target.bits in _INTEGERS:
+        return encode(x, target).to(_INTEGERS[target.bits]).contiguous().view(own)
     if own is not None:
         return encode(x, target, dtype=own).contiguous()
     return pack(encode(x, target).flatten(), target)
@@ -75,7 +96,7 @@ def _described(format: Any, shape: list[int], carrier: str, stored: Tensor) -> s
 
 
 def save_file(
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor | BlockCodes],
     path: Path,
     formats: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
@@ -84,23 +105,28 @@ def save_file(
 
     Contract:
         `load_file` returns the same bits, NaN payloads aside. Formats of torch's own
-        dtypes (bfloat16, float8_e4m3fn ...) are stored as such, so that other programs
-        read them; others as `lowprec.pack` packs the codes of the flattened tensor.
+        dtypes (bfloat16, float8_e4m3fn, float32, int32 ...) are stored as such, so that
+        other programs read them; others, of at most 16 bits, as `lowprec.pack` packs
+        the codes of the flattened tensor. A tensor in a block format is what
+        `lowprec.encode_blocks` returns and comes back as that: it is stored as
+        ``name.codes``, ``name.scales`` and, if it has one, ``name.tensor_scale``.
         Tensors without a format are stored unchanged. The metadata entry ``lowprec``
         says in JSON what each format is, with a digest of it and the bytes. The file is
         written only after all tensors have been encoded.
 
     Args:
         tensors: tensors by name; those with a format are float32 or float64 tensors of
-            values of it.
+            values of it, or `BlockCodes` for a block format.
         path: where to write.
-        formats: formats by the names of tensors: `Format`, `Posit`, `Levels`, or names.
+        formats: formats by the names of tensors: `Format`, `Posit`, `Levels`,
+            `BlockFormat`, or names.
         metadata: more entries of the file's metadata.
 
     Raises:
         TypeError: if a format is none, or a tensor with a format no carrier.
         ValueError: if an element is not a value of its format, a format has no tensor,
-            or ``metadata`` has the entry that is written here.
+            or ``metadata`` has the entry that is written here; or if parts of a tensor
+            in a block format have the name of another tensor.
         ImportError: if safetensors is not installed.
 
     Example:
@@ -126,11 +152,17 @@ def save_file(
     stored: dict[str, Tensor] = {}
     described: dict[str, dict[str, Any]] = {}
     for name, x in tensors.items():
+        if isinstance(x, BlockCodes):
+            for part in parts_of(name, tensors):
+                raise ValueError(f"{name!r} is stored as {part!r}, which is taken")
+            parts, described[name] = _blocks(name, x, formats.get(name))
+            stored |= parts
+            continue
         if name not in formats:
             stored[name] = x.detach().contiguous()
             continue
-        target = _as_format(formats[name])
         try:
+            target = _as_format(formats[name])
             stored[name] = _stored(x.detach().cpu(), target)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name!r}: {error}") from None
@@ -146,6 +178,16 @@ def save_file(
     save(stored, path, metadata={**(metadata or {}), _KEY: entry})
 
 
+def _blocks(
+    name: str, blocks: BlockCodes, format: Any
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return how codes in a block format are stored, and their description."""
+    try:
+        return store_blocks(name, blocks, block_format(format))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name!r}: {error}") from None
+
+
 def load_file(path: Path) -> Loaded:
     """Read a file that `save_file` wrote, or any other safetensors file.
 
@@ -157,8 +199,8 @@ def load_file(path: Path) -> Loaded:
         path: the file.
 
     Returns:
-        The tensors, those in a format as values in the carrier that they had, and the
-        formats.
+        The tensors, those in a format as values in the carrier that they had, those in
+        a block format as `BlockCodes`, and the formats.
 
     Raises:
         ValueError: if the metadata do not fit the tensors, or were changed.
@@ -171,13 +213,21 @@ def load_file(path: Path) -> Loaded:
 
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    formats: dict[str, AnyFormat] = {}
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors: dict[str, Tensor | BlockCodes] = dict(stored)
+    formats: dict[str, AnyFormat | BlockFormat] = {}
     for name, description in _descriptions(metadata).items():
-        if name not in tensors:
+        blocked = isinstance(description, dict) and set(description) == BLOCK_FIELDS
+        if not blocked and name not in stored:
             raise ValueError(f"the metadata describe {name!r}, which the file has not")
         try:
-            tensors[name], formats[name] = _restored(tensors[name], description)
+            if blocked:
+                parts = parts_of(name, stored)
+                tensors[name], formats[name] = restore_blocks(name, parts, description)
+                for part in parts:
+                    tensors.pop(part)
+            else:
+                tensors[name], formats[name] = _restored(stored[name], description)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: tensor {name!r}: {error}") from None
     return Loaded(tensors, formats)
@@ -230,6 +280,9 @@ def _restored(stored: Tensor, description: Any) -> tuple[Tensor, AnyFormat]:
         if list(stored.shape) != shape:
             raise ValueError(f"shape {shape} is not that of {tuple(stored.shape)}")
         codes = stored
+        if target.bits in _INTEGERS:
+            bits = stored.view(_INTEGERS[target.bits]).to(torch.int64)
+            codes = bits & 0xFFFFFFFF if target.bits == 32 else bits
     else:
         codes = unpack(stored.flatten(), target, count).reshape(shape)
     if description["digest"] != wanted:

@@ -76,3 +76,41 @@ def test_page_names_every_format_that_torch_has():
         if one.dtype and not one.dtype.lstrip("u").startswith("int")
     }
     assert ours == theirs
+
+
+def test_every_floating_point_dtype_of_torch_is_a_format():
+    dtypes = {one for one in vars(torch).values() if isinstance(one, torch.dtype)}
+    floating = {one for one in dtypes if one.is_floating_point}
+    assert torch.float4_e2m1fn_x2 in floating
+    for dtype in floating:
+        finite = lp.format(dtype)
+        if dtype != torch.float4_e2m1fn_x2:  # of which torch says nothing
+            assert finite.max == torch.finfo(dtype).max
+    assert lp.format(torch.float4_e2m1fn_x2) == lp.format("e2m1fn")
+
+
+def family_examples():
+    text = PAGE.read_text(encoding="utf-8").split("## Families")[1].split("```")[0]
+    formats, others = text.split("Posits, levels")
+    for part, is_format in ((formats, True), (others, False)):
+        rows = [row for row in part.splitlines() if row.startswith("| `")]
+        yield from ((row.split("|")[3].strip().strip("`"), is_format) for row in rows)
+
+
+@pytest.mark.parametrize(("name", "is_format"), list(family_examples()))
+def test_examples_of_families_stand_where_the_page_says(name, is_format):
+    x = torch.ones(4)
+    assert lp.round(x, name).tolist() == [1.0] * 4
+    if is_format:
+        assert lp.add(x, x, name).tolist() == [2.0] * 4
+        return
+    with pytest.raises(ValueError, match=r"stands where lowprec\.round"):
+        lp.format(name)
+
+
+@pytest.mark.parametrize(
+    "other", [lp.Posit(8, 2), lp.Levels([0.0, 1.0]), lp.block_format("mxfp4")]
+)
+def test_sets_that_are_no_format_are_refused_by_the_places_they_have(other):
+    with pytest.raises(TypeError, match=r"stands where lowprec\.round, or a Precision"):
+        lp.format(other)

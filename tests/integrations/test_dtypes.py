@@ -31,6 +31,40 @@ def test_small_integers_of_ml_dtypes(name):
     assert_bit_equal(dtypes.from_numpy(array), x)
 
 
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8", "i2", "u4"])
+def test_arrays_of_either_byte_order_and_any_shape(kind):
+    values = np.array([[1, 2, 3], [5, 8, 200]])
+    for order in "<>":
+        array = values.astype(order + kind)
+        for part in (array, array[:, ::2], array.T, array[0, 2], array[:0]):
+            assert_bit_equal(
+                dtypes.from_numpy(part, dtype=torch.float64),
+                torch.from_numpy(np.array(part, np.float64)),
+            )
+
+
+@pytest.mark.parametrize("name", ["e4m3fn", "int8", "uint8", "binary16"])
+def test_tensors_without_dimensions(name):
+    x = torch.tensor(3.0)
+    array = dtypes.to_numpy(x, name)
+    assert isinstance(array, np.ndarray)
+    assert array.shape == ()
+    assert_bit_equal(dtypes.from_numpy(array), x)
+
+
+@pytest.mark.parametrize("name", ["int64", "uint64"])
+def test_integers_beyond_float64(name):
+    assert dtypes.numpy_dtype(name) == np.dtype(name)
+    with pytest.raises(
+        ValueError, match=f"float64 does not hold every value of .?{name}"
+    ):
+        dtypes.from_numpy(np.array([1, 2, 3], name))
+    with pytest.raises(
+        ValueError, match=f"float64 does not hold every value of .?{name}"
+    ):
+        dtypes.to_numpy(torch.ones(3), name)
+
+
 def test_formats_that_numpy_lacks():
     with pytest.raises(
         ValueError, match=r"neither NumPy nor ml_dtypes has .e6m8.: use"
@@ -61,6 +95,8 @@ def test_number_objects_of_qtorch():
         lp.format(qtorch.FixedPoint(8, 4, clamp=False))
     with pytest.raises(ValueError, match=r"BlockFormat.fixed_point\(8, block_size\)"):
         lp.format(qtorch.BlockFloatingPoint(8))
+    with pytest.raises(ValueError, match=r"BlockFormat.fixed_point\(8, block_size\)"):
+        lp.block_format(qtorch.BlockFloatingPoint(8))
     for name in ("e4m3fn", "int8", "ufixed8f4", "e4m3b4"):
         with pytest.raises(ValueError, match="QPyTorch has no number for"):
             dtypes.qtorch_number(name)

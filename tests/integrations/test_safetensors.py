@@ -10,7 +10,7 @@ from safetensors.torch import save_file as plain_save
 
 import lowprec as lp
 from lowprec.integrations import safetensors
-from lowprec.testing import assert_bit_equal
+from lowprec.testing import assert_bit_equal, boundary_inputs
 
 IN_FILES = {
     "half": "bfloat16",
@@ -56,6 +56,118 @@ def test_files_keep_every_bit(tensors, tmp_path):
         assert file.get_tensor("eight").dtype == torch.float8_e4m3fn
         assert torch.equal(file.get_tensor("half").float(), tensors["half"])
         assert file.get_tensor("six").shape == (math.ceil(15 * 6 / 8),)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("binary32", "float32"),
+        ("binary64", "float64"),
+        ("int32", "int32"),
+        ("uint32", "uint32"),
+    ],
+)
+def test_wide_dtypes_of_torch_are_stored_as_such(tmp_path, name, dtype):
+    path = tmp_path / "w.safetensors"
+    carrier = torch.float32 if name == "binary32" else torch.float64
+    x = lp.round(boundary_inputs(name, carrier), name)
+    x = x if lp.format(name).nans else x[~x.isnan()]
+    safetensors.save_file({"x": x}, path, {"x": name})
+    assert_bit_equal(safetensors.load_file(path).tensors["x"], x)
+    with safe_open(path, "pt") as file:
+        seen = file.get_tensor("x")
+    assert seen.dtype == getattr(torch, dtype)
+    assert torch.equal(seen.double().nan_to_num(1), x.double().nan_to_num(1))
+
+
+def test_carriers_that_could_not_be_loaded_are_not_saved(tmp_path):
+    with pytest.raises(ValueError, match=r"'x': torch\.float32 does not hold every"):
+        safetensors.save_file({"x": torch.ones(2)}, tmp_path / "x", {"x": "int32"})
+
+
+BLOCKS = {
+    "mx": "mxfp4",
+    "nv": "nvfp4",
+    "own": lp.BlockFormat("e3m2fn", lp.SharedExponent(5), 3, rule="even"),
+    "int": "mxint8",
+}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_block_formats_keep_codes_and_scales(tmp_path, axis):
+    path = tmp_path / "w.safetensors"
+    x = torch.randn(40, 35, generator=torch.Generator().manual_seed(3))
+    x[3, 4] = math.nan
+    given = {key: lp.encode_blocks(x, one, axis) for key, one in BLOCKS.items()}
+    safetensors.save_file({**given, "plain": x}, path, BLOCKS)
+    loaded = safetensors.load_file(path)
+    assert loaded.tensors.keys() == {*given, "plain"}
+    for key, one in BLOCKS.items():
+        assert loaded.formats[key] == lp.block_format(one)
+        values = lp.decode_blocks(loaded.tensors[key], one, axis)
+        assert_bit_equal(values, lp.round(x, one, axis=axis))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"format": "mxfp8_e4m3"}, "the digest is not"),
+        ({"shape": [64, 2]}, "the digest is not"),
+        ({"scales": [1, 4]}, "the digest is not"),
+        ({"more": 1}, "describe 'w', which the file has not"),
+    ],
+)
+def test_block_formats_that_lie_are_refused(tmp_path, changes, text):
+    path = tmp_path / "w.safetensors"
+    codes = lp.encode_blocks(torch.ones(2, 64), "mxfp4")
+    safetensors.save_file({"w": codes}, path, {"w": "mxfp4"})
+    with safe_open(path, "pt") as file:
+        entry = json.loads(file.metadata()["lowprec"])
+        stored = {key: file.get_tensor(key) for key in ("w.codes", "w.scales")}
+    entry["tensors"]["w"].update(changes)
+    plain_save(stored, path, {"lowprec": json.dumps(entry)})
+    with pytest.raises(ValueError, match=text):
+        safetensors.load_file(path)
+
+
+def test_blocks_that_do_not_fit_are_not_saved(tmp_path):
+    path = tmp_path / "w.safetensors"
+    codes = lp.encode_blocks(torch.ones(2, 64), "mxfp4")
+    with pytest.raises(ValueError, match=r"'w': elements .* along no axis have scales"):
+        safetensors.save_file({"w": codes}, path, {"w": "nvfp4"})
+    with pytest.raises(TypeError, match="'w': a block format is a BlockFormat"):
+        safetensors.save_file({"w": codes}, path, {})
+    with pytest.raises(TypeError, match="'w': a tensor in the block format 'mxfp4' is"):
+        safetensors.save_file({"w": torch.ones(2)}, path, {"w": "mxfp4"})
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("part", ["codes", "scales", "tensor_scale"])
+def test_names_of_parts_are_not_taken(tmp_path, part):
+    tensors = {
+        "w": lp.encode_blocks(torch.ones(64), "mxfp4"),
+        f"w.{part}": torch.ones(2),
+    }
+    with pytest.raises(ValueError, match=f"stored as 'w.{part}', which is taken"):
+        safetensors.save_file(tensors, tmp_path / "w", {"w": "mxfp4"})
+
+
+def test_changed_scales_are_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    codes = lp.encode_blocks(torch.ones(2, 64), "nvfp4")
+    safetensors.save_file({"w": codes}, path, {"w": "nvfp4"})
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for name in stored:
+        changed = {**stored, name: stored[name] + 1}
+        plain_save(changed, path, metadata)
+        with pytest.raises(ValueError, match="the digest is not that of"):
+            safetensors.load_file(path)
+    del stored["w.scales"]
+    plain_save(stored, path, metadata)
+    with pytest.raises(ValueError, match=r"describe 'w\.scales', which the file has"):
+        safetensors.load_file(path)
 
 
 def test_files_of_others(tmp_path):
