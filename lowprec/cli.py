@@ -18,7 +18,10 @@ from . import __version__
 from .formats import Posit, block_format, describe, format, formats, is_block_name
 
 _INTERRUPTED = 130
-_USER_ERRORS = (TypeError, ValueError, NotImplementedError, OSError, ImportError)
+_USER_ERRORS = (
+    *(TypeError, ValueError, OverflowError, NotImplementedError),
+    *(OSError, ImportError),
+)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ __all__ = [
 _MOST_VALUES = 1 << 16
 _SAMPLES = 4001
 _SHOWN = 20
+# Logarithmic scales of float64 overflow beyond the first, with margins the second.
+_LARGEST_SHOWN, _LARGEST_WITH_MARGIN = math.ldexp(1.0, 1023), math.ldexp(1.0, 900)
 
 
 def number_line(format: Format | Posit | str, *, axes: Any = None) -> tuple[Any, Any]:
@@ -44,7 +46,7 @@ def number_line(format: Format | Posit | str, *, axes: Any = None) -> tuple[Any,
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
-        ValueError: if there are more than 2^16 values.
+        ValueError: if there are more than 2^16 values, or float64 does not hold them.
 
     Example:
         >>> figure, axes = number_line("e4m3fn")
@@ -57,6 +59,8 @@ def number_line(format: Format | Posit | str, *, axes: Any = None) -> tuple[Any,
             f"a number line shows formats of at most 16 bits, got {target.bits} of "
             f"{_title(target)}"
         )
+    if isinstance(target, Format):
+        _check_drawn(target)
     values = [float(value) for value in target.values()]
     figure, axes = _canvas(axes, (7.0, 1.4))
     axes.eventplot(values, lineoffsets=0, linelengths=1, linewidths=0.8, color="C0")
@@ -81,7 +85,7 @@ def spacing(*formats: Format | str, axes: Any = None) -> tuple[Any, Any]:
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
-        ValueError: if no format is given.
+        ValueError: if no format is given, or float64 does not hold one's values.
 
     Example:
         >>> figure, axes = spacing("e4m3fn", "e5m2")
@@ -91,17 +95,24 @@ def spacing(*formats: Format | str, axes: Any = None) -> tuple[Any, Any]:
     if not formats:
         raise ValueError("spacing needs at least one format, such as 'e4m3fn'")
     figure, axes = _canvas(axes, (7.0, 4.0))
+    wide = False
     for number, given in enumerate(formats):
-        target = as_format(given)
+        target = _check_drawn(as_format(given))
         first = math.frexp(float(target.smallest_subnormal))[1] - 1
         powers = [math.ldexp(1.0, e) for e in range(first, target.emax + 1)]
         distances = [float(target.ulp(x)) / x for x in powers]
-        # The last binade ends at the largest value.
-        x = [*powers, max(float(target.max), powers[-1])]
+        # The last binade ends at the largest value, or where scales still have room.
+        x = [*powers, min(max(float(target.max), powers[-1]), _LARGEST_SHOWN)]
+        wide = wide or x[-1] >= _LARGEST_WITH_MARGIN
         style = ("-", "--", ":", "-.")[number % 4]
         y = [*distances, distances[-1]]
         axes.plot(x, y, label=_title(target), linestyle=style, linewidth=1.8)
+    if wide:  # margins, and ticks beyond the values, would overflow
+        axes.margins(x=0)
     axes.set_xscale("log", base=2)
+    if wide:
+        axes.set_xticks([math.ldexp(1.0, e) for e in range(-1024, 1024, 256)])
+        axes.set_xticks([], minor=True)
     axes.set_yscale("log", base=2)
     axes.set_xlabel("value $x$")
     axes.set_ylabel("ulp($x$) / $x$")
@@ -131,7 +142,7 @@ def staircase(
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
-        ValueError: if the mode is unknown.
+        ValueError: if the mode is unknown, or float64 does not hold the values.
 
     Example:
         >>> figure, axes = staircase("e2m1fn", "toward_zero")
@@ -141,7 +152,7 @@ def staircase(
     from .arithmetic import round
 
     rounding = Rounding(format, mode)
-    target = rounding.format
+    target = _check_drawn(rounding.format)
     if limit is None:
         shown, largest = _shown(target), float(target.max)
         limit = 1.15 * largest if shown == largest else shown
@@ -238,6 +249,7 @@ def exponents(
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
+        ValueError: if float64 does not hold the format's values.
 
     Example:
         >>> figure, axes = exponents({-3: 5, -2: 9}, format="e4m3fn")
@@ -249,7 +261,7 @@ def exponents(
     counts = [histogram[e] for e in places]
     axes.bar(places, counts, width=1.0, align="edge", color="C0")
     if format is not None:
-        target = as_format(format)
+        target = _check_drawn(as_format(format))
         lowest = math.frexp(float(target.smallest_subnormal))[1] - 1
         normal = math.frexp(float(target.smallest_normal))[1] - 1
         name = _title(target)
@@ -315,6 +327,20 @@ def _canvas(axes: Any, size: tuple[float, float]) -> tuple[Any, Any]:
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots()
+
+
+def _check_drawn(format: Format) -> Format:
+    """Return a format whose values are numbers of a figure's axes, which are float64.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    ends = (format.max, format.min, format.smallest_subnormal)
+    if not all(isinstance(value, float) for value in ends):
+        raise ValueError(
+            f"figures show values that float64 holds, unlike those of {_title(format)}"
+        )
+    return format
 
 
 def _posit(format: Any) -> Posit | None:

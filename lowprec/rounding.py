@@ -62,7 +62,8 @@ class Saturation(StrEnum):
     become the largest finite value, infinity stays. ``wrap``: fixed point only, the
     integer k modulo 2^word, as adders of that width leave it; infinity becomes the
     largest finite value. Of sums and products this is exact where they have at most 53
-    bits before they wrap, so words have at most 26 there.
+    bits before they wrap, so words have at most 26 there, operands of ``lowprec.add``,
+    ``sub``, ``mul`` and ``fma`` are values of the format, and others do not wrap.
 
     References:
         P3109 interim report 3.2.2, OvfInf / SatFinite / SatPropagate.

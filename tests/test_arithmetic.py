@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from fractions import Fraction
 
 import gmpy2
@@ -10,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import CARRIERS, DETERMINISTIC, MODES
+from tables import CARRIERS, DETERMINISTIC, MODES, SATURATIONS
 
 import lowprec as lp
 from lowprec import Format, Rounding
@@ -210,7 +211,7 @@ def test_any_rounding(name, data):
 @pytest.mark.parametrize("dtype", list(TARGETS))
 def test_any_operands_at_length(name, mode, dtype):
     _, arity = OPERATIONS[name]
-    for target, saturation in itertools.product(TARGETS[dtype], lp.Saturation):
+    for target, saturation in itertools.product(TARGETS[dtype], SATURATIONS):
         tensors = [anything(500, dtype) for _ in range(arity)]
         check(name, tensors, Rounding(target, mode, saturation))
 
@@ -402,3 +403,51 @@ ONES = torch.ones(2, 3)
 def test_refusals(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+WRAPPING = Rounding("int8", saturation="wrap")
+
+
+@pytest.mark.parametrize("target", ["int5", "uint5", "fixed5f2"])
+@pytest.mark.parametrize("mode", ["nearest_even", "toward_negative", "stochastic"])
+def test_all_sums_and_products_of_small_words_wrap(target, mode):
+    rounding = Rounding(target, mode, "wrap")
+    pairs = torch.tensor(list(itertools.product(values(target), repeat=2)))
+    for name in ("add", "sub", "mul"):
+        check(name, pairs.unbind(1), rounding, CARRIERS)
+    triples = torch.cat([pairs, pairs[:, :1].flip(0)], 1)
+    check("fma", triples.unbind(1), rounding, CARRIERS)
+
+
+def test_the_oracle_wraps_exact_values():
+    # In exact integers, not in the 53 bits that float64 has.
+    assert exact_operation("add", (2.0**60, 1.0), WRAPPING) == 1
+    wanted = (2**60 // 3 + 128) % 256 - 128  # of 2^60 / 3, whose fraction is 1/3
+    assert exact_operation("div", (2.0**60, 3.0), WRAPPING) == wanted
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "fma"])
+@pytest.mark.parametrize("other", [2.0**60, 128.0, 0.5])
+def test_what_may_have_more_bits_than_float64_does_not_wrap(name, other):
+    function, arity = OPERATIONS[name]
+    one = torch.ones(2, dtype=torch.float64)
+    for position in range(arity):
+        operands = [one] * arity
+        operands[position] = torch.tensor([1.0, other], dtype=torch.float64)
+        with pytest.raises(ValueError, match=f"got {re.escape(str(other))}: round the"):
+            function(*operands, WRAPPING)
+    nan = torch.full((1,), math.nan)
+    assert function(*[nan] * arity, WRAPPING).isnan().all()
+
+
+@pytest.mark.parametrize("name", ["div", "sqrt", "exp", "log", "tanh", "sigmoid"])
+def test_quotients_and_functions_do_not_wrap(name):
+    operands = [torch.ones(2)] * (2 if name == "div" else 1)
+    with pytest.raises(
+        NotImplementedError, match=r"wrap' is for lowprec\.add, sub, mul"
+    ):
+        getattr(lp, name)(*operands, WRAPPING)
+    with pytest.raises(
+        NotImplementedError, match=r"wrap' is for lowprec\.add, sub, mul"
+    ):
+        lp.softmax(torch.ones(2), 0, WRAPPING)

@@ -142,3 +142,31 @@ def test_notebooks_show_a_number_line(name):
         assert 100 < len(marks) < 500
     assert name in page.find("table").itertext()
     assert ("0" in texts) == (name != "e8m0fnu")
+
+
+@pytest.mark.parametrize("name", ["e12m3", "e20m3", "binary16p1se"])
+def test_beyond_float64_notebooks_show_exact_ends_and_figures_refuse(name, capsys):
+    fmt = lp.format(name)
+    page = ElementTree.fromstring(fmt._repr_html_())
+    texts = [text.text for text in page.findall("svg/text")]
+    (largest,) = [line for line in str(fmt).splitlines() if line.startswith("max ")]
+    assert largest.split()[-1] in texts  # as str shows it
+    assert f"-{largest.split()[-1]}" in texts
+    for picture in ("number-line", "spacing", "staircase"):
+        if picture == "number-line" and fmt.bits > 16:
+            continue
+        assert main(["plot", picture, name]) == 2
+        message = f"values that float64 holds, unlike those of {name}"
+        assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="values that float64 holds"):
+        lp.plot.exponents({0: 1}, format=fmt)
+
+
+@pytest.mark.filterwarnings("error")
+def test_spacing_of_the_whole_range_of_float64(tmp_path):
+    figure, axes = lp.plot.spacing("binary64", "e4m3fn")
+    assert drawn(figure, tmp_path / "spacing.png")
+    assert axes.lines[0].get_ydata()[-1] == 2.0**-52
+    left, right = axes.get_xlim()
+    assert left <= 2.0**-1074
+    assert 2.0**1023 <= right < float("inf")

@@ -65,7 +65,8 @@ def add(
         TypeError: if no operand is a tensor, or tensors are not float32 or float64 of
             one dtype.
         ValueError: if the dtype cannot hold the format's values, an integer is beyond
-            2^53, devices differ, or both ``generator`` and ``seed`` are given.
+            2^53, devices differ, both ``generator`` and ``seed`` are given, or the
+            result is to wrap and an operand is no value of the format.
         NotImplementedError: for more than 51 significant bits in stochastic modes and
             of fixed point.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..kernels import basic as kernel
 from ..random import as_seed
-from ..rounding import Rounding
+from ..rounding import Rounding, Saturation
 from ._codec import fits
 from ._node import applied, has_dual_numbers, refuse_tangents
 from ._round import (
@@ -24,6 +24,8 @@ from ._round import (
 WIDEST = 51  # after a rounding to odd
 CARRIER_BITS = 53
 _LARGEST_INTEGER = 2**53
+# Of values of words of at most 26 bits, what these return has at most 53.
+_WRAPPING = frozenset({"add", "sub", "mul", "fma"})
 
 # Operands of every kernel: a, b, c. Those that it does not use are a again.
 Operands = tuple[Tensor, Tensor, Tensor]
@@ -185,6 +187,8 @@ def apply_rounded(
     given = list(operands.values())
     exact = [given[0], -given[1]] if operation is SUB else given
     inputs = aligned(*exact)
+    if rounding.saturation is Saturation.WRAP:
+        _check_wrapping(name, aligned(*given), rounding)
     differentiable = torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in given
     )
@@ -238,7 +242,8 @@ def check_operands(
         TypeError: for operands that are no carriers, or differ.
         ValueError: for devices that differ, integers that float64 may not hold, or a
             format that the carrier cannot hold.
-        NotImplementedError: for more than 51 significant bits.
+        NotImplementedError: for more than 51 significant bits, or a result that does
+            not wrap.
     """
     tensors = {key: x for key, x in operands.items() if isinstance(x, Tensor)}
     for key, x in operands.items():
@@ -278,6 +283,11 @@ def check_operands(
             f"lowprec.{name} rounds correctly to at most {widest} significant bits "
             f"in this mode, got {rounding.format.precision}"
         )
+    if rounding.saturation is Saturation.WRAP and name not in _WRAPPING:
+        raise NotImplementedError(
+            f"saturation='wrap' is for lowprec.add, sub, mul, fma, round and sums, got "
+            f"{name}, of whose value 53 bits do not tell what is left: round the result"
+        )
     if rounding.wraps_inexactly:
         raise NotImplementedError(
             f"lowprec.{name} wraps words of at most 26 bits, whose products have at "
@@ -285,6 +295,30 @@ def check_operands(
         )
     check_held(rounding, reference.dtype)
     return reference.dtype
+
+
+def _check_wrapping(name: str, operands: Operands, rounding: Rounding) -> None:
+    """Refuse operands whose results may have more than 53 bits before they wrap.
+
+    Contract:
+        Compiled code and torch's transforms do not look at values, so there results
+        are those of the exact value rounded to odd to 53 bits.
+
+    Raises:
+        ValueError: if a finite operand is not a value of the format.
+    """
+    if torch.compiler.is_compiling() or transforms_active():
+        return
+    held = Rounding(rounding.format, saturation="finite")
+    for x in operands:
+        given = x.detach()
+        wrong = (round(given, held) != given) & given.isfinite()
+        if bool(wrong.any()):
+            first = given[wrong].flatten()[0].item()
+            raise ValueError(
+                f"lowprec.{name} wraps exactly for values of {rounding.format!r} only, "
+                f"got {first!r}: round the operands first"
+            )
 
 
 def check_held(rounding: Rounding, dtype: torch.dtype) -> None:

@@ -59,7 +59,8 @@ def exp(
         TypeError: if the operand is not a float32 or float64 tensor.
         ValueError: if the dtype cannot hold the format's values, or both ``generator``
             and ``seed`` are given.
-        NotImplementedError: for more than 51 significant bits.
+        NotImplementedError: for more than 51 significant bits, and if the result is to
+            wrap.
 
     Example:
         >>> exp(torch.tensor([0.0, 1.0, 7.0]), "e4m3fn", "toward_zero").tolist()

@@ -88,10 +88,15 @@ def sum_over(
 
 
 def _dims(x: Tensor, dim: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return which dimensions to add up, in ascending order; None means all."""
-    if dim is None:
+    """Return which to add up, in ascending order; None and () mean all, as torch's."""
+    if dim is None or dim == ():
         return tuple(range(x.dim()))
-    given = (dim,) if isinstance(dim, int) else tuple(dim)
+    given = dim if isinstance(dim, (tuple, list)) else (dim,)
+    if not all(isinstance(one, int) and not isinstance(one, bool) for one in given):
+        raise TypeError(
+            f"dim must be an int, several of them, or None, got {dim!r}: lowprec.sum "
+            "knows dimensions by number"
+        )
     rank = max(x.dim(), 1)
     for one in given:
         if not -rank <= one < rank:
@@ -127,7 +132,7 @@ def sum(
 
     Args:
         input: float32 or float64 tensor.
-        dim: dimension or dimensions to add up; None means all.
+        dim: dimension or dimensions to add up; None and () mean all.
         keepdim: whether reduced dimensions stay, with size one.
         accumulator: an `Accumulator`, or a rounding or its shorthand, which mean
             sequential sums.
@@ -139,7 +144,8 @@ def sum(
         Tensor of torch's shape and the input's dtype.
 
     Raises:
-        TypeError: if the input is not a float32 or float64 tensor.
+        TypeError: if the input is not a float32 or float64 tensor, or ``dim`` is no
+            int.
         ValueError: if the dtype cannot hold the accumulator's values, a dimension is
             named twice, both ``generator`` and ``seed`` are given, or terms lie beyond
             [2^-960, 2^990] and the accumulator's range does too.
@@ -171,6 +177,6 @@ def sum(
             value = value.unsqueeze(one)
 
     def carrier() -> Tensor:
-        return torch.sum(input, dims, keepdim) if dims else input.clone()
+        return torch.sum(input, dims, keepdim)
 
     return valued(value, carrier, input)

@@ -96,7 +96,8 @@ def _rounded_up(value: Fraction) -> float:
 def _check_gaps(format: TableFormat) -> None:
     """Refuse levels whose distances float64 rounds: probabilities would be wrong."""
     for a, b in pairwise(format.table.values):
-        if Fraction(b - a) != Fraction(b) - Fraction(a):
+        gap = b - a
+        if math.isinf(gap) or Fraction(gap) != Fraction(b) - Fraction(a):
             raise ValueError(
                 f"stochastic rounding needs levels whose distances float64 holds, "
                 f"unlike those of {a!r} and {b!r}: round the levels first"

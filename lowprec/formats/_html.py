@@ -7,8 +7,8 @@ from fractions import Fraction
 from html import escape
 from typing import TYPE_CHECKING
 
-from ._exact import floor_log2, power_of_two
-from ._text import properties
+from ._exact import Real, floor_log2, power_of_two
+from ._text import decimal, properties
 
 if TYPE_CHECKING:
     from ._format import Format
@@ -82,11 +82,11 @@ def number_line_svg(format: Format) -> str:
         lines += [_line(centre + side * x, height) for side in sides]
     if negative and lower != marks[-1]:  # two's complement
         lines.append(_line(centre - reach * size(lower), _height(lower)))
-    labels = [(centre + reach * size(marks[-1]), f"{float(format.max):.4g}")]
+    labels = [(centre + reach * size(marks[-1]), _label(format.max))]
     if format.zero:
         labels.append((centre, "0"))
     if negative:
-        labels.append((centre - reach * size(lower), f"{float(format.min):.4g}"))
+        labels.append((centre - reach * size(lower), _label(format.min)))
     if smallest < 1 < largest:
         labels.append((centre + reach * size(Fraction(1)), "1"))
     texts = [
@@ -101,6 +101,13 @@ def number_line_svg(format: Format) -> str:
         f'<path d="M{_MARGIN} {_AXIS}H{_WIDTH - _MARGIN}" stroke="currentColor"/>'
         f'{"".join(texts)}<text x="{_MARGIN}" y="66">{caption}</text></svg>'
     )
+
+
+def _label(value: Real) -> str:
+    """Return four digits, or the exact form where binary64 has no such number."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return decimal(value) if value > 0 else f"-{decimal(-value)}"
 
 
 def _line(x: float, height: int) -> str:

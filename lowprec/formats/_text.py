@@ -12,7 +12,7 @@ from ._sources import SOURCES
 if TYPE_CHECKING:
     from ._format import Format
 
-__all__ = ["columns", "describe", "markdown", "properties", "table"]
+__all__ = ["columns", "decimal", "describe", "markdown", "properties", "table"]
 
 # Factors up to here have at most four decimals.
 _SHORT_DENOMINATOR = 16
@@ -43,14 +43,14 @@ def _power_form(value: Real) -> str:
     return f"{factor.numerator}*2^{exponent - floor_log2(Fraction(factor.denominator))}"
 
 
-def _decimal(value: Real) -> str:
+def decimal(value: Real) -> str:
     """Return seven digits, or the exact form where binary64 has no such number."""
     return f"{value:.7g}" if isinstance(value, float) else _power_form(value)
 
 
 def _both(value: Real) -> str:
-    form, decimal = _power_form(value), _decimal(value)
-    return decimal if form == decimal else f"{decimal} = {form}"
+    form, short = _power_form(value), decimal(value)
+    return short if form == short else f"{short} = {form}"
 
 
 def _bits(format: Format) -> str:
@@ -157,7 +157,7 @@ def _rows(formats: Sequence[Format], aliases: Sequence[str]) -> list[tuple[str, 
             f"{one.precision}",
             f"{one.emin}",
             f"{one.emax}",
-            _decimal(one.max),
+            decimal(one.max),
             _power_form(one.smallest_normal),
             _power_form(one.smallest_subnormal),
             _power_form(one.unit_roundoff),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from ..rounding import Rounding, RoundingMode, Saturation, as_accumulator, as_rounding
+from ..rounding import Rounding, RoundingMode, as_accumulator, as_rounding
 from ._exact_sum import exact_dot, minus, plus, times, to_odd_binary64
 from ._oracle import Real, exact_round, floor_log2, simplest
 
@@ -187,9 +187,8 @@ def exact_operation(
     """Return the correctly rounded result of an operation, computed exactly.
 
     Contract:
-        As `exact_value`, then one rounding. Stochastic modes, and saturation that
-        wraps, see the exact value of everything but ``round`` rounded to odd to 53
-        bits, as the library's do.
+        As `exact_value`, then one rounding. Stochastic modes see the exact value of
+        everything but ``round`` rounded to odd to 53 bits, as the library's do.
 
     Args:
         operation: a key of `EXACT_OPERATIONS`.
@@ -218,8 +217,7 @@ def exact_operation(
 
 
 def _rounded(value: Real, rounding: Rounding, word: int, computed: bool = True) -> Real:
-    wraps = rounding.saturation is Saturation.WRAP
-    if computed and (rounding.stochastic or wraps):
+    if computed and rounding.stochastic:
         value = to_odd_binary64(value)
     return exact_round(value, rounding, word)
 

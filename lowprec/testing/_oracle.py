@@ -277,13 +277,19 @@ def exact_round(x: Any, rounding: Any, random_word: int = 0) -> Real:
     negative = _is_negative(x)
     if isinstance(x, float) and math.isinf(x):
         return _saturated(None, negative, chosen)
-    size = abs(Fraction(x))
-    if size == 0:
-        return _saturated(size, negative, chosen)
-    k, nu, quantum = _parts(size, chosen)
-    odd = _is_odd(k, quantum, chosen.format)
-    k += _goes_up(odd, nu, negative, chosen, random_word)
-    return _saturated(k * quantum, negative, chosen)
+    rounded = exact_grid_round(x, chosen, random_word)
+    return _saturated(abs(rounded), negative, chosen)
+
+
+def exact_grid_round(x: Any, rounding: Rounding, random_word: int) -> Fraction:
+    """Return what `exact_round` makes of a finite number before it saturates."""
+    exact = Fraction(x)
+    if exact == 0:
+        return exact
+    k, nu, quantum = _parts(abs(exact), rounding)
+    odd = _is_odd(k, quantum, rounding.format)
+    k += _goes_up(odd, nu, exact < 0, rounding, random_word)
+    return -k * quantum if exact < 0 else k * quantum
 
 
 def up_probability(x: Any, rounding: Any) -> Fraction:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import itertools
 import math
+import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple, TextIO
 
@@ -19,7 +22,8 @@ from ..formats import format as as_format
 from ..rounding import Rounding, RoundingMode, Saturation, Variant
 from ._conformance import boundary_inputs
 from ._exact_operations import EXACT_OPERATIONS, exact_operation, exact_value
-from ._oracle import Real, exact_round
+from ._exact_sum import to_odd_binary64
+from ._oracle import Real, exact_grid_round, exact_round
 from ._philox import random_word
 
 __all__ = ["INEXACT", "Vector", "exact_flags", "vectors"]
@@ -49,7 +53,11 @@ class Vector(NamedTuple):
 
 
 def exact_flags(
-    operation: str, operands: Sequence[Real], rounding: Rounding, result: Real
+    operation: str,
+    operands: Sequence[Real],
+    rounding: Rounding,
+    result: Real,
+    random_word: int = 0,
 ) -> int:
     """Return the exceptions that IEEE 754 signals for an operation.
 
@@ -58,13 +66,17 @@ def exact_flags(
         below the smallest normal number after rounding to p bits with any exponent.
         Overflow: the same number is beyond the largest; then also inexact. Divide by
         zero: an infinity from finite operands. Invalid: NaN from operands without one.
-        NaN operands are quiet, and signal nothing.
+        NaN operands are quiet, and signal nothing. Conversions to integers, and so
+        fixed point, have no overflow: what is beyond it after rounding, infinity too,
+        is invalid, also below 0 without a sign. Where it wraps, it is inexact or
+        nothing. Other formats without a sign treat what rounds below 0 alike.
 
     Args:
         operation: a key of `EXACT_OPERATIONS`.
         operands: their values.
         rounding: to what the result was rounded.
         result: of `exact_operation`.
+        random_word: what it was given.
 
     Returns:
         Sum of the flags, see `Vector`.
@@ -74,7 +86,7 @@ def exact_flags(
         8
 
     References:
-        IEEE 754-2019 section 7.
+        IEEE 754-2019 sections 5.8 and 7.
     """
     value = exact_value(operation, operands, rounding.mode)
     given_nan = any(isinstance(x, float) and math.isnan(x) for x in operands)
@@ -82,10 +94,13 @@ def exact_flags(
         return 0 if given_nan else INVALID
     if isinstance(value, float) and math.isinf(value):
         finite = all(not isinstance(x, float) or math.isfinite(x) for x in operands)
-        return DIVIDE_BY_ZERO if finite else 0
+        if finite:
+            return DIVIDE_BY_ZERO
+        integer = rounding.format.encoding == "integer"
+        return INVALID if integer or (value < 0 and not rounding.format.signed) else 0
     target, exact = rounding.format, Fraction(value)
-    if exact < 0 and not target.signed:
-        return INVALID
+    if target.encoding == "integer" or (exact < 0 and not target.signed):
+        return _conversion_flags(operation, exact, rounding, random_word)
     if result == exact:
         return 0
     limit = abs(Fraction(target.max if exact > 0 else target.min))
@@ -97,6 +112,25 @@ def exact_flags(
         return OVERFLOW | INEXACT
     tiny = unbounded < smallest
     return INEXACT | (UNDERFLOW if tiny and target.exponent_bits else 0)
+
+
+def _conversion_flags(
+    operation: str, exact: Fraction, rounding: Rounding, word: int
+) -> int:
+    """Return the flags where a number that does not fit is invalid."""
+    target, wraps = rounding.format, rounding.saturation is Saturation.WRAP
+    integer = target.encoding == "integer"
+    seen: Real = exact
+    if rounding.stochastic and operation != "round":
+        seen = to_odd_binary64(exact)
+    # The grid of integers goes on, as where they wrap.
+    grid = replace(rounding, saturation=Saturation.WRAP) if integer else rounding
+    rounded = exact_grid_round(seen, grid, word)
+    lowest, highest = Fraction(target.min), Fraction(target.max)
+    if rounded != 0 and not wraps and not lowest <= rounded <= highest:
+        return INVALID
+    tiny = rounded != exact and not integer
+    return (INEXACT if rounded != exact else 0) | (UNDERFLOW if tiny else 0)
 
 
 def _unbounded(exact: Fraction, rounding: Rounding) -> Rounding:
@@ -178,13 +212,14 @@ def vectors(
 
     Contract:
         Results and flags are the oracle's. The same arguments give the same vectors.
-        Without ``count``, all operands there are if these are at most 2^18, else 10000.
+        Without ``count``, all operands there are if these are at most 2^18, else 10000;
+        those are left out whose result, such as NaN in integers, has no code.
 
     Args:
         operation: a key of `EXACT_OPERATIONS`.
         rounding: of the result, and the format of the operands.
         source: format of the operand of ``round``; binary32 if None.
-        count: how many vectors.
+        count: how many operands are tried.
         seed: of the choice of operands, and key of the random words.
 
     Returns:
@@ -230,7 +265,9 @@ def _computed(
         operands = [source.decode(code) for code in codes]
         word = random_word(seed, index) if rounding.stochastic else None
         result = exact_operation(operation, operands, rounding, word or 0)
-        flags = exact_flags(operation, operands, rounding, result)
+        if not rounding.format.is_representable(result):
+            continue  # NaN, where nothing stands for it
+        flags = exact_flags(operation, operands, rounding, result, word or 0)
         yield Vector(codes, word, rounding.format.encode(result), flags)
 
 
@@ -256,7 +293,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--source", help="format of the operand of 'round' [binary32]")
     parser.add_argument(
-        "--count", type=int, help="vectors [all if they are at most 2^18, else 10000]"
+        "--count", type=int, help="operands [all if they are at most 2^18, else 10000]"
     )
     parser.add_argument("--seed", type=int, default=0, help="[0]")
     parser.add_argument("--out", help="path of the CSV file [standard output]")
@@ -281,8 +318,15 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out is None:
         _write(rows, arguments, rounding, sys.stdout)
         return
-    with open(arguments.out, "w", encoding="utf-8", newline="") as file:
-        _write(rows, arguments, rounding, file)
+    unfinished = f"{arguments.out}.part"  # so that what has the name is complete
+    try:
+        with open(unfinished, "w", encoding="utf-8", newline="") as file:
+            _write(rows, arguments, rounding, file)
+        os.replace(unfinished, arguments.out)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(unfinished)
+        raise
 
 
 def _write(

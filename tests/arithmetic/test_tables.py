@@ -287,3 +287,11 @@ def test_value_objects(target):
     assert eval(repr(rounding), vars(lp)) == rounding
     if isinstance(target, lp.Posit):
         assert lp.Posit.from_name(target.name) == target
+
+
+def test_stochastic_rounding_refuses_levels_farther_apart_than_float64_goes():
+    levels = lp.Levels([-1.7e308, 1.7e308])
+    x = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match="levels whose distances float64 holds"):
+        lp.round(x, levels, "stochastic", seed=1)
+    assert lp.round(x, levels).tolist() == list(levels.values)

@@ -150,3 +150,93 @@ def test_bad_arguments_are_one_sentence(capsys, arguments, message):
 def test_unknown_operations_are_refused():
     with pytest.raises(ValueError, match="operation must be one of round, add"):
         vectors("cbrt", Rounding("e5m2"))
+
+
+NO_NAN = [
+    ["int8", "--source", "e5m2"],
+    ["int4", "--operation", "div"],
+    ["e2m1fn", "--operation", "sqrt"],
+    ["e2m1fn", "--operation", "div", "--mode", "toward_zero"],
+    ["e2m1fn", "--source", "e4m3fn"],
+    ["uint8", "--source", "e4m3", "--mode", "stochastic"],
+]
+
+
+@pytest.mark.parametrize("arguments", NO_NAN, ids=" ".join)
+def test_formats_without_nan_leave_out_what_would_be_nan(arguments, capsys):
+    assert main(["vectors", *arguments]) == 0
+    _, rows = table(capsys.readouterr().out)
+    target = lp.format(arguments[0])
+    name, source = "round", target
+    if "--operation" in arguments:
+        name = arguments[2]
+    else:
+        source = lp.format(arguments[2])
+    arity = 2 if name == "div" else 1
+    kept = {tuple(int(cell, 16) for cell in row[:arity]) for row in rows}
+    assert len(kept) == len(rows)
+    for codes in itertools.product(range(2**source.bits), repeat=arity):
+        operands = [source.decode(code) for code in codes]
+        with np.errstate(all="ignore"):
+            numbers = [np.float64(x) for x in operands]
+            result = PROCESSOR[name](*numbers) if name != "round" else numbers[0]
+        assert (codes in kept) == (not np.isnan(result)), operands
+
+
+def test_files_are_complete_or_absent(tmp_path, monkeypatch):
+    path = tmp_path / "all.csv"
+    path.write_text("before")
+
+    def broken(*arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("lowprec.testing._vectors._write", broken)
+    assert main(["vectors", "e2m1", "--operation", "add", "--out", str(path)]) == 2
+    assert [one.name for one in tmp_path.iterdir()] == ["all.csv"]
+    assert path.read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    ("target", "mode", "x", "wanted"),
+    [
+        ("uint8", "nearest_even", -0.25, 1),
+        ("uint8", "nearest_even", -0.5, 1),
+        ("uint8", "nearest_even", -0.75, 16),
+        ("uint8", "toward_negative", -0.25, 16),
+        ("uint8", "toward_zero", -0.75, 1),
+        ("uint8", "nearest_even", 255.25, 1),
+        ("uint8", "nearest_even", 255.5, 16),
+        ("uint8", "toward_zero", 255.5, 1),
+        ("uint8", "nearest_even", 7.0, 0),
+        ("uint8", "nearest_even", 300.0, 16),
+        ("uint8", "nearest_even", math.inf, 16),
+        ("uint8", "nearest_even", -math.inf, 16),
+        ("int8", "nearest_even", -128.25, 1),
+        ("int8", "nearest_even", -128.75, 16),
+        ("int8", "toward_zero", -128.75, 1),
+        ("int8", "nearest_even", -1.0, 0),
+        ("fixed8f4", "nearest_even", 7.9375, 0),
+        ("fixed8f4", "nearest_even", 7.96875, 16),
+        ("binary8p3ue", "nearest_even", -1.0, 16),
+        ("binary8p3ue", "nearest_even", -(2.0**-100), 3),
+        ("binary8p3ue", "nearest_even", -math.inf, 16),
+    ],
+)
+def test_what_does_not_fit_integers_is_invalid(target, mode, x, wanted):
+    rounding = Rounding(target, mode)
+    result = exact_operation("round", (x,), rounding)
+    assert exact_flags("round", (x,), rounding, result) == wanted
+
+
+@pytest.mark.parametrize(("x", "wanted"), [(300.0, 0), (300.25, 1), (-0.75, 1)])
+def test_what_wraps_is_not_invalid(x, wanted):
+    rounding = Rounding("uint8", saturation="wrap")
+    result = exact_operation("round", (x,), rounding)
+    assert exact_flags("round", (x,), rounding, result) == wanted
+
+
+def test_random_words_decide_what_is_invalid():
+    rounding = Rounding("uint8", "stochastic")
+    for random, wanted in ((0, 1), (2**32 - 1, 16)):
+        result = exact_operation("round", (-0.5,), rounding, random)
+        assert exact_flags("round", (-0.5,), rounding, result, random) == wanted
