@@ -51,10 +51,10 @@ def predicted_covariance(
         exact without rounding, and with it for Gaussian increments, on the lattice that
         a rounded v gives them; with velocities and gradients both on coarse grids
         within some per cent, some 5 % where v hardly leaves zero. With decreasing
-        steps it is what iterates have that follow them. For SGD without rounding, W = V/alpha solves
-        A W + W A - alpha A W A - d_k W = Sigma. Methods that look ahead round that
-        point to the grid of x too, as `optim.ScheduledSGD` does. Rounding to nearest
-        has no place here: see `freeze_step`.
+        steps it is what iterates have that follow them. For SGD without rounding,
+        W = V/alpha solves A W + W A - alpha A W A - d_k W = Sigma. Methods that look
+        ahead round that point to the grid of x too, as `optim.ScheduledSGD` does.
+        Rounding to nearest has no place here: see `freeze_step`.
 
     Args:
         iteration: method, step sizes and damping.
