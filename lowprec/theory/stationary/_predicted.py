@@ -151,11 +151,7 @@ def with_variances(
     # The samples have the spread of Sigma already.
     spread, centers = noise.diagonal(), torch.zeros(d, dtype=torch.float64)
     if samples is not None:
-        spread, centers = torch.zeros_like(centers), finite("samples", samples)
-        if centers.dim() != 2 or centers.shape[1] != d or len(centers) == 0:
-            raise ValueError(
-                f"samples must have the shape [N, {d}], got {tuple(centers.shape)}"
-            )
+        spread, centers = torch.zeros_like(centers), gradients_of(samples, d)
     if r_cov is not None:
         noise = covariance("Sigma + r_cov", noise + symmetric("r_cov", r_cov, d), d)
     fixed = None if s_cov is None else covariance("s_cov", s_cov, d)
@@ -225,6 +221,20 @@ def with_variances(
         f"no self-consistent covariance found in {_ITERATIONS} iterations, the last "
         f"change was by {last:.3g}: the grid is too coarse; use a finer one"
     )
+
+
+def gradients_of(samples: Any, size: int) -> Tensor:
+    """Return samples of gradients, [N, d].
+
+    Raises:
+        ValueError: if they are none, not finite or of another shape.
+    """
+    gradients = finite("samples", samples)
+    if gradients.dim() != 2 or gradients.shape[1] != size or len(gradients) == 0:
+        raise ValueError(
+            f"samples must have the shape [N, {size}], got {tuple(gradients.shape)}"
+        )
+    return gradients
 
 
 def _mean(of_samples: Tensor) -> Tensor:
