@@ -19,10 +19,18 @@ from ..measure import ReplicaRunner, royston_test, scaled_covariance
 from ..random import split_seed
 from ..schedules import Iteration, PowerSchedule
 from .clt_problem import Problem, logistic
-from .replica_runs import deviations, follow
+from .replica_runs import deviations, follow, origin
 from .resumable import Parts
 
-__all__ = ["BLOCKS", "ROWS", "CltConfig", "Trace", "checkpoints", "run"]
+__all__ = [
+    "BLOCKS",
+    "ROWS",
+    "CltConfig",
+    "Trace",
+    "checkpoints",
+    "even_checkpoints",
+    "run",
+]
 
 # How many replicas the rows of Table 1 have; one run is cut into blocks of each size.
 BLOCKS = (100, 250, 500, 1000, 2000)
@@ -104,11 +112,16 @@ class Trace:
     final: Tensor
 
 
+def even_checkpoints(steps: int) -> list[int]:
+    """Return twenty steps evenly, the last among them; all of fewer than twenty."""
+    shares = range(1, _LINEAR_CHECKPOINTS + 1)
+    return sorted({steps * i // _LINEAR_CHECKPOINTS for i in shares} - {0})
+
+
 def checkpoints(steps: int) -> list[int]:
-    """Return where to measure: 1, 2, 5, 10, ..., and twenty times evenly."""
+    """Return where to measure: 1, 2, 5, 10, ..., and at the even checkpoints."""
     powers = {digit * 10**power for power in range(8) for digit in (1, 2, 5)}
-    even = {steps * i // _LINEAR_CHECKPOINTS for i in range(1, _LINEAR_CHECKPOINTS + 1)}
-    return sorted(k for k in powers | even | {steps} if 1 <= k <= steps)
+    return sorted({k for k in powers if k <= steps}.union(even_checkpoints(steps)))
 
 
 def run(
@@ -166,6 +179,7 @@ def _row(
         "seed": int(seed),
         "replicas": config.replicas,
         "places": places,
+        **origin(*problem.data, problem.start, torch.tensor(problem.penalty)),
     }
     part = None if parts is None else parts.part(name, description)
     measure = partial(_measured, problem, config.steps)

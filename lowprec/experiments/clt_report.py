@@ -15,7 +15,7 @@ from ..formats import columns
 from ..measure import relative_error, scaled_covariance
 from ..schedules import InverseTimeDamping, Iteration, PowerSchedule
 from ..theory import stationary
-from .clt import BLOCKS, ROWS, CltConfig, Trace, run
+from .clt import BLOCKS, ROWS, CltConfig, Trace, even_checkpoints, run
 from .clt_problem import Problem, logistic
 from .output import RunDirectory, environment
 
@@ -110,7 +110,9 @@ class RowResult:
         places = self.trace.steps
         alpha = self.iteration.step_size(places)
         damping = self.iteration.damping
-        return alpha / damping(places) if isinstance(damping, PowerSchedule) else alpha
+        if isinstance(damping, PowerSchedule | InverseTimeDamping):
+            return alpha / damping(places)
+        return alpha
 
     @cached_property
     def scaled(self) -> Tensor:
@@ -156,7 +158,7 @@ class RowResult:
     def passes(self, variant: str) -> float:
         """Return the share of the even checkpoints at which the test value is > 0."""
         places = self.trace.steps
-        even = places % max(1, int(places[-1]) // 20) == 0
+        even = torch.isin(places, torch.tensor(even_checkpoints(int(places[-1]))))
         values = self.trace.p_values[variant][even] > _SIGNIFICANCE
         return float(values.to(torch.float64).mean())
 

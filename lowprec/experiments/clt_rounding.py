@@ -30,7 +30,7 @@ from .clt_rounding_cases import (
     Curve,
     setting,
 )
-from .replica_runs import deviations, follow
+from .replica_runs import deviations, follow, origin
 from .resumable import Parts
 
 __all__ = ["CaseResult", "CurveResult", "RoundingConfig", "checkpoints", "run"]
@@ -276,6 +276,7 @@ def _curve(
         "replicas": config.replicas,
         "seed": int(seed),
         "places": places,
+        **origin(*p0.identity),
     }
     part = None if parts is None else parts.part(curve.name, description)
     measure = partial(_traces, p0.model.minimiser)
@@ -305,7 +306,12 @@ def _case(
         seed=seed,
         gradient=problem.gradient,
     )
-    description = {"case": repr(case), "replicas": replicas, "seed": int(seed)}
+    description = {
+        "case": repr(case),
+        "replicas": replicas,
+        "seed": int(seed),
+        **origin(*problem.identity),
+    }
     part = None if parts is None else parts.part(case.name, description)
     measure = partial(_traces, problem.model.minimiser)
     records = follow(runner, case.places, measure, part, advance)

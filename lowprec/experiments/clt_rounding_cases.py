@@ -197,6 +197,11 @@ class Setting:
     data: tuple[Tensor, ...]
     model: LocalModel
 
+    @property
+    def identity(self) -> tuple[Tensor, ...]:
+        """Data, minimiser and Hessian, which tell one problem from another."""
+        return (*self.data, self.model.minimiser, self.model.hessian)
+
 
 _LINEAR: dict[str, tuple[list[list[float]], list[list[float]]]] = {
     "one parameter": ([[1.0]], [[1.0]]),
