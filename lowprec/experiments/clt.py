@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from .resumable import Parts
 __all__ = [
     "BLOCKS",
     "ROWS",
+    "TESTED",
+    "VARIANTS",
     "CltConfig",
     "Trace",
     "checkpoints",
@@ -35,7 +37,8 @@ __all__ = [
 # How many replicas the rows of Table 1 have; one run is cut into blocks of each size.
 BLOCKS = (100, 250, 500, 1000, 2000)
 # Royston's test was fitted up to so many samples.
-_TESTED = 2000
+TESTED = 2000
+VARIANTS: tuple[Literal["sw", "trujillo"], ...] = ("sw", "trujillo")
 _LINEAR_CHECKPOINTS = 20
 _DAMPING = 0.2
 
@@ -84,11 +87,12 @@ class CltConfig:
             raise ValueError(
                 f"unknown rows {unknown}: they must be some of {list(ROWS)}"
             )
-        dimension = 10
-        if self.replicas < dimension:
+        velocities = any(ROWS[name].has_velocity for name in self.rows)
+        fewest = 20 if velocities else 10
+        if self.replicas < fewest:
             raise ValueError(
-                f"replicas must be {dimension} or more, the dimension of the problem, "
-                f"for the test of normality, got {self.replicas}"
+                f"replicas must be {fewest} or more, the number of parameters and "
+                f"velocities, for the test of normality, got {self.replicas}"
             )
         if self.steps < 1:
             raise ValueError(f"steps must be 1 or more, got {self.steps}")
@@ -189,8 +193,8 @@ def _row(
 def _measured(problem: Problem, last: int, runner: ReplicaRunner) -> dict[str, Any]:
     z = deviations(runner, problem.model.minimiser)
     p_values = {
-        variant: royston_test(runner.x[:_TESTED], variant).p_value
-        for variant in ("sw", "trujillo")
+        variant: royston_test(runner.x[:TESTED], variant).p_value
+        for variant in VARIANTS
     }
     record = {
         "step": runner.step,

@@ -38,6 +38,9 @@ __all__ = ["CaseResult", "CurveResult", "RoundingConfig", "checkpoints", "run"]
 
 # A step at which step sizes are as good as zero.
 _LATE = 10**9
+# Share of the noise below which the law of rounded gradients is left out: finding it
+# for every sample takes a minute on a fine grid.
+_NEGLIGIBLE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +112,18 @@ class CurveResult:
         rounding = self.curve.rounding("r")
         if rounding is not None:
             spacing = stationary.grid_spacing(rounding, model.gradients)
-            options["r_cov"] = stationary.rounding_covariance(
+            r_cov = stationary.rounding_covariance(
                 model.gradients, spacing, mode=self.curve.mode
             )
-            if self.curve.mode == "nearest":
+            if not rounding.stochastic:
+                options["r_cov"] = r_cov
                 moved = stationary.rounding_shift(
                     model.hessian, model.gradients, spacing
                 )
                 shift = float(moved.square().sum())
+            elif r_cov.trace() > _NEGLIGIBLE * model.noise.trace():
+                options["gradient_delta"] = spacing
+                options["samples"] = model.gradients
         if self.curve.rounding("s") is not None:
             options["delta"] = self._spacing
             options["samples"] = model.gradients
@@ -206,12 +213,13 @@ class CaseResult:
         case, model = self.case, setting(self.case.problem).model
         options: dict[str, Any] = {}
         if rounded and case.gradient is not None:
-            spacing = stationary.grid_spacing(case.gradient, model.gradients)
-            options["r_cov"] = stationary.rounding_covariance(model.gradients, spacing)
+            # The grids of linear problems have one spacing.
+            places = model.minimiser if case.linear else model.gradients
+            options["gradient_delta"] = stationary.grid_spacing(case.gradient, places)
         if rounded and case.param is not None:
             options["delta"] = stationary.grid_spacing(case.param, model.minimiser)
-            if not case.linear:  # the samples of linear problems are Gaussian
-                options["samples"] = model.gradients
+        if options and not case.linear:  # the samples of linear problems are Gaussian
+            options["samples"] = model.gradients
         if rounded and case.velocity is not None:
             zero = torch.zeros_like(model.minimiser)
             options["velocity_delta"] = stationary.grid_spacing(case.velocity, zero)

@@ -195,7 +195,10 @@ def test_the_command_writes_everything(capsys, tmp_path):
 
 BAD = {
     "unknown row": (["--rows", "adam"], "invalid choice: 'adam'"),
-    "few replicas": (["--replicas", "9"], "replicas must be 10 or more, the dimension"),
+    "few replicas": (
+        ["--replicas", "19"],
+        "replicas must be 20 or more, the number of",
+    ),
     "no steps": (["--steps", "0"], "steps must be 1 or more, got 0"),
 }
 
