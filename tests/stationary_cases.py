@@ -1,7 +1,11 @@
-"""Matrices for tests of limit covariances."""
+"""Matrices and simulations for tests of limit covariances."""
+
+import math
 
 import numpy as np
 import torch
+
+import lowprec as lp
 
 
 def spd(d, seed):
@@ -28,3 +32,52 @@ def logistic_regression():
         x = x - np.linalg.solve(hessian, gradients.mean(0))
     assert np.linalg.norm(gradients.mean(0)) < 1e-14
     return hessian, np.cov(gradients.T, bias=True), gradients, x
+
+
+def grid(delta, mode="stochastic"):
+    """A rounding to multiples of delta, up to 2^25 of them."""
+    exponent = round(math.log2(delta))
+    return lp.Rounding(lp.Format(precision=26, emin=exponent + 25, emax=500), mode)
+
+
+def simulate(
+    iteration,
+    A,
+    Sigma,
+    steps,
+    *,
+    M,
+    delta=None,
+    velocity_delta=None,
+    gradient_delta=None,
+    start=1,
+    burn=0,
+):
+    """Mean of Z Z^T over M replicas and the steps after the first ``burn``."""
+    generator = torch.Generator().manual_seed(20261126)
+    d = len(A)
+    root = torch.linalg.cholesky(Sigma)
+    x, v = torch.zeros(2, M, d, dtype=torch.float64)
+    total = torch.zeros(2 * d, 2 * d, dtype=torch.float64)
+    of_x = None if delta is None else grid(delta)
+    of_g = None if gradient_delta is None else grid(gradient_delta)
+    of_v = None if velocity_delta is None else grid(velocity_delta)
+
+    def stored(value, rounding):
+        return (
+            value
+            if rounding is None
+            else lp.round(value, rounding, generator=generator)
+        )
+
+    for k in range(start, start + steps):
+        alpha, retained, advance, ahead = iteration.coefficients(k)
+        point = stored(x + ahead * v, of_x) if ahead else x
+        noise = torch.randn(M, d, generator=generator, dtype=torch.float64) @ root.T
+        g = stored(point @ A + noise, of_g)
+        v = stored(retained * v - alpha * g, of_v)
+        x = stored(x + advance * v, of_x)
+        if k >= start + burn:
+            z = torch.cat([x, v], 1)
+            total += z.T @ z
+    return total / (M * (steps - burn))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,15 +19,26 @@ from ..measure import ReplicaRunner, royston_test, scaled_covariance
 from ..random import split_seed
 from ..schedules import Iteration, PowerSchedule
 from .clt_problem import Problem, logistic
-from .replica_runs import deviations, follow
+from .replica_runs import deviations, follow, origin
 from .resumable import Parts
 
-__all__ = ["BLOCKS", "ROWS", "CltConfig", "Trace", "checkpoints", "run"]
+__all__ = [
+    "BLOCKS",
+    "ROWS",
+    "TESTED",
+    "VARIANTS",
+    "CltConfig",
+    "Trace",
+    "checkpoints",
+    "even_checkpoints",
+    "run",
+]
 
 # How many replicas the rows of Table 1 have; one run is cut into blocks of each size.
 BLOCKS = (100, 250, 500, 1000, 2000)
 # Royston's test was fitted up to so many samples.
-_TESTED = 2000
+TESTED = 2000
+VARIANTS: tuple[Literal["sw", "trujillo"], ...] = ("sw", "trujillo")
 _LINEAR_CHECKPOINTS = 20
 _DAMPING = 0.2
 
@@ -76,11 +87,12 @@ class CltConfig:
             raise ValueError(
                 f"unknown rows {unknown}: they must be some of {list(ROWS)}"
             )
-        dimension = 10
-        if self.replicas < dimension:
+        velocities = any(ROWS[name].has_velocity for name in self.rows)
+        fewest = 20 if velocities else 10
+        if self.replicas < fewest:
             raise ValueError(
-                f"replicas must be {dimension} or more, the dimension of the problem, "
-                f"for the test of normality, got {self.replicas}"
+                f"replicas must be {fewest} or more, the number of parameters and "
+                f"velocities, for the test of normality, got {self.replicas}"
             )
         if self.steps < 1:
             raise ValueError(f"steps must be 1 or more, got {self.steps}")
@@ -104,11 +116,16 @@ class Trace:
     final: Tensor
 
 
+def even_checkpoints(steps: int) -> list[int]:
+    """Return twenty steps evenly, the last among them; all of fewer than twenty."""
+    shares = range(1, _LINEAR_CHECKPOINTS + 1)
+    return sorted({steps * i // _LINEAR_CHECKPOINTS for i in shares} - {0})
+
+
 def checkpoints(steps: int) -> list[int]:
-    """Return where to measure: 1, 2, 5, 10, ..., and twenty times evenly."""
+    """Return where to measure: 1, 2, 5, 10, ..., and at the even checkpoints."""
     powers = {digit * 10**power for power in range(8) for digit in (1, 2, 5)}
-    even = {steps * i // _LINEAR_CHECKPOINTS for i in range(1, _LINEAR_CHECKPOINTS + 1)}
-    return sorted(k for k in powers | even | {steps} if 1 <= k <= steps)
+    return sorted({k for k in powers if k <= steps}.union(even_checkpoints(steps)))
 
 
 def run(
@@ -166,6 +183,7 @@ def _row(
         "seed": int(seed),
         "replicas": config.replicas,
         "places": places,
+        **origin(*problem.data, problem.start, torch.tensor(problem.penalty)),
     }
     part = None if parts is None else parts.part(name, description)
     measure = partial(_measured, problem, config.steps)
@@ -175,8 +193,8 @@ def _row(
 def _measured(problem: Problem, last: int, runner: ReplicaRunner) -> dict[str, Any]:
     z = deviations(runner, problem.model.minimiser)
     p_values = {
-        variant: royston_test(runner.x[:_TESTED], variant).p_value
-        for variant in ("sw", "trujillo")
+        variant: royston_test(runner.x[:TESTED], variant).p_value
+        for variant in VARIANTS
     }
     record = {
         "step": runner.step,

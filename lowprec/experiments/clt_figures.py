@@ -17,16 +17,25 @@ if TYPE_CHECKING:
 __all__ = ["convergence", "distributions"]
 
 _MOST_COLUMNS = 4
+# One row of each kind of method, if it is there.
+_COLUMNS = (
+    "sgd 1 k^-0.5",
+    "momentum 0.1 k^-0.5",
+    "nasgd 0.1 k^-0.5",
+    "vanishing damping 0.5 k^-0.75",
+)
 _SHOWN = 2000  # points of a scatter plot
 _PROBABILITY = 0.95
-_SIGNIFICANCE = 0.05
 
 
 def distributions(results: Mapping[str, RowResult]) -> Any:
     """Draw where the replicas end, beside the normal law of the limit theorem.
 
+    Two parameters of SGD, and a parameter with its velocity of the other methods.
+
     Args:
-        results: by the name of the row; the first four that have converged are drawn.
+        results: by the name of the row; one of each kind of method is drawn, or the
+            first four.
 
     Returns:
         The ``matplotlib.figure.Figure``.
@@ -35,43 +44,63 @@ def distributions(results: Mapping[str, RowResult]) -> Any:
         ImportError: if matplotlib is not installed.
 
     References:
-        Li, Xiao and Yang, Figure 1.
+        Li, Xiao and Yang, Figures 1 and 2.
     """
     from matplotlib.figure import Figure
 
-    converged = {name: one for name, one in results.items() if one.errors[-1] < 1}
-    shown = dict(list((converged or dict(results)).items())[:_MOST_COLUMNS])
-    figure = Figure(figsize=(3.2 * len(shown), 5.6), layout="constrained")
+    names = [name for name in _COLUMNS if name in results] or list(results)
+    names = names[:_MOST_COLUMNS]
+    figure = Figure(figsize=(max(3.2 * len(names), 4.8), 6.0), layout="constrained")
     grid = figure.subplots(
-        2, len(shown), squeeze=False, gridspec_kw={"height_ratios": [3, 2]}
+        2, len(names), squeeze=False, gridspec_kw={"height_ratios": [3, 2]}
     )
-    for column, (name, one) in enumerate(shown.items()):
+    for column, name in enumerate(names):
+        one = results[name]
         z = one.trace.final / math.sqrt(float(one.scales[-1]))
-        _scatter(grid[0, column], z, one.limit)
-        grid[0, column].set_title(name, fontsize=9)
+        unit = r"\sqrt{\alpha_k/\mu_k}" if one.vanishing else r"\sqrt{\alpha_k}"
+        first = rf"$(x_k - x^*)_1 / {unit}$"
+        velocity = one.iteration.has_velocity
+        other = z.shape[1] // 2 if velocity else 1
+        p_value = one.final_p_values["sw"]
+        grid[0, column].set_title(f"{name}\nRoyston, p = {p_value:.2g}", fontsize=9)
+        grid[0, column].set_xlabel(first)
+        grid[0, column].set_ylabel(
+            rf"$(v_k)_1 / {unit}$" if velocity else rf"$(x_k - x^*)_2 / {unit}$"
+        )
+        pair = [0, other]
+        _scatter(grid[0, column], z[:, pair], one.limit[pair][:, pair])
+        grid[1, column].set_xlabel(first)
         _marginal(grid[1, column], z[:, 0], float(one.limit[0, 0]))
     grid[0, 0].legend(fontsize=7, loc="upper right")
     grid[1, 0].legend(fontsize=7, loc="upper right")
     grid[1, 0].set_ylabel("density")
+    figure.suptitle(_title(results))
     return figure
 
 
+def _title(results: Mapping[str, RowResult]) -> str:
+    trace = next(iter(results.values())).trace
+    return (
+        f"Logistic regression, batch size 1, {len(trace.final)} replicas, "
+        f"{int(trace.steps[-1])} steps"
+    )
+
+
 def _scatter(axes: Any, z: Tensor, limit: Tensor) -> None:
+    shown = z[:_SHOWN]
     axes.plot(
-        z[:_SHOWN, 0], z[:_SHOWN, 1], ".", ms=2, alpha=0.4, color="C0", label="replicas"
+        shown[:, 0], shown[:, 1], ".", ms=2, alpha=0.4, color="C0", label="replicas"
     )
     angles = torch.linspace(0, 2 * math.pi, 200, dtype=torch.float64)
     circle = torch.stack([angles.cos(), angles.sin()])
     # 95 % of a normal law of two variables lie within this many deviations.
     radius = math.sqrt(-2 * math.log(1 - _PROBABILITY))
-    ellipse = radius * torch.linalg.cholesky(limit[:2, :2]) @ circle
+    ellipse = radius * torch.linalg.cholesky(limit) @ circle
     axes.plot(ellipse[0], ellipse[1], color="C3", lw=1.2, label="95 % of the limit law")
-    axes.set_xlabel(r"$(x_k - x^*)_1 / \sqrt{\alpha_k}$")
-    axes.set_ylabel(r"$(x_k - x^*)_2 / \sqrt{\alpha_k}$")
-    reach = 4.5 * math.sqrt(float(limit.diagonal()[:2].max()))
-    axes.set_xlim(-reach, reach)
-    axes.set_ylim(-reach, reach)
-    axes.set_aspect("equal")
+    reach = (4.5 * limit.diagonal().sqrt()).tolist()
+    axes.set_xlim(-reach[0], reach[0])
+    axes.set_ylim(-reach[1], reach[1])
+    axes.set_box_aspect(1)
 
 
 def _marginal(axes: Any, values: Tensor, variance: float) -> None:
@@ -82,11 +111,10 @@ def _marginal(axes: Any, values: Tensor, variance: float) -> None:
     x = torch.linspace(-reach, reach, 200, dtype=torch.float64)
     density = (-x.square() / (2 * variance)).exp() / math.sqrt(2 * math.pi * variance)
     axes.plot(x, density, color="C3", lw=1.2, label="limit law")
-    axes.set_xlabel(r"$(x_k - x^*)_1 / \sqrt{\alpha_k}$")
 
 
 def convergence(results: Mapping[str, RowResult]) -> Any:
-    """Draw over the steps: V_k, W_k, its distance to W*, and Royston's test value.
+    """Draw over the steps: V_k, W_k, its distance to W*, and Royston's test.
 
     Args:
         results: by the name of the row.
@@ -98,26 +126,36 @@ def convergence(results: Mapping[str, RowResult]) -> Any:
         ImportError: if matplotlib is not installed.
 
     References:
-        Li, Xiao and Yang, Figure 2.
+        Li, Xiao and Yang, section 6.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.0, 7.6), layout="constrained")
-    (size, scaled), (error, test) = figure.subplots(2, 2, sharex=True)
+    figure = Figure(figsize=(11.0, 8.2), layout="constrained")
+    (size, scaled), (error, test) = figure.subplots(2, 2)
     floors = []
     for number, (name, one) in enumerate(results.items()):
-        style: dict[str, Any] = {"color": f"C{number}", "lw": 1.2}
+        # Momentum and Nesterov's method lie on each other.
+        dashed = name.startswith("momentum")
+        style: dict[str, Any] = {
+            "color": f"C{number}",
+            "lw": 1.4,
+            "ls": (0, (4, 3)) if dashed else "-",
+            "zorder": 3 if dashed else 2,
+        }
         k = one.trace.steps
         size.loglog(k, _norms(one.trace.covariance), label=name, **style)
         scaled.loglog(k, _norms(one.scaled), **style)
         level = float(torch.linalg.matrix_norm(one.limit))
-        scaled.axhline(level, ls="--", color=style["color"], lw=0.7)
+        scaled.axhline(level, ls=":", color=style["color"], lw=0.8)
         error.loglog(k, one.errors, **style)
-        rho = one.trace.p_values["sw"] - _SIGNIFICANCE
-        test.semilogx(k, rho, ".", ms=4, alpha=0.7, color=style["color"])
+        _passes(test, len(results) - 1 - number, one, style["color"])
         floors.append(stationary.sampling_floor(one.limit, len(one.trace.final)))
+    handles, labels = size.get_legend_handles_labels()
     size.set_ylabel(r"$\|V_k\|_F$, covariance of the iterates")
-    scaled.set_ylabel(r"$\|W_k\|_F$, in units of $\alpha_k$; dashed: $\|W^*\|_F$")
+    scaled.set_ylabel(r"$\|W_k\|_F$; dotted: $\|W^*\|_F$")
+    scaled.set_title(
+        r"$W_k = V_k/\alpha_k$; vanishing damping: $V_k\,\mu_k/\alpha_k$", fontsize=9
+    )
     error.set_ylabel(r"$\|W_k - W^*\|_F \,/\, \|W^*\|_F$")
     error.axhspan(
         min(floors),
@@ -126,12 +164,22 @@ def convergence(results: Mapping[str, RowResult]) -> Any:
         label="what the number of replicas allows",
     )
     error.legend(fontsize=7)
-    test.set_ylabel(r"$\rho$ of Royston's test: normal if above 0")
-    test.axhline(0, color="k", lw=0.8)
-    for axes in (error, test):
+    test.set_title("Royston's test of x at 5 %: passed (dot), rejected (x)", fontsize=9)
+    test.locator_params(axis="x", nbins=4)
+    test.set_yticks(range(len(results)), list(reversed(results)), fontsize=7)
+    for axes in (size, scaled, error, test):
         axes.set_xlabel("step $k$")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=7)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
+    figure.suptitle(_title(results))
     return figure
+
+
+def _passes(axes: Any, height: int, one: RowResult, color: str) -> None:
+    """Draw a strip of the even checkpoints at which the test passes or rejects."""
+    places, passed = one.verdicts("sw")
+    for marker, chosen in ((".", passed), ("x", ~passed)):
+        k = places[chosen]
+        axes.plot(k, torch.full_like(k, height), marker, ms=6, color=color)
 
 
 def _norms(matrices: Tensor) -> Tensor:

@@ -12,10 +12,19 @@ import torch
 from torch import Tensor
 
 from ..formats import columns
-from ..measure import relative_error, scaled_covariance
+from ..measure import relative_error, royston_test, scaled_covariance
 from ..schedules import InverseTimeDamping, Iteration, PowerSchedule
 from ..theory import stationary
-from .clt import BLOCKS, ROWS, CltConfig, Trace, run
+from .clt import (
+    BLOCKS,
+    ROWS,
+    TESTED,
+    VARIANTS,
+    CltConfig,
+    Trace,
+    even_checkpoints,
+    run,
+)
 from .clt_problem import Problem, logistic
 from .output import RunDirectory, environment
 
@@ -110,7 +119,14 @@ class RowResult:
         places = self.trace.steps
         alpha = self.iteration.step_size(places)
         damping = self.iteration.damping
-        return alpha / damping(places) if isinstance(damping, PowerSchedule) else alpha
+        if isinstance(damping, PowerSchedule | InverseTimeDamping):
+            return alpha / damping(places)
+        return alpha
+
+    @property
+    def vanishing(self) -> bool:
+        """Whether the damping goes to zero."""
+        return isinstance(self.iteration.damping, PowerSchedule | InverseTimeDamping)
 
     @cached_property
     def scaled(self) -> Tensor:
@@ -153,12 +169,21 @@ class RowResult:
         ]
         return torch.tensor(errors, dtype=torch.float64)
 
-    def passes(self, variant: str) -> float:
-        """Return the share of the even checkpoints at which the test value is > 0."""
+    def verdicts(self, variant: str) -> tuple[Tensor, Tensor]:
+        """Return the even checkpoints, and whether the test of x passes there."""
         places = self.trace.steps
-        even = places % max(1, int(places[-1]) // 20) == 0
-        values = self.trace.p_values[variant][even] > _SIGNIFICANCE
-        return float(values.to(torch.float64).mean())
+        even = torch.isin(places, torch.tensor(even_checkpoints(int(places[-1]))))
+        return places[even], self.trace.p_values[variant][even] > _SIGNIFICANCE
+
+    def passes(self, variant: str) -> float:
+        """Return the share of the even checkpoints at which the test of x passes."""
+        return float(self.verdicts(variant)[1].to(torch.float64).mean())
+
+    @cached_property
+    def final_p_values(self) -> dict[str, float]:
+        """Royston's test of Z, velocities included, after the last step."""
+        z = self.trace.final[:TESTED]
+        return {name: royston_test(z, name).p_value for name in VARIANTS}
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers of the table."""
@@ -179,6 +204,7 @@ class RowResult:
             "error_from_linear_recursion": relative_error(final, self.linear),
             "passes_sw": self.passes("sw"),
             "passes_trujillo": self.passes("trujillo"),
+            "final_p_values_of_z": self.final_p_values,
             "checkpoints": {
                 int(k): float(error)
                 for k, error in zip(self.trace.steps, self.errors, strict=True)
@@ -231,19 +257,21 @@ def table(summaries: dict[str, dict[str, Any]]) -> str:
     """
     sizes = list(next(iter(summaries.values()))["errors"])
     titles = ["||W~ - W*|| / ||W*||", *(f"M={size}" for size in sizes)]
-    titles += ["linear", "rho>0"]
+    titles += ["linear", "rho>0", "p of Z"]
     lines = [titles]
     for name, summary in summaries.items():
         cells = [f"{summary['errors'][size]:.4g}" for size in sizes]
         shares = f"{summary['passes_sw']:.2f}/{summary['passes_trujillo']:.2f}"
         bias = f"{summary['error_of_linear_recursion']:.4f}"
-        lines.append([name, *cells, bias, shares])
+        joint = "/".join(f"{p:.2f}" for p in summary["final_p_values_of_z"].values())
+        lines.append([name, *cells, bias, shares, joint])
         floors = [f"{summary['sampling_floors'][size]:.4g}" for size in sizes]
-        lines.append(["  sampling floor", *floors, "", ""])
+        lines.append(["  sampling floor", *floors, "", "", ""])
     notes = (
         "M: mean over blocks of M replicas; linear: ||W - W*|| / ||W*|| of the exact "
         "recursion with linear gradients at the last step; rho>0: share of checkpoints "
-        "that pass Royston's test (Shapiro-Wilk/Shapiro-Francia)"
+        "at which x passes Royston's test (Shapiro-Wilk/Shapiro-Francia); p of Z: its "
+        "p-value for Z = x - x*, or (x - x*, v), after the last step"
     )
     rows = columns(lines, right=range(1, len(titles)))
     return "\n".join([*rows, "", notes])

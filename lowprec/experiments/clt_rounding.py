@@ -21,6 +21,7 @@ from ..formats import Format
 from ..measure import ReplicaRunner, scaled_covariance
 from ..random import split_seed
 from ..rounding import Rounding
+from ..schedules import PowerSchedule
 from ..theory import stationary
 from .clt_rounding_cases import (
     CASES,
@@ -30,10 +31,16 @@ from .clt_rounding_cases import (
     Curve,
     setting,
 )
-from .replica_runs import deviations, follow
+from .replica_runs import deviations, follow, origin
 from .resumable import Parts
 
 __all__ = ["CaseResult", "CurveResult", "RoundingConfig", "checkpoints", "run"]
+
+# A step at which step sizes are as good as zero.
+_LATE = 10**9
+# Share of the noise below which the law of rounded gradients is left out: finding it
+# for every sample takes a minute on a fine grid.
+_NEGLIGIBLE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,61 +95,92 @@ class CurveResult:
 
     @cached_property
     def predicted(self) -> Tensor | None:
-        """The trace that theory predicts at every checkpoint, None if frozen."""
-        if self.floor is None and self.curve.rounding("s") is not None:
+        """The trace that theory predicts at every checkpoint.
+
+        None if parameters round to nearest.
+        """
+        rounding = self.curve.rounding("s")
+        if rounding is not None and not rounding.stochastic:
             return None
+        traces = [self._predicted(k) for k in self.steps.tolist()]
+        return torch.tensor(traces, dtype=torch.float64)
+
+    def _predicted(self, k: int) -> float:
         model = setting("logistic").model
         options: dict[str, Any] = {}
         shift = 0.0
         rounding = self.curve.rounding("r")
         if rounding is not None:
             spacing = stationary.grid_spacing(rounding, model.gradients)
-            options["r_cov"] = stationary.rounding_covariance(
+            r_cov = stationary.rounding_covariance(
                 model.gradients, spacing, mode=self.curve.mode
             )
-            if self.curve.mode == "nearest":
+            if not rounding.stochastic:
+                options["r_cov"] = r_cov
                 moved = stationary.rounding_shift(
                     model.hessian, model.gradients, spacing
                 )
                 shift = float(moved.square().sum())
-        rounding = self.curve.rounding("s")
-        if rounding is not None:
-            options["delta"] = stationary.grid_spacing(rounding, model.minimiser)
+            elif r_cov.trace() > _NEGLIGIBLE * model.noise.trace():
+                options["gradient_delta"] = spacing
+                options["samples"] = model.gradients
+        if self.curve.rounding("s") is not None:
+            options["delta"] = self._spacing
             options["samples"] = model.gradients
-        traces = [
-            shift
-            + stationary.predicted_covariance(
-                CURVE_ITERATION, model.hessian, model.noise, k, **options
-            )
-            .position.trace()
-            .item()
-            for k in self.steps.tolist()
-        ]
-        return torch.tensor(traces, dtype=torch.float64)
+        v = stationary.predicted_covariance(
+            CURVE_ITERATION, model.hessian, model.noise, k, **options
+        )
+        return shift + float(v.position.trace())
+
+    @cached_property
+    def _spacing(self) -> Tensor | None:
+        """Spacing of the parameters at x*, None if they are not rounded."""
+        rounding = self.curve.rounding("s")
+        if rounding is None:
+            return None
+        return stationary.grid_spacing(rounding, setting("logistic").model.minimiser)
 
     @cached_property
     def floor(self) -> float | None:
-        """What is left as steps go to zero, if parameters round stochastically."""
+        """The limit of `predicted` as steps go to zero, if parameters round.
+
+        None for rounding to nearest. E|g| is that at the iterates, which a coarse grid
+        keeps away from x*; `covariance_floor` with E|g| at x* is below it.
+        """
         rounding = self.curve.rounding("s")
         if rounding is None or not rounding.stochastic:
             return None
-        model = setting("logistic").model
-        spacing = stationary.grid_spacing(rounding, model.minimiser)
-        sizes = model.gradients.abs().mean(0)
-        return float(stationary.covariance_floor(model.hessian, sizes, spacing).trace())
+        return self._predicted(_LATE)
+
+    @cached_property
+    def crossover(self) -> float | None:
+        """Step size below which the floor exceeds the noise of the gradients.
+
+        Of `crossover_step` for the root mean square of sigma and the mean spacing;
+        None if parameters do not round stochastically.
+        """
+        rounding, spacing = self.curve.rounding("s"), self._spacing
+        if rounding is None or spacing is None or not rounding.stochastic:
+            return None
+        sd = setting("logistic").model.noise.diagonal().mean().sqrt()
+        schedule = CURVE_ITERATION.schedule
+        assert isinstance(schedule, PowerSchedule)
+        last = stationary.crossover_step(schedule, float(sd), float(spacing.mean()))
+        return float(schedule.K * (last + schedule.offset) ** -schedule.a)
 
     @cached_property
     def freezing(self) -> float | None:
-        """Step size below which no parameter moves, if they round to nearest."""
-        rounding = self.curve.rounding("s")
-        if rounding is None or rounding.stochastic:
+        """Step size below which no gradient at x* moves a parameter, to nearest.
+
+        Replicas that are elsewhere have larger gradients and move beyond.
+        """
+        rounding, spacing = self.curve.rounding("s"), self._spacing
+        if rounding is None or spacing is None or rounding.stochastic:
             return None
-        model = setting("logistic").model
-        largest = model.gradients.abs().amax(0)
+        largest = setting("logistic").model.gradients.abs().amax(0)
         gradients = self.curve.rounding("r")
         if gradients is not None:
             largest = fl(largest, gradients)
-        spacing = stationary.grid_spacing(rounding, model.minimiser)
         return float((spacing / (2 * largest)).min())
 
     def summary(self) -> dict[str, Any]:
@@ -153,7 +191,8 @@ class CurveResult:
             "measured": self.traces.tolist(),
             "predicted": None if predicted is None else predicted.tolist(),
             "floor": self.floor,
-            "frozen_below": self.freezing,
+            "crossover": self.crossover,
+            "freezing_at_minimum": self.freezing,
         }
 
 
@@ -174,12 +213,13 @@ class CaseResult:
         case, model = self.case, setting(self.case.problem).model
         options: dict[str, Any] = {}
         if rounded and case.gradient is not None:
-            spacing = stationary.grid_spacing(case.gradient, model.gradients)
-            options["r_cov"] = stationary.rounding_covariance(model.gradients, spacing)
+            # The grids of linear problems have one spacing.
+            places = model.minimiser if case.linear else model.gradients
+            options["gradient_delta"] = stationary.grid_spacing(case.gradient, places)
         if rounded and case.param is not None:
             options["delta"] = stationary.grid_spacing(case.param, model.minimiser)
-            if not case.linear:  # the samples of linear problems are Gaussian
-                options["samples"] = model.gradients
+        if options and not case.linear:  # the samples of linear problems are Gaussian
+            options["samples"] = model.gradients
         if rounded and case.velocity is not None:
             zero = torch.zeros_like(model.minimiser)
             options["velocity_delta"] = stationary.grid_spacing(case.velocity, zero)
@@ -276,6 +316,7 @@ def _curve(
         "replicas": config.replicas,
         "seed": int(seed),
         "places": places,
+        **origin(*p0.identity),
     }
     part = None if parts is None else parts.part(curve.name, description)
     measure = partial(_traces, p0.model.minimiser)
@@ -305,7 +346,12 @@ def _case(
         seed=seed,
         gradient=problem.gradient,
     )
-    description = {"case": repr(case), "replicas": replicas, "seed": int(seed)}
+    description = {
+        "case": repr(case),
+        "replicas": replicas,
+        "seed": int(seed),
+        **origin(*problem.identity),
+    }
     part = None if parts is None else parts.part(case.name, description)
     measure = partial(_traces, problem.model.minimiser)
     records = follow(runner, case.places, measure, part, advance)

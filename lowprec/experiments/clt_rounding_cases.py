@@ -178,7 +178,26 @@ def _logistic_cases() -> list[Case]:
     ]
 
 
-CASES = (*_linear_cases(), *_logistic_cases())
+def _combined_cases() -> list[Case]:
+    """Gradients and what they are added to, with steps below and above the grid."""
+    tenth, places = Iteration("sgd", 0.1), range(200, 601, 20)
+    momentum = Iteration("momentum", 0.1, damping=1.0)
+    plane = partial(Case, "three parameters")
+    return [
+        plane(tenth, 8000, places, gradient=grid(2.0), param=grid(2**-2)),
+        plane(tenth, 8000, places, gradient=grid(2.0), param=grid(2**-4)),
+        plane(
+            momentum,
+            8000,
+            range(1000, 3001, 100),
+            gradient=grid(2.0),
+            velocity=grid(2**-2),
+        ),
+    ]
+
+
+# New ones come last: the seed of a case is that of its place.
+CASES = (*_linear_cases(), *_logistic_cases(), *_combined_cases())
 
 
 @dataclass(frozen=True)
@@ -196,6 +215,11 @@ class Setting:
     gradient: Callable[..., Tensor]
     data: tuple[Tensor, ...]
     model: LocalModel
+
+    @property
+    def identity(self) -> tuple[Tensor, ...]:
+        """Data, minimiser and Hessian, which tell one problem from another."""
+        return (*self.data, self.model.minimiser, self.model.hessian)
 
 
 _LINEAR: dict[str, tuple[list[list[float]], list[list[float]]]] = {

@@ -6,9 +6,19 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..formats import columns
 from .clt_rounding import CaseResult, CurveResult, RoundingConfig, run
-from .clt_rounding_cases import CASES, CURVES, FORMATS, PLACES, Mode, Where
+from .clt_rounding_cases import (
+    CASES,
+    CURVE_ITERATION,
+    CURVES,
+    FORMATS,
+    PLACES,
+    Mode,
+    Where,
+)
 from .output import RunDirectory, environment
 
 __all__ = ["add_arguments", "config_from_arguments", "figure", "run_and_save", "table"]
@@ -86,7 +96,8 @@ def run_and_save(
         directory.write_json("result.json", result)
         text = [f"results: {directory.path}"]
         if curves:
-            directory.write_figure("clt-rounding.png", figure(curves))
+            picture = figure(curves, config.replicas)
+            directory.write_figure("clt-rounding.png", picture)
         if cases:
             text = [table(cases), "", *text]
         return "\n".join(text)
@@ -121,18 +132,36 @@ _TITLES: dict[tuple[Mode, Where], str] = {
     ): "parameters, stochastic rounding:\na floor that no step passes",
     ("stochastic", "both"): "both, stochastic rounding:\nthe parameters decide",
     ("nearest", "r"): "gradients, to nearest:\na shift of the mean stays",
-    ("nearest", "s"): "parameters, to nearest:\nthey drift, then freeze",
-    ("nearest", "both"): "both, to nearest:\nthey drift, then freeze",
+    ("nearest", "s"): "parameters, to nearest:\nsmall gradients are lost",
+    ("nearest", "both"): "both, to nearest:\nsmall gradients are lost",
 }
 
 
-def figure(curves: Sequence[CurveResult]) -> Any:
+# What the lines and marks are, in the order of the legend.
+_MEASURED, _PREDICTED, _FLOOR, _CROSSOVER, _FREEZING = (
+    "measured",
+    "predicted",
+    "its limit as steps go to 0",
+    r"crossover, $\alpha = 0.8\,\delta/\sigma$",
+    "freeze step for gradients at $x^*$",
+)
+_MARKS: dict[str, dict[str, Any]] = {
+    _MEASURED: {"ls": "none", "marker": "."},
+    _PREDICTED: {"ls": "--", "lw": 1.2},
+    _FLOOR: {"ls": ":", "lw": 1.0},
+    _CROSSOVER: {"ls": "none", "marker": "o", "ms": 8, "mfc": "none"},
+    _FREEZING: {"ls": "none", "marker": "X", "ms": 8},
+}
+
+
+def figure(curves: Sequence[CurveResult], replicas: int) -> Any:
     """Draw tr V over the step size for all curves, with predictions and floors.
 
     Time goes to the right: step sizes fall.
 
     Args:
         curves: results, that without rounding first.
+        replicas: of each curve, for the title.
 
     Returns:
         The ``matplotlib.figure.Figure``.
@@ -162,34 +191,37 @@ def figure(curves: Sequence[CurveResult]) -> Any:
         axes.xaxis.set_minor_formatter("")
         axes.set_xlabel(r"step size $\alpha_k$ (falls as time passes)")
     handles, labels = grid[0][0].get_legend_handles_labels()
-    styles = [
-        axes.plot([], [], color="0.2", **style)[0]
-        for style in ({"ls": "none", "marker": "."}, {"ls": "--"}, {"ls": ":"})
+    marks = [
+        axes.plot([], [], color="0.2", label=text, **style)[0]
+        for text, style in _MARKS.items()
     ]
-    cross = axes.plot([], [], color="0.2", ls="none", marker="X")[0]
     picture.legend(
-        [*handles, *styles, cross],
-        [
-            *labels,
-            "measured",
-            "predicted",
-            "floor, steps to 0",
-            "nothing moves beyond",
-        ],
+        [*handles, *marks],
+        [*labels, *_MARKS],
         loc="outside lower center",
         ncols=5,
         fontsize=8,
+    )
+    picture.suptitle(
+        rf"SGD, logistic regression, $\alpha_k$ = {CURVE_ITERATION.schedule}, "
+        f"{replicas} replicas"
     )
     return picture
 
 
 def _draw(axes: Any, result: CurveResult, color: str, label: str) -> None:
-    alpha = result.alpha
-    axes.loglog(alpha, result.traces, ".-", lw=0.4, ms=4, color=color, label=label)
+    alpha, traces = result.alpha.numpy(), result.traces.numpy()
+    axes.loglog(alpha, traces, ".-", lw=0.4, ms=4, color=color, label=label)
     if result.predicted is not None:
-        axes.loglog(alpha, result.predicted, "--", lw=1.2, color=color)
+        axes.loglog(alpha, result.predicted, color=color, **_MARKS[_PREDICTED])
     if result.floor is not None:
-        axes.axhline(result.floor, ls=":", lw=1.0, color=color)
-    frozen = result.freezing
-    if frozen is not None and frozen > float(alpha[-1]):
-        axes.plot([frozen], [result.traces[-1]], "X", ms=8, color=color)
+        axes.axhline(result.floor, color=color, **_MARKS[_FLOOR])
+    on_curve = result.traces if result.predicted is None else result.predicted
+    for name, place in (
+        (_CROSSOVER, result.crossover),
+        (_FREEZING, result.freezing),
+    ):
+        if place is not None and alpha[-1] < place < alpha[0]:
+            # Steps fall, np.interp wants them to rise.
+            height = np.interp(place, alpha[::-1], on_curve.numpy()[::-1])
+            axes.plot([place], [height], color=color, **_MARKS[name])

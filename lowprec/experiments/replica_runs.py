@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,11 +10,30 @@ import torch
 from torch import Tensor
 
 from ..measure import ReplicaRunner
+from .output import environment
 from .resumable import Part
 
-__all__ = ["deviations", "follow"]
+__all__ = ["deviations", "follow", "origin"]
 
 Record = dict[str, Any]
+
+
+def origin(*problem: Tensor) -> dict[str, str]:
+    """Return what a `Part` of replicas depends on beside its method and its seed.
+
+    Args:
+        problem: tensors that say which problem it is, on the CPU.
+
+    Returns:
+        The versions that may change a bit of a trajectory, and a digest of the problem.
+    """
+    digest = hashlib.sha256()
+    for one in problem:
+        digest.update(f"{one.dtype} {tuple(one.shape)} ".encode())
+        digest.update(one.contiguous().numpy().tobytes())
+    found = environment()
+    versions = {name: found[name] for name in ("lowprec", "torch")}
+    return {**versions, "problem": digest.hexdigest()}
 
 
 def follow(

@@ -39,8 +39,8 @@ def scaled_covariance(
         The estimate, [d, d].
 
     Raises:
-        ValueError: for other shapes, a scale that is not positive, or one replica
-            around its own mean.
+        ValueError: for other shapes, a scale that is not positive, replicas that are
+            not finite, none, or one around its own mean.
 
     Example:
         >>> x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
@@ -60,6 +60,11 @@ def scaled_covariance(
         raise ValueError(f"scale must be positive and finite, got {scale}")
     values = x.to(torch.float64)
     count = x.shape[0]
+    if count == 0 or not bool(values.isfinite().all()):
+        raise ValueError(
+            "x must hold one or more finite replicas, got "
+            f"{int((~values.isfinite()).any(1).sum())} of {count} that are not finite"
+        )
     if isinstance(centre, Tensor):
         if centre.shape != x.shape[1:]:
             raise ValueError(
@@ -86,7 +91,7 @@ def relative_error(
     """Return the norm of the difference of two matrices, relative to the second.
 
     Args:
-        measured: square matrix.
+        measured: matrix.
         expected: matrix of the same shape, not zero.
         norm: ``"fro"``, or 2 for the largest singular value.
 
@@ -94,7 +99,7 @@ def relative_error(
         ||measured - expected|| / ||expected||.
 
     Raises:
-        ValueError: for other norms.
+        ValueError: for other norms or shapes, or if ``expected`` is zero or not finite.
 
     Example:
         >>> identity = torch.eye(4)
@@ -105,8 +110,19 @@ def relative_error(
     """
     if norm not in get_args(CovarianceNorm):
         raise ValueError(f"norm must be 'fro' or 2, got {norm!r}")
+    if measured.dim() != 2 or measured.shape != expected.shape:
+        raise ValueError(
+            "measured and expected must be matrices of one shape, got "
+            f"{tuple(measured.shape)} and {tuple(expected.shape)}"
+        )
     size: Any = torch.linalg.matrix_norm
-    return float(size(measured - expected, norm) / size(expected, norm))
+    scale = float(size(expected, norm))
+    if not 0 < scale < math.inf:
+        raise ValueError(
+            f"expected must be finite and not zero, got a norm of {scale}: no error is "
+            "relative to it"
+        )
+    return float(size(measured - expected, norm)) / scale
 
 
 @dataclass(frozen=True, kw_only=True)

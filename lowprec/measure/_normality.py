@@ -39,7 +39,7 @@ class RoystonTest:
     Args:
         statistic: H; infinite where a variable is beyond what the normal score of
             float64 can tell from certain rejection.
-        degrees_of_freedom: e of the chi-square distribution, from 1 to p.
+        degrees_of_freedom: e of the chi-square distribution, positive.
         p_value: probability of a larger H from normal samples.
         w: W of every variable.
     """

@@ -67,10 +67,10 @@ class ReplicaRunner:
             [M, d], instead of that derived from ``loss`` by ``torch.func``.
 
     Raises:
-        TypeError: if ``start`` has no floating-point dtype, or there is no velocity for
+        TypeError: if ``start`` is not float32 or float64, or there is no velocity for
             ``velocity_format``.
         ValueError: if shapes do not fit, there are no samples or no replicas, a format
-            is unknown, or ``start`` not in it.
+            is unknown, or ``start`` not finite or not in it.
         NotImplementedError: for formats of x or v with more than 51 significant bits.
 
     Example:
@@ -125,7 +125,10 @@ class ReplicaRunner:
 
     @property
     def x(self) -> Tensor:
-        """The iterates x_k, [M, d]; not changed by later steps."""
+        """The iterates x_k, [M, d]: the state itself, so clone it to change it.
+
+        Later steps make a new tensor and leave this one as it is.
+        """
         return self._state.x
 
     @property
@@ -196,6 +199,7 @@ class ReplicaRunner:
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to continue bit for bit."""
         return {
+            "data": self._shapes(),
             "step": self._step,
             "seed": self._seed.clone(),
             "method": self._description(),
@@ -209,25 +213,44 @@ class ReplicaRunner:
             state_dict: of `state_dict`.
 
         Raises:
-            ValueError: if it is of another method, shape or dtype; nothing is changed.
+            ValueError: if it is incomplete, or of another method, or of other shapes or
+                dtypes of data or replicas; nothing is changed.
         """
+        missing = sorted(self.state_dict().keys() - state_dict.keys())
+        if missing:
+            raise ValueError(
+                f"the state lacks {', '.join(missing)}: give what state_dict() returned"
+            )
         if state_dict["method"] != self._description():
             raise ValueError(
                 f"the state is of a run of {state_dict['method']}, this runner has "
                 f"{self._description()}: make a runner with the same method"
             )
-        x = state_dict["x"]
-        if x.shape != self.x.shape or x.dtype != self.x.dtype:
+        if state_dict["data"] != self._shapes():
             raise ValueError(
-                f"the state has {tuple(x.shape)} values of {x.dtype}, this runner "
-                f"{tuple(self.x.shape)} of {self.x.dtype}"
+                f"the state is of a run with data {state_dict['data']}, this runner "
+                f"has {self._shapes()}: make a runner with the same data"
             )
-        self._step = int(state_dict["step"])
-        self._seed = state_dict["seed"].clone()
-        self._sampling, self._rounding = split_seed(self._seed, 2)
-        names = vars(self._state)
-        self._state = State(**_copied({name: state_dict[name] for name in names}))
+        step = state_dict["step"]
+        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+            raise ValueError(f"the state's step must be a number >= 0, got {step!r}")
+        now = {"seed": self._seed, **vars(self._state)}
+        for name, mine in now.items():
+            theirs = state_dict[name]
+            if _shape(theirs) != _shape(mine):
+                raise ValueError(
+                    f"the state has {_shape(theirs)} for {name}, this runner "
+                    f"{_shape(mine)}"
+                )
+        copied = _copied({name: state_dict[name] for name in now})
+        seed = copied.pop("seed")
+        self._sampling, self._rounding = split_seed(seed, 2)
+        self._step, self._seed, self._state = step, seed, State(**copied)
         self._block = (-1, [])
+
+    def _shapes(self) -> list[str]:
+        """Return shapes and dtypes of the data, which must be the same to continue."""
+        return [_shape(one) for one in self._data]
 
     def _description(self) -> str:
         """Return what must be the same to continue; functions have no name for it."""
@@ -262,6 +285,13 @@ class ReplicaRunner:
         return [_Draw(*pair) for pair in zip(samples.unbind(), seeds, strict=True)]
 
 
+def _shape(value: Any) -> str:
+    """Return what a state's entry must have in common with that of a runner."""
+    if not isinstance(value, Tensor):
+        return repr(value)
+    return f"{tuple(value.shape)} values of {value.dtype}"
+
+
 def _copied(tensors: dict[str, Tensor | None]) -> dict[str, Any]:
     return {name: None if t is None else t.clone() for name, t in tensors.items()}
 
@@ -285,7 +315,7 @@ def _checked_data(data: Any) -> tuple[Tensor, ...]:
 
 
 def _checked_start(start: Tensor, replicas: int) -> Tensor:
-    if not start.is_floating_point():
+    if start.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"start must be float32 or float64, got {start.dtype}")
     x = start.detach()
     if x.dim() == 1:
@@ -295,4 +325,6 @@ def _checked_start(start: Tensor, replicas: int) -> Tensor:
             f"start must be one vector [d], or one per replica [{replicas}, d], "
             f"got shape {tuple(start.shape)}"
         )
+    if not bool(x.isfinite().all()):
+        raise ValueError("start must be finite, got a value that is NaN or infinite")
     return x.clone()

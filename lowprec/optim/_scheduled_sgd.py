@@ -61,7 +61,8 @@ class ScheduledSGD(AbstractRoundedOptimizer):
 
     Raises:
         TypeError: if the method lacks its damping or momentum or has one too many, or
-            a format is given and a parameter is not float32 or float64.
+            no velocity for ``velocity_format``, or a format is given and a parameter
+            is not float32 or float64.
         ValueError: if an argument is out of range or a format does not fit a dtype.
         NotImplementedError: for formats of more than 51 significant bits.
 
@@ -118,7 +119,12 @@ class ScheduledSGD(AbstractRoundedOptimizer):
         self._at_x = False
 
     def _check_values(self, group: Group) -> None:
-        _iteration(group)
+        iteration = _iteration(group)
+        if group["velocity_format"] is not None and not iteration.has_velocity:
+            raise TypeError(
+                f"method {iteration.method!r} has no velocity to round: omit "
+                "velocity_format"
+            )
 
     @property
     def effective_lr(self) -> list[float]:

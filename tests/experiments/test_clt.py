@@ -1,5 +1,6 @@
 """Central limit theorems on the reference problem P0: D4, D7, D8, D10, and resuming."""
 
+import dataclasses
 import json
 import math
 
@@ -7,11 +8,11 @@ import pytest
 import torch
 
 from lowprec.cli import main
-from lowprec.experiments import clt
+from lowprec.experiments import clt, replica_runs
 from lowprec.experiments.clt_problem import logistic
 from lowprec.experiments.clt_report import RowResult
 from lowprec.measure import ReplicaRunner, scaled_covariance
-from lowprec.schedules import Iteration, PowerSchedule
+from lowprec.schedules import InverseTimeDamping, Iteration, PowerSchedule
 from lowprec.theory import stationary
 
 P0 = logistic()
@@ -97,6 +98,50 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, count):
         assert torch.equal(resumed[name].p_values["sw"], trace.p_values["sw"])
 
 
+@pytest.mark.parametrize("change", ["problem", "version"])
+def test_parts_of_another_problem_or_version_begin_anew(tmp_path, change, monkeypatch):
+    """A wrong problem under the name of a finished part was returned silently."""
+    config = short(rows=("sgd 1 k^-0.5",), steps=3)
+    ((_, first),) = clt.run(config, directory=tmp_path, problem=P0).items()
+    problem = P0
+    if change == "problem":
+        problem = dataclasses.replace(P0, labels=1 - P0.labels)
+    else:
+        monkeypatch.setitem(replica_runs.environment.__globals__, "__version__", "9")
+    ((_, second),) = clt.run(config, directory=tmp_path, problem=problem).items()
+    assert torch.equal(first.final, second.final) == (change == "version")
+    assert len(list((tmp_path / "parts").glob("*.result"))) == 2
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20, 300, 1999, 2000])
+def test_shares_are_of_the_even_checkpoints(steps):
+    """All twenty count, also when they do not divide the steps, as for 1999."""
+    even = clt.even_checkpoints(steps)
+    assert len(even) == min(steps, 20)
+    assert even[-1] == steps
+    assert max(b - a for a, b in zip([0, *even], even, strict=False)) <= -(-steps // 20)
+    places = clt.checkpoints(steps)
+    assert set(even) <= set(places)
+    values = torch.tensor([0.9 if k in even[::2] else 0.0 for k in places])
+    trace = clt.Trace(torch.tensor(places), None, {"sw": values}, None)
+    result = RowResult(clt.ROWS["sgd 1 k^-0.5"], trace, P0)
+    assert result.passes("sw") == pytest.approx(len(even[::2]) / len(even))
+
+
+SLOWER = PowerSchedule(0.5, 0.75)
+
+
+@pytest.mark.parametrize(
+    "damping", [PowerSchedule(1.0, 0.15), InverseTimeDamping(1.0, SLOWER)]
+)
+def test_vanishing_damping_scales_the_covariance(damping):
+    row = Iteration("momentum", SLOWER, damping=damping)
+    steps = torch.tensor([1, 10, 100])
+    scales = RowResult(row, clt.Trace(steps, None, {}, None), P0).scales
+    expected = [row.schedule(k) / damping(k) for k in steps.tolist()]
+    assert scales.tolist() == pytest.approx(expected, rel=1e-14)
+
+
 def test_rows_do_not_depend_on_the_others(tmp_path):
     both = clt.run(short(), directory=tmp_path, problem=P0)
     alone = clt.run(short(rows=("nasgd 0.1 k^-0.5",)), problem=P0)
@@ -150,7 +195,10 @@ def test_the_command_writes_everything(capsys, tmp_path):
 
 BAD = {
     "unknown row": (["--rows", "adam"], "invalid choice: 'adam'"),
-    "few replicas": (["--replicas", "9"], "replicas must be 10 or more, the dimension"),
+    "few replicas": (
+        ["--replicas", "19"],
+        "replicas must be 20 or more, the number of",
+    ),
     "no steps": (["--steps", "0"], "steps must be 1 or more, got 0"),
 }
 

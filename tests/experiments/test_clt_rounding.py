@@ -1,6 +1,7 @@
 """Rounding in the covariance of SGD: D11 to D13, biases, floors, and resuming."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -137,6 +138,43 @@ def test_stochastic_rounding_of_parameters_leaves_a_floor():
     assert plain.floor is None
 
 
+@pytest.mark.parametrize("where", ["s", "both"])
+@pytest.mark.parametrize("spacing", [0.5, 2**-4, 2**-7])
+def test_predictions_end_at_the_floor(spacing, where):
+    """The floor is what the dashed line goes to, also on the coarse grid 1/2."""
+    one = curve(grid(spacing), where, "stochastic")
+    steps = torch.tensor([10**7, 10**8])
+    result = CurveResult(one, steps, torch.ones(2).double())
+    assert result.predicted[1] == pytest.approx(result.floor, rel=1e-3)
+    assert result.predicted[1] < 1.001 * result.predicted[0]
+    assert result.crossover == pytest.approx(
+        (2 / math.pi) ** 0.5
+        * spacing
+        / setting("logistic").model.noise.diagonal().mean().sqrt(),
+        rel=1e-12,
+    )
+
+
+def test_replicas_away_from_the_minimum_move_beyond_its_freeze_step():
+    """Gradients there are larger: the mark in the figure is no bound for them."""
+    one = curve(grid(2**-4), "s", "nearest")
+    frozen = CurveResult(one, torch.tensor([1]), torch.ones(1).double()).freezing
+    problem, alpha = setting("logistic"), 0.9 * frozen
+    runner = ReplicaRunner(
+        problem.loss,
+        problem.data,
+        problem.model.minimiser.mul(16).round() / 16 + 32,
+        Iteration("sgd", alpha),
+        replicas=50,
+        param_format=one.rounding("s"),
+        gradient=problem.gradient,
+        seed=1,
+    )
+    start = runner.x.clone()
+    runner.run(20)
+    assert not torch.equal(runner.x, start)
+
+
 def test_rounding_of_gradients_keeps_the_scaling():
     result = followed(curve(grid(0.5), "r", "stochastic"))
     assert result.floor is None
@@ -152,7 +190,7 @@ def test_rounding_parameters_to_nearest_predicts_freezing_alone():
     assert result.freezing == pytest.approx(2**-4 / (2 * 3.3184), rel=1e-4)
     summary = result.summary()
     assert summary["predicted"] is None
-    assert summary["frozen_below"] == result.freezing
+    assert summary["freezing_at_minimum"] == result.freezing
 
 
 TINY = ["run", "clt-rounding", "--steps", "12", "--replicas", "12"]

@@ -90,6 +90,8 @@ BAD = [
     ((X, 1.0, X), r"centre must have the shape \(2,\) of a replica, got \(5, 2\)"),
     ((X, 1.0, "median"), "a tensor or 'mean', got 'median'"),
     ((X[:1], 1.0, "mean"), "needs 2 or more replicas"),
+    ((X[:0], 1.0, X[0]), "one or more finite replicas, got 0 of 0"),
+    ((X / 0, 1.0, X[0]), "finite replicas, got 5 of 5 that are not"),
 ]
 
 
@@ -103,3 +105,16 @@ def test_bad_covariances_are_refused(arguments, message):
 def test_unknown_norms_are_refused():
     with pytest.raises(ValueError, match="norm must be 'fro' or 2, got 'nuc'"):
         relative_error(X.T @ X, X.T @ X, "nuc")
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        (X[:1].T @ X[:1], "not zero, got a norm of 0.0"),
+        (torch.full((2, 2), math.nan), "finite and not zero, got a norm of nan"),
+        (torch.ones(1, 2), r"one shape, got \(2, 2\) and \(1, 2\)"),
+    ],
+)
+def test_errors_relative_to_nothing_are_refused(expected, message):
+    with pytest.raises(ValueError, match=message):
+        relative_error(torch.eye(2), expected)

@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import operator
 from fractions import Fraction
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch.func import grad, vmap
 
 import lowprec as lp
-from lowprec.measure import ReplicaRunner, module_loss
+from lowprec.measure import ReplicaRunner, dithered, module_loss, royston_test
 from lowprec.measure._batched_gradient import trace_gradient
 from lowprec.schedules import Iteration, PowerSchedule
 from lowprec.testing import exact_round
@@ -361,6 +362,8 @@ BAD = [
         TypeError,
         "float32 or float64, got torch.int64",
     ),
+    ({"start": START.bfloat16()}, TypeError, "float64, got torch.bfloat16"),
+    ({"start": START / 0}, ValueError, "start must be finite"),
     ({"param_format": "e9000"}, ValueError, "e9000"),
     (
         {"param_format": "bfloat16", "start": START + 0.1},
@@ -437,6 +440,52 @@ def test_states_of_other_runs_are_refused(other, message):
         one.load_state_dict(state)
     assert one.step == 3
     assert torch.equal(one.x, before)
+
+
+def test_a_refused_state_leaves_no_trace():
+    one = runner(ITERATIONS["momentum"])
+    one.run(3)
+    kept, good = one.state_dict(), runner(ITERATIONS["momentum"], seed=6).state_dict()
+    long = torch.cat([DATA[0], DATA[0]]), torch.cat([DATA[1], DATA[1]])
+    other = ReplicaRunner(
+        loss, long, START, ITERATIONS["momentum"], replicas=4, seed=6
+    ).state_dict()
+    lacking = {name: value for name, value in good.items() if name not in ("v", "y")}
+    for state, message in (
+        (lacking, "the state lacks v, y"),
+        ({}, "lacks data, method, seed, step, v, x, y"),
+        ({**good, "step": -3}, "step must be a number >= 0, got -3"),
+        ({**good, "v": good["v"][:2]}, r"\(2, 3\) values of torch.float64 for v"),
+        ({**good, "v": None}, "has None for v"),
+        ({**good, "y": good["y"].float()}, "torch.float32 for y"),
+        ({**good, "seed": torch.zeros(3)}, r"\(3,\) values of torch.float32 for seed"),
+        (other, r"with data \['\(80, 3\) .* has \['\(40, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            one.load_state_dict(state)
+        now = one.state_dict()
+        assert now.keys() == kept.keys()
+        for name, value in kept.items():
+            same = torch.equal if isinstance(value, torch.Tensor) else operator.eq
+            assert same(now[name], value)
+
+
+def test_dithered_replicas_on_a_coarse_grid_pass_for_normal():
+    # 1000 replicas of Gaussian noise on a grid of a quarter: V is 0.15, some four
+    # values hold most of them. Normal samples would be rejected once in 20 times at
+    # this level; here with 1e-3.
+    generator = torch.Generator().manual_seed(8)
+    samples = torch.randn(4000, 1, generator=generator, dtype=torch.float64)
+    samples = samples - samples.mean()
+    coarse = lp.Rounding(lp.Format(precision=26, emin=23, emax=500), "stochastic")
+    one = ReplicaRunner(
+        lambda x, s: (x - s).square().sum() / 2, (samples,), START[:1],
+        Iteration("sgd", 0.25), replicas=1000, param_format=coarse, seed=3,
+    )  # fmt: skip
+    one.run(60)
+    assert torch.equal(one.x, (4 * one.x).round() / 4)
+    assert royston_test(one.x).p_value < 1e-6
+    assert royston_test(dithered(one.x, 0.25, seed=4)).p_value > 1e-3
 
 
 def test_modules_without_parameters_are_refused():

@@ -202,3 +202,10 @@ def test_bad_requests_are_refused():
         stationary.sampling_floor([[1.0]], 1, known_mean=False)
     with pytest.raises(ValueError, match="W must not be zero"):
         stationary.effective_dimension([[0.0]])
+
+
+def test_divergence_and_nothing_to_do_are_refused():
+    with pytest.raises(ValueError, match="overflow within 2000 steps"):
+        stationary.linear_covariance(Iteration("sgd", 3.0), [[1.0]], [[1.0]], 2000)
+    with pytest.raises(ValueError, match="one or more numbers of steps, got none"):
+        stationary.linear_covariance(Iteration("sgd", 0.1), [[1.0]], [[1.0]], [])

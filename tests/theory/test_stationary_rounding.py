@@ -7,50 +7,13 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from stationary_cases import logistic_regression, spd
+from stationary_cases import grid, logistic_regression, simulate, spd
 
 import lowprec as lp
 from lowprec.schedules import Iteration, PowerSchedule
 from lowprec.theory import stationary
 
 GAUSSIAN = math.sqrt(2 / math.pi)  # E|g| of a standard normal
-
-
-def grid(delta, mode="stochastic"):
-    """A rounding to multiples of delta, up to 2^25 of them."""
-    exponent = round(math.log2(delta))
-    return lp.Rounding(lp.Format(precision=26, emin=exponent + 25, emax=500), mode)
-
-
-def simulate(
-    iteration, A, Sigma, steps, *, M, delta=None, velocity_delta=None, start=1, burn=0
-):
-    """Mean of Z Z^T over M replicas and the steps after the first ``burn``."""
-    generator = torch.Generator().manual_seed(20261126)
-    d = len(A)
-    root = torch.linalg.cholesky(Sigma)
-    x, v = torch.zeros(2, M, d, dtype=torch.float64)
-    total = torch.zeros(2 * d, 2 * d, dtype=torch.float64)
-    of_x = None if delta is None else grid(delta)
-    of_v = None if velocity_delta is None else grid(velocity_delta)
-
-    def stored(value, rounding):
-        return (
-            value
-            if rounding is None
-            else lp.round(value, rounding, generator=generator)
-        )
-
-    for k in range(start, start + steps):
-        alpha, retained, advance, ahead = iteration.coefficients(k)
-        point = stored(x + ahead * v, of_x) if ahead else x
-        noise = torch.randn(M, d, generator=generator, dtype=torch.float64) @ root.T
-        v = stored(retained * v - alpha * (point @ A + noise), of_v)
-        x = stored(x + advance * v, of_x)
-        if k >= start + burn:
-            z = torch.cat([x, v], 1)
-            total += z.T @ z
-    return total / (M * (steps - burn))
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.11, -0.24, 0.5, 7.001])

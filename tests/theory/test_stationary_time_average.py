@@ -79,6 +79,31 @@ def test_the_average_of_rounded_iterates_has_the_predicted_variance():
     assert found == pytest.approx(predicted.item(), rel=0.08)
 
 
+def test_early_steps_may_overshoot_if_weights_are_rounded():
+    # alpha lambda is 4 in the first step and 2 in the sixth.
+    steps, n, M, delta = PowerSchedule(1.0, 0.4), 200, 8000, 2**-1
+    A = torch.diag(torch.tensor([4.0, 0.5], dtype=torch.float64))
+    grid = lp.Rounding(lp.Format(precision=26, emin=24, emax=500), "stochastic")
+    generator = torch.Generator().manual_seed(15)
+    x = torch.zeros(M, 2, dtype=torch.float64)
+    average = torch.zeros(M, 2, dtype=torch.float64)
+    for k in range(1, n + 1):
+        average += steps(k) * x
+        noise = torch.randn(M, 2, generator=generator, dtype=torch.float64)
+        x = lp.round(x - steps(k) * (x @ A + noise), grid, generator=generator)
+    found = average.T @ average / M / steps.partial_sum(n, 2)
+    one = torch.eye(2)
+    predicted = stationary.time_average_covariance(A, one, steps, n, delta=delta)
+    # The variance of 8000 numbers has a relative deviation of 1.6 %.
+    torch.testing.assert_close(
+        found.diagonal(), predicted.diagonal(), rtol=0.08, atol=0
+    )
+    unrounded = stationary.time_average_covariance(A, one, steps, n)
+    assert (predicted.diagonal() > 1.5 * unrounded.diagonal()).all()
+    few = stationary.time_average_covariance(A, one, steps, 3, delta=delta)
+    assert few.isfinite().all()
+
+
 def test_the_printed_counterexample_is_not_convex_and_the_corrected_one_is():
     x = torch.linspace(-2, 2, 8_001, dtype=torch.float64, requires_grad=True)
     for f in (

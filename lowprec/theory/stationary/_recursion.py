@@ -45,7 +45,7 @@ def linear_covariance(
         V_n; for a sequence, with its length as the leading dimension.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or the moments overflow.
 
     Example:
         >>> from lowprec.schedules import PowerSchedule
@@ -62,6 +62,8 @@ def linear_covariance(
     start = basis.vectors.T @ vector("x0", x0, basis.size)
     count("n", n)
     steps = [int(x) for x in n] if isinstance(n, Sequence) else [int(n)]
+    if not steps:
+        raise ValueError("n must hold one or more numbers of steps, got none")
     if any(after <= before for before, after in itertools.pairwise(steps)):
         raise ValueError(f"n must increase, got {steps}")
 
@@ -85,6 +87,11 @@ def linear_covariance(
         full[rows, columns] = upper.permute(2, 0, 1)
         found.append(full)
     result = torch.stack(found)
+    if not bool(result.isfinite().all()):
+        raise ValueError(
+            f"the second moments overflow within {steps[-1]} steps: the step sizes are "
+            "too large; the iteration diverges"
+        )
     if not iteration.has_velocity:
         result = result[..., :1, :1]
     return from_pairs(result if isinstance(n, Sequence) else result[0], basis)

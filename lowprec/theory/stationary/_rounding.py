@@ -171,18 +171,18 @@ def _dense_variance(sd: Tensor, mean: Tensor) -> Tensor:
     """Return E f (1 - f) for the grid of integers."""
     fraction = mean - mean.floor()
     series = torch.full_like(sd, 1 / 6)
-    for n in range(1, _TERMS + 1):
+    for n in range(1, _TERMS + 1) if bool((sd >= _NARROW).any()) else ():
         wave = torch.cos(2 * math.pi * n * fraction)
         series -= wave * torch.exp(-2 * (math.pi * n * sd) ** 2) / (math.pi * n) ** 2
     if not bool((sd < _NARROW).any()):
         return series
     # A parabola, but for what lies beyond the integers on either side.
-    beyond = _excess(sd, fraction) + _excess(sd, 1 - fraction)
+    beyond = excess(sd, fraction) + excess(sd, 1 - fraction)
     direct = fraction * (1 - fraction) - sd.square() + 2 * beyond
     return torch.where(sd < _NARROW, direct, series)
 
 
-def _excess(sd: Tensor, distance: Tensor) -> Tensor:
+def excess(sd: Tensor, distance: Tensor) -> Tensor:
     """Return E max(u - distance, 0) for u ~ N(0, sd^2)."""
     z = distance / sd.clamp(min=1e-300)
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)

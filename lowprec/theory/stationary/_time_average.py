@@ -11,7 +11,8 @@ from torch import Tensor
 from ...schedules import Iteration, PowerSchedule
 from .._inputs import count, finite
 from ._matrices import Eigenbasis, covariance, vector
-from ._predicted import with_variances
+from ._predicted import gradients_of, with_variances
+from ._rounding import gaussian_rounding_variance
 
 # Steps at which the variance of storing x is computed; it is smooth in between.
 _KNOTS = 64
@@ -43,7 +44,8 @@ def time_average_covariance(
     Contract:
         The limit needs S_n to diverge: a <= 1/2. With ``delta`` the weights are rounded
         stochastically to a grid and the s_k have the variances of
-        `predicted_covariance` at step k; the second moment then grows like T_n / S_n,
+        `predicted_covariance` at step k, or while steps are too large for that, of the
+        second moments step by step; the second moment then grows like T_n / S_n,
         which still means that xbar_n approaches x* while x_n does not.
 
     Args:
@@ -91,7 +93,8 @@ def time_average_covariance(
         (alpha[:, None] * weights).T @ (alpha[:, None] * weights)
     )
     if delta is not None:
-        stored = _stored_variances(basis, noise, schedule, n, delta, samples)
+        first = vector("x0", x0, basis.size)
+        stored = _stored_variances(basis, noise, schedule, n, first, delta, samples)
         for direction, variance in zip(basis.vectors, stored.T, strict=True):
             shaped = weights * direction
             total = total + (variance[:, None] * shaped).T @ shaped
@@ -146,13 +149,20 @@ def _stored_variances(
     Sigma: Tensor,
     schedule: PowerSchedule,
     n: int,
+    start: Tensor,
     delta: Any,
     samples: Any,
 ) -> Tensor:
     """Return the variances of storing x at all steps, [n, d]."""
     iteration = Iteration("sgd", schedule)
-    knots = torch.logspace(0, math.log10(n), _KNOTS, dtype=torch.float64)
-    knots = knots.round().clamp(1, n).unique()
+    first = _settled(iteration, basis, n)
+    early = _early_variances(basis, Sigma, schedule, first - 1, start, delta, samples)
+    if first > n:
+        return early
+    knots = torch.logspace(
+        math.log10(first), math.log10(n), _KNOTS, dtype=torch.float64
+    )
+    knots = knots.round().clamp(first, n).unique()
     table = torch.stack(
         [
             with_variances(
@@ -162,9 +172,52 @@ def _stored_variances(
         ]
     )
     if len(knots) == 1:
-        return table.expand(n, -1)
-    steps = torch.arange(1, n + 1, dtype=torch.float64)
+        return torch.cat([early, table.expand(n - first + 1, -1)])
+    steps = torch.arange(first, n + 1, dtype=torch.float64)
     right = torch.searchsorted(knots, steps).clamp(1, len(knots) - 1)
     low, high = knots[right - 1].log(), knots[right].log()
     share = ((steps.log() - low) / (high - low))[:, None]
-    return torch.lerp(table[right - 1], table[right], share)
+    return torch.cat([early, torch.lerp(table[right - 1], table[right], share)])
+
+
+def _settled(iteration: Iteration, basis: Eigenbasis, n: int) -> int:
+    """Return the first step from which on V follows the steps, n + 1 if none.
+
+    Steps must not overshoot, so that what larger ones before them left is forgotten,
+    and not shrink faster than V, as `predicted_covariance` needs.
+    """
+    smallest, largest = basis.values.min().item(), basis.values.max().item()
+    for k in range(1, n + 1):
+        alpha = iteration.step_size(k)
+        room = 1 - iteration.decay(k)
+        if alpha * largest <= 1 and (1 - alpha * smallest) ** 2 < min(room, 1):
+            return k
+    return n + 1
+
+
+def _early_variances(
+    basis: Eigenbasis,
+    Sigma: Tensor,
+    schedule: PowerSchedule,
+    n: int,
+    start: Tensor,
+    delta: Any,
+    samples: Any,
+) -> Tensor:
+    """Return the variances of storing x, [n, d], from E x x^T step by step."""
+    A = basis.back(torch.diag(basis.values))
+    eye = torch.eye(basis.size, dtype=torch.float64)
+    spread, centers = Sigma.diagonal(), torch.zeros(basis.size, dtype=torch.float64)
+    if samples is not None:
+        spread, centers = torch.zeros_like(centers), gradients_of(samples, basis.size)
+    grid = vector("delta", delta, basis.size)
+    V = start.outer(start)
+    found = torch.empty(n, basis.size, dtype=torch.float64)
+    for k in range(n):
+        alpha = float(schedule(k + 1))
+        sd = alpha * (spread + (A @ V @ A).diagonal()).clamp(min=0).sqrt()
+        stored = gaussian_rounding_variance(sd, grid, mean=alpha * centers)
+        found[k] = stored.mean(0) if stored.dim() == 2 else stored
+        keep = eye - alpha * A
+        V = keep @ V @ keep + alpha**2 * Sigma + torch.diag(found[k])
+    return found
