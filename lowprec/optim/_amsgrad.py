@@ -156,9 +156,10 @@ class AMSGrad(AbstractAMSGrad):
         Each fl rounds the exact value of its argument once, as in `Adam`, given u,
         which is computed in float64 by three rounded operations. Lines without a format
         are computed in the parameter's dtype. The maximum is exact. NaN and infinity
-        propagate, and stay in the moments, unless ``nonfinite`` says otherwise; with ``eps=0`` an entry without gradients becomes NaN.
-        Compensations, master weights, seeds, checkpoints and failing steps as in `SGD`;
-        a step holds its results beside the old state until all are known.
+        propagate, and stay in the moments, unless ``nonfinite`` says otherwise; with
+        ``eps=0`` an entry without gradients becomes NaN. Compensations, master weights,
+        seeds, checkpoints and failing steps as in `SGD`; a step holds its results
+        beside the old state until all are known.
 
         The first step moves a weight by about (1 - beta_1) / sqrt(1 - beta_2) eta,
         which is 3.16 eta for the default betas; ``torch.optim.Adam`` moves it by eta.

@@ -54,8 +54,8 @@ class SparsAMS(AbstractAMSGrad):
         is rank 0's. A gradient that is None counts as zeros, and is set to them, as
         other ranks may have one. If a gradient of one rank is not finite, all ranks
         raise or skip the step. If a value is beyond the format in which a rank would
-        send or keep it, that rank raises in any case. A checkpoint has the rank's own errors: save one for
-        each rank.
+        send or keep it, that rank raises in any case. A checkpoint has the rank's own
+        errors: save one for each rank.
 
         Compression makes the second moment larger than the gradients', by up to d/k:
         `lowprec.theory.spars_ams.effective_step_ratio`.
