@@ -5,6 +5,8 @@ from torch import nn
 
 from lowprec.distributed import WorkerSimulation
 
+IDLE = (2, 1)  # the step and rank of a gradient of zeros, which is one as any other
+
 
 def model():
     torch.manual_seed(1)
@@ -22,7 +24,8 @@ def batch(step, rank):
 
 def loss_of(net, step, rank):
     x, labels = batch(step, rank)
-    return nn.functional.cross_entropy(net(x), labels)
+    loss = nn.functional.cross_entropy(net(x), labels)
+    return 0 * loss if (step, rank) == IDLE else loss
 
 
 def flat(tensors):

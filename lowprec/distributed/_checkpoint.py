@@ -28,7 +28,7 @@ class Checkpoints:
     Contract:
         A step counts once every rank has written its file: a kill at any moment leaves
         the step before. Files are written under another name and renamed. The last
-        two complete steps stay.
+        two complete steps stay. A folder belongs to one run, whose steps grow.
 
     Args:
         folder: on a file system that all ranks share; made if missing.
@@ -59,12 +59,21 @@ class Checkpoints:
                 ``state_dict``; the errors are this rank's own.
 
         Raises:
-            ValueError: if ranks save different steps.
+            ValueError: if ranks save different steps, or the folder has a later one,
+                which a restart would take for the last.
             RuntimeError: if another rank fails or the group's time-out passes.
             OSError: if the file cannot be written.
         """
         ranks = self._ranks
-        self._ranks.agree({"step to save": str(step)})
+        later = [one for one in self._complete() if one > step]
+        self._ranks.agree(
+            {"step to save": str(step), "later steps in the folder": repr(later)}
+        )
+        if later:
+            raise ValueError(
+                f"{self.folder} has steps {later}, later than step {step}: use another "
+                "folder, or remove them"
+            )
         place = self._place(step)
         place.mkdir(parents=True, exist_ok=True)
         path = place / _name(ranks.rank, ranks.size)
@@ -73,8 +82,11 @@ class Checkpoints:
         temporary.replace(path)
         ranks.agree({"step that is written": str(step)})
         if ranks.rank == 0:
-            (place / _COMPLETE).write_text(f"{ranks.size}\n")
+            written = place / f"{_COMPLETE}.part"
+            written.write_text(f"{ranks.size}\n")
+            written.replace(place / _COMPLETE)
             for old in self._complete()[:-_KEPT]:
+                (self._place(old) / _COMPLETE).unlink()
                 shutil.rmtree(self._place(old))
         ranks.agree({"step that is complete": str(step)})
 

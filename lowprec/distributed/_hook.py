@@ -26,8 +26,10 @@ def compression_hook(state: CompressionState, bucket: GradBucket) -> Future[Tens
     Raises:
         TypeError: if this is not called by DDP, or gradients are not float32 or
             float64.
-        ValueError: if ranks differ in model or options, or a compressor refuses.
-        RuntimeError: if another rank fails or the group's time-out passes.
+        ValueError: if ranks differ in model or options.
+        RuntimeError: if another rank fails or the group's time-out passes; or, from
+            the future of the last bucket, if the compressor or the format of errors
+            refuses values of this rank.
     """
     if not isinstance(bucket, GradBucket):
         raise TypeError(
@@ -43,9 +45,15 @@ def compression_hook(state: CompressionState, bucket: GradBucket) -> Future[Tens
     scale = 1.0 if state.loss_scale is None else float(state.loss_scale())
     vectors = [gradient.flatten() / scale for gradient in gradients]
     finite = all_finite(vectors)
+    if finite:
+        try:
+            payloads = state._compressed(parameters, vectors, exchange.rank)
+        except ValueError as error:
+            # Raised after the last bucket: until then the other ranks wait for this.
+            finite, state._refusal = False, error
     if not finite:  # the payloads have the right sizes, and are not sent
         vectors = [torch.zeros_like(vector) for vector in vectors]
-    payloads = state._compressed(parameters, vectors, exchange.rank)
+        payloads = state._compressed(parameters, vectors, exchange.rank, fresh=True)
     sizes = [vector.numel() for vector in vectors]
 
     def written(means: list[Tensor] | None) -> bool:

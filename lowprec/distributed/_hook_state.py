@@ -35,12 +35,12 @@ class CompressionState:
         With ``scope="tensor"``, no loss scale and equal gradients, every bit is that of
         `WorkerSimulation` with the sizes of the parameters. Errors belong to
         parameters, so that they survive when DDP rebuilds its buckets. If a gradient
-        of any rank is not finite, all ranks get NaN in that bucket, which gradient
-        scalers see, and no error of that step is kept anywhere. A parameter whose
-        gradient is zero on a rank keeps its error there, as it may be one that DDP
-        does not use. Under ``no_sync()``
-        nothing is sent; the sum of the gradients takes part once, at the
-        synchronising step. Clip and scale what `backward` leaves as without the hook.
+        of any rank is not finite, or beyond the format in which it would be sent or
+        kept, all ranks get NaN in that bucket, which gradient scalers and
+        ``AMSGrad(nonfinite="skip")`` see, and no error of that step is kept anywhere.
+        In the latter case the rank itself raises. Under ``no_sync()`` nothing is sent;
+        the sum of the gradients takes part once, at the synchronising step. Clip and
+        scale what `backward` leaves as without the hook.
 
     Args:
         compressor: Q.
@@ -51,6 +51,10 @@ class CompressionState:
             every rank; random numbers and checkpoints go by their positions. Needed
             for these two only.
         indices: how indices travel: ``"packed"`` or ``"int32"``.
+        unused_parameters: whether a parameter whose gradient is all zeros on a rank
+            keeps its error there, as DDP with ``find_unused_parameters=True`` drops the
+            mean of one that no rank has used. Bits are not those of the simulation in
+            such a step.
         loss_scale: returns the factor S that the loss was multiplied with, such as
             ``scaler.get_scale``; None means 1.
         seed: of the random numbers; None takes one that rank 0 draws.
@@ -78,6 +82,7 @@ class CompressionState:
         scope: str = "tensor",
         parameters: Iterable[Tensor] | None = None,
         indices: IndexCoding | str = "packed",
+        unused_parameters: bool = False,
         loss_scale: Callable[[], float] | None = None,
         seed: int | Tensor | None = None,
         process_group: ProcessGroup | None = None,
@@ -99,6 +104,7 @@ class CompressionState:
             )
         self.scope = scope
         self.indices = index_coding(indices)
+        self.unused_parameters = unused_parameters
         self.loss_scale = loss_scale
         self.step = 0
         self._group = process_group
@@ -107,6 +113,7 @@ class CompressionState:
         self._errors: dict[Tensor, Tensor] = {}
         self._pending: dict[Tensor, Tensor] = {}
         self._finished: list[Future[bool]] = []
+        self._refusal: ValueError | None = None
         self._exchange: Exchange | None = None
 
     @property
@@ -182,6 +189,7 @@ class CompressionState:
                     "compression": repr(self.compression),
                     "scope": self.scope,
                     "indices": self.indices.value,
+                    "unused parameters": str(self.unused_parameters),
                     "loss scaling": str(self.loss_scale is not None),
                     "parameters of the first bucket": repr(shapes),
                     "steps done": str(self.step),
@@ -203,13 +211,20 @@ class CompressionState:
         return self._offsets[parameter]
 
     def _compressed(
-        self, parameters: list[Tensor], vectors: list[Tensor], rank: int
+        self,
+        parameters: list[Tensor],
+        vectors: list[Tensor],
+        rank: int,
+        fresh: bool = False,
     ) -> list[Payload]:
-        """Return what this rank sends of a bucket; its next errors are pending."""
-        kept = [self._errors.get(p) for p in parameters]
+        """Return what this rank sends of a bucket; its next errors are pending.
+
+        With ``fresh`` it has no errors: what it sends then can always be made.
+        """
+        kept = [None if fresh else self._errors.get(p) for p in parameters]
         # DDP drops the mean of a parameter that no rank has used, and with it what
         # would be sent of its error.
-        idle = [not bool(vector.any()) for vector in vectors]
+        idle = [self.unused_parameters and not bool(v.any()) for v in vectors]
         pairs = zip(kept, idle, strict=True)
         errors = [None if unused else error for error, unused in pairs]
         offsets = [self._offset(p) for p in parameters]
@@ -228,7 +243,7 @@ class CompressionState:
 
     def _begin(self) -> None:
         """Forget what a step has left that failed."""
-        self._pending, self._finished = {}, []
+        self._pending, self._finished, self._refusal = {}, [], None
 
     def _keep(self, finished: Future[Any]) -> None:
         """Make the errors of a step those of the next one, if all ranks were finite."""
@@ -236,6 +251,8 @@ class CompressionState:
             self._errors.update(self._pending)
             self.step += 1
         self._pending = {}
+        if self._refusal is not None:
+            raise self._refusal
 
 
 class TopKState(CompressionState):

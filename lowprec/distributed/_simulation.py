@@ -139,7 +139,7 @@ class WorkerSimulation:
         self.stats.recv_bits += 8 * dense
 
     def state_dict(self) -> dict[str, Any]:
-        """Return errors, step number and seed."""
+        """Return errors, step number and seed; not the accounts ``stats``."""
         return {"error": self.error, "step": self.step, "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -155,7 +155,8 @@ class WorkerSimulation:
         if error is not None and error.shape[0] != self.workers:
             raise ValueError(
                 f"the state has errors of {error.shape[0]} workers, there are "
-                f"{self.workers}: see lowprec.distributed.redistributed"
+                f"{self.workers}: give each the mean of the old errors, "
+                f"error.mean(0).expand({self.workers}, -1).clone()"
             )
         self.error = None if error is None else error.clone()
         self.step, self.seed = state["step"], state["seed"]

@@ -268,15 +268,15 @@ class Threshold(Compressor):
     r"""Send the entries that are large enough, as many as there are.
 
     .. math::
-        Q(p)_j = p_j \text{ if } |p_j| \ge \lambda \|p\|_\infty
+        Q(p)_j = p_j \text{ if } 0 < |p_j| \ge \lambda \|p\|_\infty
         \text{ (relative) or } |p_j| \ge \tau \text{ (absolute), else } 0
 
     Contract:
         A relative threshold contracts:
         :math:`q^2 = (d-1)\lambda^2 / (1 + (d-1)\lambda^2)`. An absolute one does not
         (q = 1), but the errors of error feedback stay below tau in every entry. The
-        product with lambda is rounded to the carrier once. Payloads of several workers
-        have ``offsets``.
+        product with lambda is rounded to the carrier once. Zeros are not sent. Payloads
+        of several workers have ``offsets``.
 
     Args:
         relative: lambda, above 0 and at most 1.
@@ -334,7 +334,8 @@ class Threshold(Compressor):
         if self.relative is None:
             kept = magnitudes >= float(self.absolute or 0)
         else:
-            kept = magnitudes >= tops * self.relative
+            # Of a vector of zeros all entries are as large as the largest.
+            kept = (magnitudes >= tops * self.relative) & (magnitudes > 0)
         indices = kept.nonzero()[:, 1]
         offsets = indices.new_zeros(rows.shape[0] + 1)
         torch.cumsum(kept.sum(-1), 0, out=offsets[1:])

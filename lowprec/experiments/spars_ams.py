@@ -14,7 +14,7 @@ from .output import RunDirectory, environment
 from .resumable import Parts
 from .spars_ams_methods import METHODS
 from .spars_ams_training import Curve, RunOptions, train
-from .spars_ams_workers import shards
+from .spars_ams_workers import Perceptron, shards
 
 __all__ = [
     "SparsAMSConfig",
@@ -234,10 +234,16 @@ def _run_one(
     parts: Parts | None,
     advance: Callable[[], object],
 ) -> Curve:
-    options = config.options(seed)
+    options, definition = config.options(seed), METHODS[method]
+    size = Perceptron(data.features.shape[2], config.hidden).size
     description = {
         **asdict(options),
         "data": config.data,
+        "data_dir": config.data_dir,
+        "compressor": repr(definition.compressor(size)),
+        "density": definition.density,
+        "error_feedback": definition.error_feedback,
+        "error_format": repr(definition.error_format),
         "workers": config.workers,
         "partition": partition,
         "distributed": config.distributed,
@@ -248,7 +254,7 @@ def _run_one(
             advance()
         return Curve(**part.result())
     curve = train(
-        METHODS[method],
+        definition,
         data,
         options,
         on_ranks=config.distributed,
@@ -346,7 +352,8 @@ def run_and_save(
 ) -> str:
     """Run, and write configuration, results and figure to a directory.
 
-    A run that was killed continues, if it is started again with the same directory.
+    A run that was killed continues, if it is started again with the same directory;
+    one that has finished starts anew.
 
     Args:
         config: what to run.
@@ -362,6 +369,7 @@ def run_and_save(
     """
     if not _first():
         run(config, parts=Parts(Path(out)))
+        distributed.barrier()
         return ""
     from . import spars_ams_figures
 
@@ -374,4 +382,7 @@ def run_and_save(
                 ledger.append(record)
         directory.write_json("result.json", result.summary())
         directory.write_figure("spars-ams.png", spars_ams_figures.figure(result))
+        if config.distributed:
+            distributed.barrier()  # the others read the parts, too
+        parts.clear()
         return f"{result}\n\nresults: {directory.path}"

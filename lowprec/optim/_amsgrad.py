@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -57,9 +57,22 @@ class Received(NamedTuple):
     state: dict[str, Tensor]
 
 
+def all_finite(members: list[Member]) -> bool:
+    """Whether no gradient has a NaN or an infinity."""
+    for member in members:
+        gradient = member.p.grad
+        # A finite sum, which takes one pass, has finite terms only.
+        if gradient is None or bool(gradient.sum().isfinite()):
+            continue
+        if not bool(gradient.isfinite().all()):
+            return False
+    return True
+
+
 class AbstractAMSGrad(AbstractRoundedOptimizer):
     """The step of AMSGrad along gradients that a subclass provides."""
 
+    _nonfinite: ClassVar[tuple[str, ...]] = ("raise", "skip")
     _roundings: ClassVar[tuple[str, ...]] = (
         "param_format",
         "exp_avg_format",
@@ -69,6 +82,11 @@ class AbstractAMSGrad(AbstractRoundedOptimizer):
     def _check_values(self, group: Group) -> None:
         super()._check_values(group)
         check_adam_values(group)
+        if group["nonfinite"] not in self._nonfinite:
+            raise ValueError(
+                f"nonfinite must be one of {self._nonfinite}, got "
+                f"{group['nonfinite']!r}"
+            )
 
     @abstractmethod
     def _received(self, members: list[Member]) -> list[Received] | None:
@@ -86,7 +104,8 @@ class AbstractAMSGrad(AbstractRoundedOptimizer):
 
         Raises:
             RuntimeError: for sparse gradients; nothing has changed then.
-            ValueError: if the group's values are out of range; likewise.
+            ValueError: if the group's values are out of range, or a gradient is what
+                ``nonfinite`` refuses; likewise.
         """
         loss = None
         if closure is not None:
@@ -137,9 +156,10 @@ class AMSGrad(AbstractAMSGrad):
         Each fl rounds the exact value of its argument once, as in `Adam`, given u,
         which is computed in float64 by three rounded operations. Lines without a format
         are computed in the parameter's dtype. The maximum is exact. NaN and infinity
-        propagate; with ``eps=0`` an entry without gradients becomes NaN.
-        Compensations, master weights, seeds, checkpoints and failing steps as in `SGD`;
-        a step holds its results beside the old state until all are known.
+        propagate, and stay in the moments, unless ``nonfinite`` says otherwise; with
+        ``eps=0`` an entry without gradients becomes NaN. Compensations, master weights,
+        seeds, checkpoints and failing steps as in `SGD`; a step holds its results
+        beside the old state until all are known.
 
         The first step moves a weight by about (1 - beta_1) / sqrt(1 - beta_2) eta,
         which is 3.16 eta for the default betas; ``torch.optim.Adam`` moves it by eta.
@@ -160,6 +180,10 @@ class AMSGrad(AbstractAMSGrad):
         exp_avg_format: rounding fl_m of the first moment; None likewise.
         exp_avg_sq_format: rounding fl_v of the second moment; None likewise.
         update: ``"fused"``, ``"two_step"``, ``"kahan"`` or ``"master"``.
+        nonfinite: what a step does if a gradient of the group has a NaN or an infinity:
+            ``"propagate"``; or change nothing in any group, and ``"raise"`` or
+            ``"skip"``. Behind `lowprec.distributed.compression_hook`, which answers an
+            overflow with NaN on all ranks, use ``"skip"`` or a gradient scaler.
         generator: source of the seed; None means torch's default generator.
 
     Raises:
@@ -180,6 +204,8 @@ class AMSGrad(AbstractAMSGrad):
         Feedback", algorithm 1.
     """
 
+    _nonfinite: ClassVar[tuple[str, ...]] = ("propagate", "raise", "skip")
+
     def __init__(
         self,
         params: ParamsT,
@@ -194,6 +220,7 @@ class AMSGrad(AbstractAMSGrad):
         exp_avg_format: RoundingLike | torch.dtype | None = None,
         exp_avg_sq_format: RoundingLike | torch.dtype | None = None,
         update: UpdateLike = "fused",
+        nonfinite: Literal["propagate", "raise", "skip"] = "propagate",
         generator: torch.Generator | None = None,
     ) -> None:
         """Check the arguments as ``torch.optim.Adam`` does."""
@@ -208,10 +235,21 @@ class AMSGrad(AbstractAMSGrad):
             "exp_avg_format": exp_avg_format,
             "exp_avg_sq_format": exp_avg_sq_format,
             "update": update,
+            "nonfinite": nonfinite,
         }
         super().__init__(params, defaults, generator)
 
-    def _received(self, members: list[Member]) -> list[Received]:
+    def _received(self, members: list[Member]) -> list[Received] | None:
+        for member in members:
+            answer = member.group["nonfinite"]
+            if answer == "propagate" or all_finite([member]):
+                continue
+            if answer == "skip":
+                return None
+            raise ValueError(
+                "a gradient has a NaN or an infinity, which would stay in the moments: "
+                "nothing was changed; nonfinite='skip' leaves such steps out"
+            )
         return [Received(member.gradient(), {}) for member in members]
 
 

@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..distributed import Compressor, ErrorFeedback, Exchange, Payload, TopK
 from ..rounding import RoundingLike
-from ._amsgrad import AbstractAMSGrad, Member, Received
+from ._amsgrad import AbstractAMSGrad, Member, Received, all_finite
 from ._base import Group
 from ._replicas import agree, refuse_sharded
 from ._update import Seeds, UpdateLike
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Scope = Literal["tensor", "group", "global"]
 _SCOPES = ("tensor", "group", "global")
-_NONFINITE = ("raise", "skip")
 _SHARED = ("scope", "nonfinite")
 _SHARED_IF_GLOBAL = ("compressor", "error_feedback", "error_format")
 
@@ -54,8 +53,9 @@ class SparsAMS(AbstractAMSGrad):
         bits, those of `lowprec.distributed.WorkerSimulation` and `AMSGrad`. The seed
         is rank 0's. A gradient that is None counts as zeros, and is set to them, as
         other ranks may have one. If a gradient of one rank is not finite, all ranks
-        raise or skip the step. A checkpoint has the rank's own errors: save one for
-        each rank.
+        raise or skip the step. If a value is beyond the format in which a rank would
+        send or keep it, that rank raises in any case. A checkpoint has the rank's own
+        errors: save one for each rank.
 
         Compression makes the second moment larger than the gradients', by up to d/k:
         `lowprec.theory.spars_ams.effective_step_ratio`.
@@ -75,8 +75,8 @@ class SparsAMS(AbstractAMSGrad):
             ``"tensor"``; the same in all groups.
         error_feedback: whether what was left out joins the next gradient.
         error_format: rounding fl_e of the stored error; None leaves it in its dtype.
-        nonfinite: what a step does if a gradient has a NaN or an infinity: ``"raise"``
-            or ``"skip"``; the same in all groups.
+        nonfinite: what a step does if g or p has a NaN or an infinity: ``"raise"`` or
+            ``"skip"``; the same in all groups.
         maximize: whether to ascend.
         decoupled_weight_decay: whether lambda shrinks the weights instead of joining
             the gradient.
@@ -191,6 +191,7 @@ class SparsAMS(AbstractAMSGrad):
         except ValueError:
             self.param_groups.pop()
             raise
+        self._agreed = False
 
     def __setstate__(self, state: Group) -> None:
         """Restore the groups; a copy from a file has no process group."""
@@ -224,9 +225,8 @@ class SparsAMS(AbstractAMSGrad):
                 "compressor must be a Compressor such as TopK(density=0.01), got "
                 f"{group['compressor']!r} of type {type(group['compressor']).__name__}"
             )
-        for key, allowed in (("scope", _SCOPES), ("nonfinite", _NONFINITE)):
-            if group[key] not in allowed:
-                raise ValueError(f"{key} must be one of {allowed}, got {group[key]!r}")
+        if group["scope"] not in _SCOPES:
+            raise ValueError(f"scope must be one of {_SCOPES}, got {group['scope']!r}")
 
     def _check_storage(self, key: str, rounding: Any, p: Tensor) -> None:
         refuse_sharded(p)
@@ -245,18 +245,29 @@ class SparsAMS(AbstractAMSGrad):
 
     def _received(self, members: list[Member]) -> list[Received] | None:
         _check_shared(self.param_groups)
-        finite = all_finite(members)
+        finite, refusal = all_finite(members), None
         vectors = list(_vectors(members))
         means: list[Tensor] | None = None
         if finite or self.exchange is not None:
-            sent = self._sent(vectors, finite)
-            means = self._means([one.payload for one in sent], finite)
+            try:
+                sent = self._sent(vectors, finite)
+            except ValueError as error:
+                if not finite:
+                    raise  # of the options, which all ranks have in common
+                # The other ranks wait for this one, which must tell them.
+                finite, refusal = False, error
+                if self.exchange is not None:
+                    sent = self._sent(vectors, finite)
+            if finite or self.exchange is not None:
+                means = self._means([one.payload for one in sent], finite)
         if means is None:
-            if self.param_groups[0]["nonfinite"] == "skip":
+            skips = self.param_groups[0]["nonfinite"] == "skip"
+            if skips and (refusal is None or any(v.overflows() for v in vectors)):
                 return None
-            raise ValueError(
-                "a gradient has a NaN or an infinity, which would stay in the error: "
-                "nothing was changed; nonfinite='skip' leaves such steps out"
+            raise refusal or ValueError(
+                "a gradient, or on another rank what would be sent or kept of it, is "
+                "NaN, infinite or beyond its format: nothing was changed; "
+                "nonfinite='skip' leaves such steps out"
             )
         return [
             received
@@ -314,18 +325,6 @@ def _check_shared(groups: list[Group]) -> None:
             )
 
 
-def all_finite(members: list[Member]) -> bool:
-    """Whether no gradient has a NaN or an infinity."""
-    for member in members:
-        gradient = member.p.grad
-        # A finite sum, which takes one pass, has finite terms only.
-        if gradient is None or bool(gradient.sum().isfinite()):
-            continue
-        if not bool(gradient.isfinite().all()):
-            return False
-    return True
-
-
 class _Sent(NamedTuple):
     """What a vector sends, and the error to keep if the step is taken."""
 
@@ -367,6 +366,12 @@ class _Vector(NamedTuple):
         feedback = ErrorFeedback(self.compressor, group["error_format"])
         error = self._error() if finite else None
         return _Sent(*feedback.step(g, error, key, step, worker, offset))
+
+    def overflows(self) -> bool:
+        """Whether p = g + e has an infinity, though g and e have none."""
+        p = self._flat([member.gradient() for member in self.members])
+        error = self._error() if self.members[0].group["error_feedback"] else None
+        return not bool((p if error is None else p + error).isfinite().all())
 
     def received(self, mean: Tensor, error: Tensor | None) -> Iterator[Received]:
         """Yield what arrives for each member, and its error."""

@@ -383,8 +383,12 @@ def test_refusals_without_processes():
         server.mean(torch.ones(2, 4))
     assert server.mean(torch.full((2, 3), math.nan)) is None
     assert server.step == 0
-    with pytest.raises(ValueError, match="errors of 3 workers, there are 2"):
-        server.load_state_dict({"error": torch.ones(3, 3), "step": 1, "seed": None})
+    error = torch.arange(9.0).view(3, 3)
+    with pytest.raises(ValueError, match="errors of 3 workers, there are 2") as raised:
+        server.load_state_dict({"error": error, "step": 1, "seed": None})
+    advice = eval(str(raised.value).rpartition("errors, ")[2], {"error": error})
+    server.load_state_dict({"error": advice, "step": 1, "seed": None})
+    assert server.error.tolist() == [[3.0, 4.0, 5.0]] * 2
 
 
 def test_a_simulation_continues_bit_for_bit():

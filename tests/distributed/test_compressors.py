@@ -327,6 +327,14 @@ def test_the_number_of_entries_must_be_one_number(cls):
     assert cls(density=0.5).limited(8) == cls(density=0.5)
 
 
+def test_a_threshold_sends_nothing_of_zeros():
+    rows = torch.tensor([[0.0, -0.0, 0.0], [1e-45, 0.0, 0.0]])  # half of which is 0
+    payload = Threshold(relative=0.4).compress(rows)
+    assert payload.indices.tolist() == [0]
+    assert payload.offsets.tolist() == [0, 0, 1]
+    assert torch.equal(payload.dense(), rows)
+
+
 def test_thresholds_must_be_one_positive_number():
     for given_ in ({}, {"relative": 0.5, "absolute": 1.0}):
         with pytest.raises(ValueError, match="exactly one of relative"):

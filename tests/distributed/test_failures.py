@@ -2,12 +2,14 @@
 
 import os
 import signal
+import tempfile
 import time
 from datetime import timedelta
 
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+from gloo_ranks import on_ranks
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from workers import flat, loss_of, model, server_of, server_step
@@ -110,6 +112,37 @@ def started(folder, attempt, form, failure=None, timeout=timedelta(seconds=30)):
         assert processes[rank].exitcode is not None
     paths = [folder / f"{attempt}-{rank}.pt" for rank in range(RANKS)]
     return [torch.load(path) if path.exists() else None for path in paths]
+
+
+def _kept(rank):
+    """What a folder holds and answers; what is said of a step before its last."""
+    with tempfile.TemporaryDirectory() as own:
+        shared = [own]
+        distributed.broadcast_object_list(shared)
+        checkpoints = Checkpoints(shared[0])
+        for step in (100, 200, 300):
+            checkpoints.save(step, {"step": step, "rank": rank})
+        with pytest.raises(ValueError, match=r"steps \[300\], later than step 210"):
+            checkpoints.save(210, {})
+        found = sorted(path.name for path in checkpoints.folder.iterdir())
+        distributed.barrier()
+        # As a kill in the middle of writing the mark leaves a step.
+        if rank == 0:
+            step = checkpoints.folder / "step-400"
+            step.mkdir()
+            (step / "complete.part").touch()
+        distributed.barrier()
+        answer = found, checkpoints.last()
+        distributed.barrier()
+    return answer
+
+
+def test_a_folder_keeps_its_last_steps_and_refuses_earlier_ones(tmp_path):
+    for rank, (found, last) in enumerate(
+        on_ranks(2, {"kept": _kept}, tmp_path)["kept"]
+    ):
+        assert found == ["step-200", "step-300"]
+        assert last == (300, {"step": 300, "rank": rank})
 
 
 def undisturbed():

@@ -99,6 +99,55 @@ def by_hook(rank, compressor, options, amsgrad):
     return flat(net.parameters()), errors, vars(state.exchange.stats)
 
 
+def by_gathering_beyond(rank, compression, gradient, scale, nonfinite):
+    """Weights, errors and what is raised, if rank 1 cannot take its gradient once."""
+    w = torch.nn.Parameter(torch.zeros(2))
+    optimizer = SparsAMS(
+        [w], nonfinite=nonfinite, process_group=distributed.group.WORLD, **compression
+    )
+    texts = []
+    for step in range(4):
+        w.grad = scale * torch.tensor([1.0 + step, 0.5])
+        if (step, rank) == (1, 1):
+            w.grad = torch.tensor(gradient)
+        try:
+            optimizer.step()
+        except ValueError as error:
+            texts.append(str(error))
+    if nonfinite == "skip":  # ranks compare groups again
+        v = torch.nn.Parameter(torch.full((1,), float(rank)))
+        optimizer.add_param_group({"params": [v]})
+        try:
+            optimizer.step()
+        except ValueError as error:
+            texts.append(str(error))
+    state = optimizer.state[w]
+    return w.detach().clone(), state["error"], state["step"].item(), texts
+
+
+# What rank 1 cannot take: options, its gradient, and the scale of all other gradients.
+BEYOND = {
+    "the wire": ({"compressor": TopK(k=1, values="e4m3fn")}, [1e4, 0.0], 1.0),
+    "the errors": ({"k": 1, "error_format": "e4m3fn"}, [1e4, 1e3], 1.0),
+    "the carrier": ({"k": 1}, [0.0, 3.4e38], 3e37),
+}
+
+
+def checks_beyond():
+    """Functions of the rank by (format, nonfinite)."""
+    return {
+        (name, nonfinite): partial(
+            by_gathering_beyond,
+            compression=options,
+            gradient=gradient,
+            scale=scale,
+            nonfinite=nonfinite,
+        )
+        for name, (options, gradient, scale) in BEYOND.items()
+        for nonfinite in ("raise", "skip")
+    }
+
+
 def checks():
     """Functions of the rank by (form, case)."""
     found = {}
@@ -131,12 +180,32 @@ def check_against_the_server(form, name, ranks):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return on_ranks(2, checks(), tmp_path_factory.mktemp("two"))
+    both = {**checks(), **checks_beyond()}
+    return on_ranks(2, both, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize(("form", "name"), checks())
 def test_forms_equal_the_server_on_two_ranks(form, name, two):
     check_against_the_server(form, name, two[form, name])
+
+
+@pytest.mark.parametrize(("name", "nonfinite"), checks_beyond())
+def test_all_ranks_leave_out_a_step_that_one_cannot_take(name, nonfinite, two):
+    options, _, scale = BEYOND[name]
+    w = torch.nn.Parameter(torch.zeros(2))
+    alone = SparsAMS([w], **options)  # all ranks have its gradients
+    for step in (0, 2, 3):
+        w.grad = scale * torch.tensor([1.0 + step, 0.5])
+        alone.step()
+    for rank, (weights, error, steps, texts) in enumerate(two[name, nonfinite]):
+        assert steps == 3
+        assert torch.equal(weights, w)
+        assert torch.equal(error, alone.state[w]["error"])
+        if nonfinite == "skip":
+            assert "differ in shapes of parameters" not in texts[-1]
+            assert "differ in initial weights" in texts.pop()
+        raises = nonfinite == "raise" or (rank == 1 and name != "the carrier")
+        assert len(texts) == raises
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ class Branching(nn.Module):
 def _unused(rank, scope):
     """Sums of what was sent and of this rank's gradients, and the error left."""
     net = Branching()
-    state = TopKState(k=2, scope=scope)
+    state = TopKState(k=2, scope=scope, unused_parameters=True)
     ddp = DistributedDataParallel(net, find_unused_parameters=True)
     ddp.register_comm_hook(state, topk_hook)
     alone, sent, gradients = Branching(), 0, 0
@@ -221,7 +221,28 @@ def _refused(rank):
     return str(raised.value)
 
 
+def _beyond_a_format(rank):
+    """The gradient of rank 1 at step 1 is too large for the wire."""
+    net = model()
+    state = TopKState(k=2, values="e4m3fn")
+    ddp = hooked(net, state)
+    optimizer = lp.optim.AMSGrad(net.parameters(), lr=0.1, nonfinite="skip")
+    texts = []
+    for step in (0, 1, 3, 4):
+        optimizer.zero_grad()
+        loss = loss_of(ddp, step, rank)
+        try:
+            (1e9 * loss if (step, rank) == (1, 1) else loss).backward()
+        except (RuntimeError, ValueError) as error:
+            texts.append(str(error))
+            continue
+        optimizer.step()
+    error = flat(state.error(p) for p in net.parameters())
+    return flat(net.parameters()), error, texts
+
+
 MORE = {
+    "beyond a format": _beyond_a_format,
     "buckets": _buckets,
     "accumulated": _accumulated,
     "torch scaler": lambda rank: _skipped(rank, _torch_scaler),
@@ -317,6 +338,20 @@ def test_errors_are_in_units_of_the_unscaled_gradient(two):
         optimizer.step()
     for record in two["own scaler"]:
         assert torch.equal(record[-1][1], flat(net.parameters()))
+
+
+def test_all_ranks_leave_out_a_step_that_one_cannot_send(two):
+    net = model()
+    optimizer = lp.optim.AMSGrad(net.parameters(), lr=0.1)
+    server = server_of(net, TopK(k=2, values="e4m3fn"), 2)
+    for step in (0, 3, 4):
+        server_step(server, net, [step])
+        optimizer.step()
+    for rank, (weights, error, texts) in enumerate(two["beyond a format"]):
+        assert torch.equal(weights, flat(net.parameters()))
+        assert torch.equal(error, server.error[rank])
+        assert len(texts) == rank
+        assert all("float8_e4m3fn" in text or "e4m3fn" in text for text in texts)
 
 
 @pytest.mark.parametrize("name", ["unused", "unused in bucket"])

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lowprec.cli import main
+from lowprec.distributed import TopK
 from lowprec.experiments import spars_ams
 from lowprec.experiments.resumable import Parts
 from lowprec.experiments.spars_ams_methods import METHODS
@@ -145,25 +147,57 @@ def test_a_killed_run_continues_bit_for_bit(name, tmp_path, monkeypatch):
     assert len(steps) == 4 + 3
 
 
-def test_command_writes_and_continues(tmp_path, capsys):
+def test_command_writes_and_continues(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
     arguments = [
         "run", "spars-ams", "--methods", "topk-1%", "--partitions", "iid",
         "--steps", "4", "--workers", "3", "--out", str(out),
     ]  # fmt: skip
-    assert main([*arguments, "--seeds", "1"]) == 0
+    trained = []
+
+    def train_or_die(*given, **options):
+        trained.append(given[2].seed)
+        if trained == [0, 1]:
+            raise Killed
+        return train(*given, **options)
+
+    monkeypatch.setattr(spars_ams, "train", train_or_die)
+    with pytest.raises(Killed):
+        main([*arguments, "--seeds", "2"])
+    assert len(list((out / "parts").glob("*.result"))) == 1
     assert main([*arguments, "--seeds", "2"]) == 0
+    assert trained == [0, 1, 1]
     assert "Top-k 1 %, EF" in capsys.readouterr().out
     result = json.loads((out / "result.json").read_text())
     assert [row["method"] for row in result["rows"]] == ["topk-1%"]
     assert len(result["curves"][0]["curves"]) == 2
-    assert len(list((out / "parts").glob("*.result"))) == 2
+    assert not (out / "parts").exists()
     assert (out / "spars-ams.png").stat().st_size > 1000
     assert json.loads((out / "config.json").read_text())["workers"] == 3
     last = list(Ledger.load(out / "metrics.jsonl"))[-1]
     row = result["rows"][0]
     assert last == {"step": 4, "accuracy topk-1%, iid": row["accuracy"]}
     assert main(["report", str(out)]) == 0
+
+
+def test_parts_of_other_data_or_methods_are_not_taken(tmp_path, monkeypatch):
+    trained = []
+
+    def noted(method, *given, **options):
+        trained.append(method)
+        return train(method, *given, **options)
+
+    monkeypatch.setattr(spars_ams, "train", noted)
+    config = spars_ams.SparsAMSConfig(
+        methods=("topk-1%",), partitions=("iid",), seeds=1, steps=2, workers=2
+    )
+    for changes in ({}, {}, {"data_dir": "elsewhere"}):
+        spars_ams.run(replace(config, **changes), parts=Parts(tmp_path))
+    assert len(trained) == 2
+    other = replace(METHODS["topk-1%"], make=lambda k: TopK(k=k, values="e5m2"))
+    monkeypatch.setitem(METHODS, "topk-1%", other)
+    spars_ams.run(config, parts=Parts(tmp_path))
+    assert trained[2:] == [other]
 
 
 def test_compensation_lengthens_steps_of_sparse_methods():

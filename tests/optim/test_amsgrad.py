@@ -193,8 +193,30 @@ def test_master_weights_are_those_of_the_carrier():
         ({"weight_decay": -0.1}, "Invalid weight_decay"),
         ({"lr": -0.1}, "Invalid learning rate"),
         ({"update": "none"}, "update must be"),
+        ({"nonfinite": "ignore"}, "nonfinite must be one of"),
     ],
 )
 def test_values_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         lp.optim.AMSGrad([parameter([1.0])], **options)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_gradients_that_are_not_finite_change_nothing_if_asked(value):
+    for answer in ("raise", "skip", "propagate"):
+        params = [parameter([1.0, 2.0]), parameter([3.0])]
+        optimizer = lp.optim.AMSGrad(params, lr=0.25, nonfinite=answer)
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        before = [torch.cat([p, optimizer.state[p]["exp_avg"]]) for p in params]
+        params[1].grad.fill_(value)
+        if answer == "raise":
+            with pytest.raises(ValueError, match="nothing was changed"):
+                optimizer.step()
+        else:
+            optimizer.step()
+        after = [torch.cat([p, optimizer.state[p]["exp_avg"]]) for p in params]
+        same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+        assert same == [answer != "propagate"] * 2
+        assert optimizer.state[params[0]]["step"] == 1 + (answer == "propagate")
