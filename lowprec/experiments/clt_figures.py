@@ -166,7 +166,7 @@ def convergence(results: Mapping[str, RowResult]) -> Any:
     error.legend(fontsize=7)
     test.set_title("Royston's test of x at 5 %: passed (dot), rejected (x)", fontsize=9)
     test.locator_params(axis="x", nbins=4)
-    test.set_yticks(range(len(results)), list(reversed(results)), fontsize=7)
+    test.set_yticks(range(len(results)), list(results)[::-1], fontsize=7)
     for axes in (size, scaled, error, test):
         axes.set_xlabel("step $k$")
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
