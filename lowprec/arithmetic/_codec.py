@@ -115,6 +115,11 @@ def _check_integer(dtype: torch.dtype, target: Format | TableFormat) -> None:
     if dtype not in _INTEGERS:
         allowed = ", ".join(str(one) for one in _INTEGERS)
         raise TypeError(f"dtype must be one of {allowed}, got {dtype}")
+    if target.bits > 64:
+        raise NotImplementedError(
+            f"codes of {target.bits} bits are beyond tensors, which hold 64: encode "
+            "numbers one by one"
+        )
     if target.bits > _INTEGERS[dtype]:
         raise ValueError(
             f"{dtype} cannot hold codes of {target.bits} bits: torch.int64 can"

@@ -46,7 +46,7 @@ def smallest(format: Format) -> Fraction:
 def quantum(format: Format, magnitude: Fraction) -> Fraction:
     """Return the spacing of the values around a positive magnitude."""
     emin = resolved_emin(format)
-    if magnitude < max(power_of_two(emin), smallest(format)):
+    if magnitude < power_of_two(emin) or magnitude < smallest(format):
         return smallest(format)
     e = emin if format.encoding == "integer" else floor_log2(magnitude)
     return power_of_two(e - format.precision + 1)

@@ -274,7 +274,7 @@ def test_refused_roundings():
         lp.round(torch.ones(1), "posit8", saturation="finite")
     with pytest.raises(ValueError, match="unknown posit 'bfloat16': write"):
         lp.TableRounding("bfloat16")
-    with pytest.raises(TypeError, match="a format is a Format"):
+    with pytest.raises(TypeError, match="is a posit, which stands where"):
         lp.Accumulator(lp.Posit(8))
 
 

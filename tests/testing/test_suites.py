@@ -182,7 +182,7 @@ def test_deterministic(deterministic_mode):
 
 def test_plugin(tmp_path):
     (tmp_path / "test_theirs.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_lowprec"]
+    command = [sys.executable, "-m", "pytest", "-q"]  # finds the entry point
     options = ["-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(tmp_path)]
     run = subprocess.run(
         [*command, *options, str(tmp_path)],
