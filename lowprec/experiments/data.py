@@ -19,6 +19,8 @@ __all__ = [
     "digits",
     "load",
     "mnist",
+    "raw_digits",
+    "raw_mnist",
     "read_idx",
     "s1",
     "splitmix64",
@@ -138,14 +140,8 @@ def digits(full: bool = False, samples: int | None = None) -> Dataset:
     Raises:
         ImportError: if scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            "the digits data ship with scikit-learn: pip install 'lowprec[cli]'"
-        ) from error
-    pixels, labels = load_digits(return_X_y=True)
-    pixels, labels = pixels[:samples] / 16, labels[:samples].astype(np.int64)
+    pixels, labels = raw_digits()
+    pixels, labels = pixels[:samples] / 16, labels[:samples]
     features = torch.from_numpy(pixels)
     if full:
         return _dataset("digits-full", features - features.mean(dim=0), labels, 10)
@@ -170,17 +166,51 @@ def mnist(
         FileNotFoundError: if the directory or a file is missing.
         ValueError: if a file is not what its name says.
     """
-    images = read_idx(directory, "train-images-idx3-ubyte", _IDX_IMAGES)
-    labels = read_idx(directory, "train-labels-idx1-ubyte", _IDX_LABELS)
-    if len(images) != len(labels):
-        raise ValueError(
-            f"{directory} has {len(images)} images but {len(labels)} labels"
-        )
-    pixels = torch.from_numpy(images[:samples].reshape(len(images[:samples]), -1) / 255)
-    classes = labels[:samples].astype(np.int64)
+    pixels, labels = raw_mnist(directory)
+    features, classes = torch.from_numpy(pixels[:samples] / 255), labels[:samples]
     if full:
-        return _dataset("mnist-full", pixels - pixels.mean(dim=0), classes, 10)
-    return _dataset("mnist", _principal_components(pixels), classes, 10)
+        return _dataset("mnist-full", features - features.mean(dim=0), classes, 10)
+    return _dataset("mnist", _principal_components(features), classes, 10)
+
+
+def raw_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's digits: pixels from 0 to 16, [1797, 64], and classes.
+
+    Raises:
+        ImportError: if scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            "the digits data ship with scikit-learn: pip install 'lowprec[cli]'"
+        ) from error
+    pixels, labels = load_digits(return_X_y=True)
+    return pixels, labels.astype(np.int64)
+
+
+def raw_mnist(
+    directory: str | Path, part: str = "train"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return MNIST's pixels from 0 to 255, uint8 [n, 784], and classes, from IDX files.
+
+    Args:
+        directory: holds ``{part}-images-idx3-ubyte`` and ``{part}-labels-idx1-ubyte``,
+            with or without ``.gz``.
+        part: ``"train"`` or ``"t10k"``.
+
+    Raises:
+        FileNotFoundError: if the directory or a file is missing.
+        ValueError: if a file is not what its name says.
+    """
+    images = read_idx(directory, f"{part}-images-idx3-ubyte", _IDX_IMAGES)
+    labels = read_idx(directory, f"{part}-labels-idx1-ubyte", _IDX_LABELS)
+    if len(images) != len(labels):
+        which = "" if part == "train" else f"{part} "
+        raise ValueError(
+            f"{directory} has {len(images)} {which}images but {len(labels)} labels"
+        )
+    return images.reshape(len(images), -1), labels.astype(np.int64)
 
 
 def read_idx(directory: str | Path, name: str, magic: int) -> np.ndarray:

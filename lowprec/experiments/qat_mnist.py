@@ -135,29 +135,17 @@ def images(config: QatMnistConfig) -> Images:
 def _mnist(directory: Path) -> Images:
     parts = []
     for name in ("train", "t10k"):
-        pixels = data.read_idx(directory, f"{name}-images-idx3-ubyte", 0x803)
-        labels = data.read_idx(directory, f"{name}-labels-idx1-ubyte", 0x801)
-        if len(pixels) != len(labels):
-            raise ValueError(
-                f"{directory} has {len(pixels)} {name} images but {len(labels)} labels"
-            )
-        rows = torch.from_numpy(pixels.reshape(len(pixels), -1).astype(np.float32))
-        parts += [rows.div_(255), torch.from_numpy(labels.astype(np.int64))]
+        pixels, labels = data.raw_mnist(directory, name)
+        rows = torch.from_numpy(pixels.astype(np.float32))
+        parts += [rows.div_(255), torch.from_numpy(labels)]
     return Images(*parts)
 
 
 def _digits() -> Images:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            "the digits data ship with scikit-learn: pip install 'lowprec[cli]', or "
-            "give --data-dir with the MNIST files"
-        ) from error
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = data.raw_digits()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     x = torch.from_numpy((pixels / 16).astype(np.float32))[order]
-    y = torch.from_numpy(labels.astype(np.int64))[order]
+    y = torch.from_numpy(labels)[order]
     cut = _DIGITS_FOR_TRAINING
     return Images(x[:cut], y[:cut], x[cut:], y[cut:])
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .data import read_idx
+from .data import raw_digits, raw_mnist
 
 __all__ = ["Perceptron", "Shards", "shards"]
 
-_IDX_LABELS, _IDX_IMAGES = 0x801, 0x803
 _TEST = {"digits": 400, "mnist": 10000}
 
 
@@ -87,21 +86,12 @@ def shards(
 
 def _loaded(data: str, data_dir: str | Path | None) -> tuple[Tensor, Tensor]:
     if data == "mnist":
-        data_dir = data_dir or "."
-        images = read_idx(data_dir, "train-images-idx3-ubyte", _IDX_IMAGES)
-        labels = read_idx(data_dir, "train-labels-idx1-ubyte", _IDX_LABELS)
-        pixels = images.reshape(len(images), -1) / np.float32(255)
+        pixels, labels = raw_mnist(data_dir or ".")
+        pixels = pixels / np.float32(255)
     else:
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise ImportError(
-                "the digits data ship with scikit-learn: pip install 'lowprec[cli]'"
-            ) from error
-        pixels, labels = load_digits(return_X_y=True)
+        pixels, labels = raw_digits()
         pixels = pixels / 16
-    classes = torch.from_numpy(labels.astype(np.int64))
-    return torch.from_numpy(pixels.astype(np.float32)), classes
+    return torch.from_numpy(pixels.astype(np.float32)), torch.from_numpy(labels)
 
 
 @dataclass(frozen=True)
