@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..formats import Levels
 from ..optim import LinearLambda, reestimated_batch_norm, split_params
 from . import qat_results
-from .output import RunDirectory, environment
+from .output import RunDirectory
 from .qat_images import Cifar, augmented, read, standardized
 from .qat_methods import (
     AbstractMethod,
@@ -289,9 +289,8 @@ def run_and_save(
     with RunDirectory(out) as directory:
         parts = Parts(directory.path)
         rows = run(config, parts, advance=advance)
-        directory.write_json("config.json", {**asdict(config), **environment()})
-        directory.write_json("result.json", qat_results.summary(rows))
+        text = qat_results.save(directory, config, rows)
         figure = qat_results.curves(rows, ())
         directory.write_figure("qat-cifar.png", figure)
         parts.clear()
-        return f"{qat_results.table(rows)}\n\nresults: {directory.path}"
+        return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..formats import Levels
 from ..optim import LinearLambda
 from . import data, qat_results
-from .output import RunDirectory, environment
+from .output import RunDirectory
 from .qat_methods import (
     AbstractMethod,
     Askew,
@@ -369,9 +369,8 @@ def run_and_save(
     with RunDirectory(out) as directory:
         parts = Parts(directory.path)
         rows = run(config, parts, advance=advance)
-        directory.write_json("config.json", {**asdict(config), **environment()})
-        directory.write_json("result.json", qat_results.summary(rows))
+        text = qat_results.save(directory, config, rows)
         figure = qat_results.curves(rows, ("bits", "scale"))
         directory.write_figure("qat-mnist.png", figure)
         parts.clear()
-        return f"{qat_results.table(rows)}\n\nresults: {directory.path}"
+        return text

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..formats import columns as aligned
+from .output import RunDirectory, environment
 
-__all__ = ["Row", "curves", "merged", "summary", "table"]
+__all__ = ["Row", "curves", "merged", "save", "summary", "table"]
 
 _PERCENT = 100.0
 _PANEL = (3.2, 3.8)  # inches
@@ -133,6 +134,22 @@ def table(rows: Sequence[Row]) -> str:
         for seed, step in row.diverged.items()
     ]
     return "\n".join(text)
+
+
+def save(directory: RunDirectory, config: Any, rows: Sequence[Row]) -> str:
+    """Write configuration and results, and return what to print.
+
+    Args:
+        directory: of the run.
+        config: a dataclass.
+        rows: results.
+
+    Returns:
+        The table, and where the files are.
+    """
+    directory.write_json("config.json", {**asdict(config), **environment()})
+    directory.write_json("result.json", summary(rows))
+    return f"{table(rows)}\n\nresults: {directory.path}"
 
 
 def _cell(row: Row, metric: str) -> str:

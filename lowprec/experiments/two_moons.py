@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..formats import Levels
 from ..optim import LinearLambda
 from . import qat_results
-from .output import RunDirectory, environment
+from .output import RunDirectory
 from .qat_methods import (
     AbstractMethod,
     Askew,
@@ -360,9 +360,8 @@ def run_and_save(
     with RunDirectory(out) as directory:
         parts = Parts(directory.path)
         result = run(config, parts, advance=advance)
-        directory.write_json("config.json", {**asdict(config), **environment()})
-        directory.write_json("result.json", qat_results.summary(result.rows))
+        text = qat_results.save(directory, config, result.rows)
         picture = two_moons_figures.boundaries(result)
         directory.write_figure("two-moons.png", picture)
         parts.clear()
-        return f"{qat_results.table(result.rows)}\n\nresults: {directory.path}"
+        return text
