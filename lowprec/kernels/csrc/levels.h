@@ -61,6 +61,11 @@ class LevelRow {
   }
 
   LOWPREC_INLINE VFloat<C> nearest(VFloat<C> z) const {
+    return z == z ? nearest_to_number(z) : z;
+  }
+
+  // Any level if z is NaN.
+  LOWPREC_INLINE VFloat<C> nearest_to_number(VFloat<C> z) const {
     VFloat<C> level;
     if (spacing_ != Float(0)) {
       VFloat<C> upper;
@@ -74,7 +79,7 @@ class LevelRow {
         level = z >= splat<VFloat<C>>(middles_[j]) ? splat<VFloat<C>>(levels_[j + 1])
                                                    : level;
     }
-    return z == z ? level : z;
+    return level;
   }
 
  private:
@@ -150,7 +155,7 @@ struct LevelFunction {
     else if constexpr (operation == kSampledLevel)
       return sampled(z, words) * scale;
     else if constexpr (operation == kFromLevel)
-      return z - row.nearest(z);
+      return z - row.nearest_to_number(z);
     else
       return clamped(proximal(z) * scale);
   }
@@ -359,26 +364,80 @@ Status level_loop(const LevelTask& task) {
   return kOk;
 }
 
-// Sums of squares whose order depends on nothing but these numbers: of a block's
+// A sum of squares whose order depends on nothing but these numbers: of a block's
 // elements, kSums at a time, and then of the halves of what is left.
 constexpr int64_t kSquared = 4096, kSums = 32;
 
 template <class Float>
-double sum_of_squares(const Float* x, int64_t count) {
-  constexpr int lanes = Binary64::lanes;
-  VFloat<Binary64> sums[kSums / lanes] = {};
-  for (int64_t i = 0; i < count; i += kSums) {
+class SumOfSquares {
+  static constexpr int lanes = Binary64::lanes;
+
+ public:
+  LOWPREC_INLINE void add(const Float* x) {
 #pragma GCC unroll 16
     for (int v = 0; v < kSums / lanes; ++v) {
-      const VFloat<Binary64> wide = load_wide(x + i + v * lanes);
-      sums[v] += wide * wide;
+      const VFloat<Binary64> wide = load_wide(x + v * lanes);
+      if constexpr (sizeof(Float) == 4)  // whose squares are exact in float64
+        sums_[v] = multiply_add<Binary64>(wide, wide, sums_[v]);
+      else
+        sums_[v] += wide * wide;
     }
   }
-  double rest[kSums];
-  memcpy(rest, sums, sizeof(rest));
-  for (int64_t half = kSums / 2; half > 0; half /= 2)
-    for (int64_t j = 0; j < half; ++j) rest[j] += rest[j + half];
-  return rest[0];
+
+  double total() const {
+    double rest[kSums];
+    memcpy(rest, sums_, sizeof(rest));
+    for (int64_t half = kSums / 2; half > 0; half /= 2)
+      for (int64_t j = 0; j < half; ++j) rest[j] += rest[j + half];
+    return rest[0];
+  }
+
+ private:
+  VFloat<Binary64> sums_[kSums / lanes] = {};
+};
+
+// Sum of the squared distances of a block that one row and one scale serve.
+template <class C>
+double squared_distance(const LevelFunction<C, kFromLevel>& shared,
+                        const typename C::Float* weights) {
+  const LevelFunction<C, kFromLevel> function = shared;
+  SumOfSquares<typename C::Float> sum;
+  for (int64_t i = 0; i < kSquared; i += kSums) {
+    alignas(64) typename C::Float distances[kSums];
+#pragma GCC unroll 16
+    for (int64_t j = 0; j < kSums; j += C::lanes) {
+      VFloat<C> w = load<VFloat<C>>(weights + i + j);
+      store(distances + j, function(&w, w, nullptr));
+    }
+    sum.add(distances);
+  }
+  return sum.total();
+}
+
+// The same of any block.
+template <class C>
+double squared_distance(const LevelTask& block) {
+  using Float = typename C::Float;
+  alignas(64) Float distances[kSquared];
+  LevelTask task = block;
+  task.out = distances;
+  double result = 0;
+  bool direct = false;
+  level_runs<C, kFromLevel>(
+      task, 0, task.count,
+      [&](const LevelFunction<C, kFromLevel>& function, int64_t i, int64_t count) {
+        direct = count == kSquared;
+        if (direct)
+          result = squared_distance(function, (const Float*)task.weights);
+        else
+          level_run(task, function, i, count);
+      });
+  if (direct) return result;
+  int64_t count = task.count;
+  while (count % kSums != 0) distances[count++] = 0;
+  SumOfSquares<Float> sum;
+  for (int64_t i = 0; i < count; i += kSums) sum.add(distances + i);
+  return sum.total();
 }
 
 // Writes the sum of the squared distances to the nearest levels of every block.
@@ -390,22 +449,13 @@ Status squared_distances(const LevelTask& task) {
 #pragma omp parallel for num_threads(team) schedule(static, 1) if (team > 1)
   for (int t = 0; t < team; ++t) {
     const DefaultEnvironment environment;
-    for (int64_t block = blocks * t / team; block < blocks * (t + 1) / team; ++block) {
-      const int64_t begin = block * kSquared;
-      alignas(64) Float distances[kSquared];
-      LevelTask part = task;
-      part.weights = (Float*)task.weights + begin;
-      part.out = distances;
-      part.first += begin;
-      part.count = smaller(kSquared, task.count - begin);
-      level_runs<C, kFromLevel>(
-          part, 0, part.count, [&](const LevelFunction<C, kFromLevel>& function,
-                                   int64_t i, int64_t count) {
-            level_run(part, function, i, count);
-          });
-      int64_t count = part.count;
-      while (count % kSums != 0) distances[count++] = 0;
-      ((double*)task.out)[block] = sum_of_squares(distances, count);
+    for (int64_t i = blocks * t / team; i < blocks * (t + 1) / team; ++i) {
+      const int64_t begin = i * kSquared;
+      LevelTask block = task;
+      block.weights = (Float*)task.weights + begin;
+      block.first += begin;
+      block.count = smaller(kSquared, task.count - begin);
+      ((double*)task.out)[i] = squared_distance<C>(block);
     }
   }
   return kOk;
