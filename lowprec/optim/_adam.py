@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..kernels.exact import two_product
 from ..rounding import Rounding, RoundingLike
-from ._base import AbstractRoundedOptimizer, Closure, Group
+from ._base import AbstractRoundedOptimizer, Change, Group
 from ._exact import by_pieces, round_sum, scaled
 from ._update import (
     Purpose,
@@ -145,36 +145,15 @@ class Adam(AbstractRoundedOptimizer):
         super()._check_values(group)
         check_adam_values(group)
 
-    @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:
-        """Perform one step.
-
-        Args:
-            closure: reevaluates the model and returns the loss.
-
-        Returns:
-            The closure's result, or None.
-
-        Raises:
-            RuntimeError: for sparse gradients; nothing has changed then.
-            ValueError: if the group's values are out of range; likewise.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _step(self) -> None:
         groups = [self._validated(group) for group in self.param_groups]
         seeds = self._step_seeds()
         changes = [
-            (p, _change(p, self.state.get(p, {}), group, seeds, offset))
+            _change(p, self.state.get(p, {}), group, seeds, offset)
             for group, (_, members) in zip(groups, self._offsets(), strict=True)
             for p, offset in members
         ]
-        for p, change in changes:
-            p.copy_(change.weights)
-            self.state[p].update(change.state)
-        self._advance(seeds)
-        return loss
+        self._commit(changes, seeds)
 
 
 class AdamW(Adam):
@@ -269,13 +248,6 @@ def check_adam_values(group: Group) -> None:
         raise ValueError(f"Invalid weight_decay value: {group['weight_decay']}")
 
 
-class _Change(NamedTuple):
-    """What a step does to one parameter, once all of them are known."""
-
-    weights: Tensor
-    state: dict[str, Tensor]
-
-
 class _Moments(NamedTuple):
     """What a direction is made of; ``second`` is the largest so far for amsgrad."""
 
@@ -290,7 +262,7 @@ def _change(
     group: Group,
     seeds: Seeds | None,
     offset: int,
-) -> _Change:
+) -> Change:
     name = kept_name(group)
     kept = None if name is None else state.get(name)
     moving = kept if name == "master" and kept is not None else p
@@ -311,7 +283,7 @@ def _change(
     stored = _store(p, moving, kept, moments, group, seeds, offset)
     if name is not None:
         changed[name] = cast(Tensor, stored.kept)
-    return _Change(stored.weights, changed)
+    return Change(p, stored.weights, changed)
 
 
 def next_first(

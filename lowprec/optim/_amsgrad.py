@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..rounding import Rounding, RoundingLike
 from ._adam import check_adam_values, in_dtype, next_first, next_second
-from ._base import AbstractRoundedOptimizer, Closure, Group
+from ._base import AbstractRoundedOptimizer, Change, Group
 from ._exact import by_pieces
 from ._update import (
     Seeds,
@@ -92,25 +92,7 @@ class AbstractAMSGrad(AbstractRoundedOptimizer):
     def _received(self, members: list[Member]) -> list[Received] | None:
         """Return what to step along for each member, None to leave the step out."""
 
-    @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:
-        """Perform one step.
-
-        Args:
-            closure: reevaluates the model and returns the loss.
-
-        Returns:
-            The closure's result, or None.
-
-        Raises:
-            RuntimeError: for sparse gradients; nothing has changed then.
-            ValueError: if the group's values are out of range, or a gradient is what
-                ``nonfinite`` refuses; likewise.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _step(self) -> None:
         groups = [self._validated(group) for group in self.param_groups]
         members = [
             Member(p, group, self.state.get(p, {}), offset)
@@ -121,16 +103,12 @@ class AbstractAMSGrad(AbstractRoundedOptimizer):
         seeds = self._step_seeds()
         received = self._received(members)
         if received is None:
-            return loss
+            return
         changes = [
-            _change(member, one.gradient, seeds)
+            _change(member, one, seeds)
             for member, one in zip(members, received, strict=True)
         ]
-        for member, one, change in zip(members, received, changes, strict=True):
-            member.p.copy_(change.weights)
-            self.state[member.p].update(change.state, **one.state)
-        self._advance(seeds)
-        return loss
+        self._commit(changes, seeds)
 
 
 class AMSGrad(AbstractAMSGrad):
@@ -253,15 +231,9 @@ class AMSGrad(AbstractAMSGrad):
         return [Received(member.gradient(), {}) for member in members]
 
 
-class _Change(NamedTuple):
-    """What a step does to one parameter, once all of them are known."""
-
-    weights: Tensor
-    state: dict[str, Tensor]
-
-
-def _change(member: Member, gradient: Tensor, seeds: Seeds | None) -> _Change:
+def _change(member: Member, received: Received, seeds: Seeds | None) -> Change:
     p, group, state, offset = member
+    gradient = received.gradient
     moments = {name: state[name] for name in _MOMENTS if name in state}
     if not moments:
         moments = {name: torch.zeros_like(p) for name in _MOMENTS}
@@ -275,12 +247,13 @@ def _change(member: Member, gradient: Tensor, seeds: Seeds | None) -> _Change:
         "exp_avg": first,
         "exp_avg_sq": second,
         "max_exp_avg_sq": largest,
+        **received.state,
     }
     stored = _store(member, first, largest, seeds)
     name = kept_name(group)
     if name is not None:
         changed[name] = cast(Tensor, stored.kept)
-    return _Change(stored.weights, changed)
+    return Change(p, stored.weights, changed)
 
 
 def _store(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..errors import NumericalWarning
 from ..rounding import Rounding, RoundingLike
-from ._base import AbstractRoundedOptimizer, Closure, Group
+from ._base import AbstractRoundedOptimizer, Group
 from ._levels import LevelsLike, LevelTable
 from ._quantized import QuantizedMixin, check_gradients, check_levels
 from ._remoteness import (
@@ -194,25 +194,7 @@ class ASkewSGD(QuantizedMixin, SGD):
                 f"{hull!r}"
             )
 
-    @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:
-        """Perform one step.
-
-        Args:
-            closure: reevaluates the model and returns the loss.
-
-        Returns:
-            The closure's result, or None.
-
-        Raises:
-            RuntimeError: for gradients that are sparse or not finite; nothing has
-                changed then.
-            ValueError: if the group's values are out of range; likewise.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _step(self) -> None:
         check_gradients(self.param_groups)
         scales = self._pending_scales()
 
@@ -223,7 +205,6 @@ class ASkewSGD(QuantizedMixin, SGD):
         }
         self._descend(redirections)
         self._keep_scales(scales)
-        return loss
 
 
 def check_skew_group(group: Group) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +46,14 @@ def check_learning_rate(lr: float | Tensor) -> None:
         raise ValueError("Tensor lr must be 1-element")
     if not lr >= 0.0:
         raise ValueError(f"Invalid learning rate: {lr}")
+
+
+class Change(NamedTuple):
+    """What a step does to one parameter, once all of them are known."""
+
+    p: Tensor
+    weights: Tensor
+    state: dict[str, Tensor]
 
 
 class AbstractRoundedOptimizer(Optimizer):
@@ -102,6 +111,40 @@ class AbstractRoundedOptimizer(Optimizer):
                 if isinstance(tensor, Tensor):
                     self._check_storage(key, rounding, tensor)
         super().add_param_group(group)
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Any:
+        """Perform one step.
+
+        Args:
+            closure: reevaluates the model and returns the loss.
+
+        Returns:
+            The closure's result, or None.
+
+        Raises:
+            RuntimeError: for gradients that are sparse, or that the optimizer says it
+                refuses; nothing has changed then.
+            ValueError: if the group's values are out of range; likewise.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._step()
+        return loss
+
+    @abstractmethod
+    def _step(self) -> None:
+        """Step along the gradients; if it raises, nothing has changed."""
+
+    def _commit(self, changes: list[Change], seeds: Seeds | None) -> None:
+        """Do what has been computed, which used the seeds of this step."""
+        for change in changes:
+            change.p.copy_(change.weights)
+            if change.state:
+                self.state[change.p].update(change.state)
+        self._advance(seeds)
 
     def _check_values(self, group: Group) -> None:
         """Refuse hyper-parameters that are out of range."""

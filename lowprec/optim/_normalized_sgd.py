@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..random import as_seed, split_seed
 from ..rounding import Rounding, RoundingLike, as_rounding
-from ._base import AbstractRoundedOptimizer, Closure, Group
+from ._base import AbstractRoundedOptimizer, Group
 from ._exact import check_storage, round_exact
 from ._projection import Ball, Box, Projection
 from ._update import (
@@ -121,28 +121,10 @@ class NormalizedSGD(AbstractRoundedOptimizer):
         if key == "param_format":  # the direction is float64 in any case
             check_storage(rounding, p, key)
 
-    @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:
-        """Perform one step.
-
-        Args:
-            closure: reevaluates the model and returns the loss.
-
-        Returns:
-            The closure's result, or None.
-
-        Raises:
-            RuntimeError: for sparse gradients, and for gradients with NaN or infinity,
-                which have no direction; nothing has changed then.
-            ValueError: if the group's values are out of range; likewise.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _step(self) -> None:
         groups = [self._validated(group) for group in self.param_groups]
         if self.converged:
-            return loss
+            return
         members = [members for _, members in self._offsets()]
         gradients = [p.grad for group in members for p, _ in group]
         directions = _directions([g for g in gradients if g is not None])
@@ -150,7 +132,7 @@ class NormalizedSGD(AbstractRoundedOptimizer):
             if any(group["on_zero"] == "stop" for group in groups):
                 for group in self.param_groups:
                     group["converged"] = True
-            return loss
+            return
         seeds = self._step_seeds()
         remaining = iter(directions)
         results: list[tuple[list[tuple[Tensor, int]], list[Tensor]]] = []
@@ -161,7 +143,6 @@ class NormalizedSGD(AbstractRoundedOptimizer):
             for (p, _), value in zip(parameters, values, strict=True):
                 p.copy_(value)
         self._advance(seeds)
-        return loss
 
 
 def _check_options(group: Group) -> None:

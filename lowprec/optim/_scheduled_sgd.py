@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..rounding import Rounding, RoundingLike
 from ..schedules import Coefficients, Iteration, Method, ScheduleLike
-from ._base import AbstractRoundedOptimizer, Closure, Group
+from ._base import AbstractRoundedOptimizer, Change, Closure, Group
 from ._quantized import check_gradients
 from ._rounded_sum import rounded_sum
 from ._update import Purpose, Seeds
@@ -153,10 +153,9 @@ class ScheduledSGD(AbstractRoundedOptimizer):
             raise RuntimeError(
                 "step() inside x() would be undone when the block ends: leave it first"
             )
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        return super().step(closure)
+
+    def _step(self) -> None:
         check_gradients(self.param_groups)
         groups = [self._validated(group) for group in self.param_groups]
         seeds = self._step_seeds()
@@ -170,14 +169,9 @@ class ScheduledSGD(AbstractRoundedOptimizer):
                 changes.append(
                     _change(member, iteration, numbers, float(after.look_ahead))
                 )
-        for change in changes:
-            change.p.copy_(change.value)
-            if change.state:
-                self.state[change.p].update(change.state)
+        self._commit(changes, seeds)
         for group in self.param_groups:
             group["step"] += 1
-        self._advance(seeds)
-        return loss
 
     @contextmanager
     def x(self) -> Iterator[None]:
@@ -209,14 +203,6 @@ class ScheduledSGD(AbstractRoundedOptimizer):
 def _iteration(group: Group) -> Iteration:
     keys = ("method", "schedule", "damping", "momentum")
     return Iteration(*(group[key] for key in keys))
-
-
-class _Change(NamedTuple):
-    """What a step does to one parameter, once all of them are known."""
-
-    p: Tensor
-    value: Tensor
-    state: dict[str, Tensor]
 
 
 class _Member(NamedTuple):
@@ -252,7 +238,7 @@ class _Member(NamedTuple):
 
 def _change(
     member: _Member, iteration: Iteration, numbers: Coefficients, ahead: float
-) -> _Change:
+) -> Change:
     """Return what a step does; ``ahead`` is how far the next one looks ahead."""
     p, state = member.p, member.state
     gradient = cast(Tensor, p.grad)
@@ -261,12 +247,12 @@ def _change(
     x = state.get("position", p)
     if not iteration.has_velocity:
         x = member.sum(stored, Purpose.PARAMETER, x, 1.0, gradient, -alpha)
-        return _Change(p, x, {})
+        return Change(p, x, {})
     before = state.get("velocity")
     v = member.sum(kept, Purpose.MOMENTUM, before, retained, gradient, -alpha)
     x = member.sum(stored, Purpose.PARAMETER, x, 1.0, v, advance)
     if not iteration.looks_ahead:
-        return _Change(p, x, {"velocity": v})
+        return Change(p, x, {"velocity": v})
     # The point at which the direction of the next step is taken.
     y = member.sum(stored, Purpose.DIRECTION, x, 1.0, v, ahead)
-    return _Change(p, y, {"velocity": v, "position": x})
+    return Change(p, y, {"velocity": v, "position": x})

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..rounding import Rounding, RoundingLike
-from ._base import AbstractRoundedOptimizer, Closure, Group
+from ._base import AbstractRoundedOptimizer, Group
 from ._exact import by_pieces, consecutive, round_exact, round_sum, scaled
 from ._update import (
     Purpose,
@@ -137,26 +137,8 @@ class SGD(AbstractRoundedOptimizer):
         if group["nesterov"] and (momentum <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
-    @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:
-        """Perform one step.
-
-        Args:
-            closure: reevaluates the model and returns the loss.
-
-        Returns:
-            The closure's result, or None.
-
-        Raises:
-            RuntimeError: for sparse gradients; nothing has changed then.
-            ValueError: if the group's values are out of range; likewise.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _step(self) -> None:
         self._descend({})
-        return loss
 
     def _descend(self, redirections: Mapping[Tensor, Redirection]) -> None:
         """Step along the directions as redirected; if it raises, nothing changes."""
