@@ -18,7 +18,6 @@ from ._askew_sgd import ASkewSGD as ASkewSGD
 from ._batch_norm import reestimate_batch_norm as reestimate_batch_norm
 from ._batch_norm import reestimated_batch_norm as reestimated_batch_norm
 from ._binary_connect import BinaryConnect as BinaryConnect
-from ._constrained import constrained_velocity as constrained_velocity
 from ._dorefa import dorefa_int as dorefa_int
 from ._dorefa import dorefa_weight as dorefa_weight
 from ._levels import cell as cell
