@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import basic as kernel
-from ..rounding import RoundingLike, RoundingMode, Saturation, Variant
+from ..rounding import RoundingMode, Saturation, ScalarRoundingLike, Variant
 from ._correct import SUB, Operation, apply_rounded
 from ._overrides import overridable
 from ._round import chosen
@@ -22,7 +22,7 @@ _FMA = Operation(kernel.FMA, lambda a, b, c: a * b + c)
 def add(
     a: Tensor | float,
     b: Tensor | float,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -86,7 +86,7 @@ def add(
 def sub(
     a: Tensor | float,
     b: Tensor | float,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -136,7 +136,7 @@ def sub(
 def mul(
     a: Tensor | float,
     b: Tensor | float,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -186,7 +186,7 @@ def mul(
 def div(
     a: Tensor | float,
     b: Tensor | float,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -235,7 +235,7 @@ def div(
 @overridable
 def sqrt(
     a: Tensor,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -285,7 +285,7 @@ def fma(
     a: Tensor | float,
     b: Tensor | float,
     c: Tensor | float,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,

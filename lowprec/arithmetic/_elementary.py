@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import basic as kernel
-from ..rounding import RoundingLike, RoundingMode, Saturation, Variant
+from ..rounding import RoundingMode, Saturation, ScalarRoundingLike, Variant
 from ._correct import Operation, apply_rounded
 from ._overrides import overridable
 from ._round import chosen
@@ -20,7 +20,7 @@ _SIGMOID = Operation(kernel.SIGMOID, torch.sigmoid)
 @overridable
 def exp(
     a: Tensor,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -77,7 +77,7 @@ def exp(
 @overridable
 def log(
     a: Tensor,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -125,7 +125,7 @@ def log(
 @overridable
 def tanh(
     a: Tensor,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -174,7 +174,7 @@ def tanh(
 @overridable
 def sigmoid(
     a: Tensor,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,

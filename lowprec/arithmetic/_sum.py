@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..random import as_seed
-from ..rounding import Accumulator, AccumulatorLike, Rounding, as_accumulator
+from ..rounding import Accumulator, AccumulatorLike, ScalarRounding, as_accumulator
 from ._correct import check_held, valued
 from ._matmul import gemm
 from ._overrides import overridable
@@ -19,7 +19,7 @@ from ._round import check_carrier, refuse_compiled_transforms
 _SMALLEST_QUANTUM, _LARGEST_EXPONENT = -900, 900
 
 
-def _is_ordinary(rounding: Rounding | None) -> bool:
+def _is_ordinary(rounding: ScalarRounding | None) -> bool:
     """Whether the format's values lie well inside the range of exact products."""
     if rounding is None:
         return True
