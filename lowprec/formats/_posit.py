@@ -126,6 +126,11 @@ class Posit:
         """The values and the ties between them."""
         return _table(self)
 
+    @property
+    def in_binary32(self) -> bool:
+        """Whether binary32 holds every value: the ends, that is, which are powers."""
+        return (self.bits - 2) << self.es <= 127
+
     def values(self) -> list[float]:
         """Return every value in ascending order."""
         return list(self.table.values)

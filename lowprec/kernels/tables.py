@@ -62,7 +62,8 @@ def _set_of(flags: int, numbers: tuple[int, ...]) -> Posit | Levels:
 
 @functools.lru_cache(maxsize=64)
 def _table(flags: int, numbers: tuple[int, ...], device: torch.device) -> TableCode:
-    table = _set_of(flags, numbers).table
+    target = _set_of(flags, numbers)
+    table = target.table
     values = torch.tensor(table.values, dtype=torch.float64)
     ties = [_rounded_up(tie) for tie in table.ties]
     exact = [Fraction(up) == tie for up, tie in zip(ties, table.ties, strict=True)]
@@ -74,7 +75,7 @@ def _table(flags: int, numbers: tuple[int, ...], device: torch.device) -> TableC
         torch.tensor(table.upper, dtype=torch.bool, device=device),
         torch.tensor(odd, device=device),
         table.infinite == "nan",
-        torch.equal(values.to(torch.float32).to(torch.float64), values),
+        target.in_binary32,
     )
 
 
