@@ -46,6 +46,8 @@ class TableRounding:
         ``nearest_even`` takes ties of posits to even codes and ties of levels, which
         have no even ones, to the upper level. The other modes do what they do in
         `Rounding`. Stochastic modes are pure functions of (seed, element index).
+        Operations round the exact result once, except to levels of more than 52 bits,
+        which they refuse.
 
     Args:
         format: a `Posit`, its name such as ``"posit16"``, or `Levels`.

@@ -157,8 +157,9 @@ def matmul(
         TypeError: if the operands are not float32 or float64 of one dtype.
         ValueError: if shapes do not match, or the operands' dtype cannot hold the
             accumulator's values or the exact products.
-        NotImplementedError: for accumulators of more than 51 significant bits, and
-            for operands that require gradients (use `lowprec.functional.matmul`).
+        NotImplementedError: for accumulators of more than 51 significant bits, or of
+            levels of more than 52, and for operands that require gradients (use
+            `lowprec.functional.matmul`).
 
     Example:
         >>> ones = torch.ones(1, 1000)

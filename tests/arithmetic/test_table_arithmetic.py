@@ -171,7 +171,7 @@ def test_operands_whose_results_lie_at_thresholds(target, name):
 @pytest.mark.parametrize("target", [lp.Posit(16), lp.Posit(16, 0)], ids=label)
 def test_many_operands_of_16_bit_posits(target, name):
     every = [TableRounding(target, mode) for mode in MODES]
-    check(name, operands_near(target, name, 5000), every)
+    check(name, operands_near(target, name, 2000), every)
 
 
 @pytest.mark.parametrize("name", [*BINARY, "fma"])
@@ -203,14 +203,10 @@ def test_what_posits_are_compared_with_has_at_most_52_bits(bits, es):
     table = lp.Posit(bits, es).table
     assert max(map(digits, table.values)) <= max(bits - 2 - es, 1)
     assert max(map(digits, table.ties)) <= max(bits - 1, 1)
+    # Thresholds of stochastic roundings are low + k (high - low) / 2^33, as is this.
     for low, high in itertools.pairwise(map(Fraction, table.values)):
-        start = high if high <= 0 else low
-        unit = min(x.numerator & -x.numerator for x in (high - low, start) if x)
-        place = Fraction(1, 1 << 33)
-        # A threshold is start + k (high - low) / 2^33.
-        step = (high - low) * place
-        assert digits(max(abs(low), abs(high)) + step) <= 52
-        assert unit
+        near, far = sorted((low, high), key=abs)
+        assert digits(far + (near - far) / 2**33) <= 50
 
 
 @pytest.mark.parametrize("name", ELEMENTARY)
