@@ -151,7 +151,7 @@ def _check_levels(numbers: tuple[int, ...], nearest: bool, most: int) -> None:
                 f"significant bits and a magnitude of 0 or 2^-{most} to 2^{most}, and "
                 "to nearest where mid-points have no more bits either, unlike "
                 f"{' and '.join(map(repr, near.tolist()))}: round the levels first, "
-                "for example to float32"
+                "for example to fixed point"
             )
 
 

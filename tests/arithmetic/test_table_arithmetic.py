@@ -77,7 +77,7 @@ def check(name, operands, every):
     for rounding in every:
         seed = SEED if rounding.stochastic else None
         actual = getattr(lp, name)(*operands, rounding, seed=seed)
-        assert_bit_equal(actual, expected(values, rounding))
+        assert_bit_equal(actual, expected(values, rounding).to(actual.dtype))
 
 
 def pairs(x):
@@ -164,6 +164,23 @@ def test_operands_whose_results_lie_at_thresholds(target, name):
         wanted = [exact_operation(name, row, rounding) for row in rows]
         actual = getattr(lp, name)(*single, rounding)
         assert_bit_equal(actual, torch.tensor(wanted, dtype=torch.float32))
+
+
+def test_quotients_of_float32_numbers_that_float64_takes_for_mid_points():
+    a, b = (x.tolist() for x in torch.randint(1 << 23, 1 << 24, (2, 400)).double())
+    found = 0
+    for x, y in zip(a, b, strict=True):
+        middle = x / y  # its last bits are zeros, which the exact quotient's are not
+        high = torch.tensor(2 * middle).float().item()
+        low = torch.tensor(2 * middle - high).float().item()
+        splits = Fraction(low) + Fraction(high) == 2 * Fraction(middle)
+        inexact = Fraction(x) / Fraction(y) != middle
+        if splits and low < 0 and inexact and digits(middle) <= 52:
+            levels = lp.Levels([low, high])
+            single = torch.tensor([x]), torch.tensor([y])
+            check("div", [z.float() for z in single], roundings(levels, MODES[:3]))
+            found += 1
+    assert found > 5
 
 
 @pytest.mark.slow
