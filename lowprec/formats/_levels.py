@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 from bisect import bisect_right
@@ -136,6 +137,11 @@ class Levels:
         return _table(self)
 
     @property
+    def in_binary32(self) -> bool:
+        """Whether binary32 holds every level."""
+        return _in_binary32(self.values)
+
+    @property
     def bits(self) -> int:
         """Width of a code, the number of a level from 0."""
         return max((len(self.values) - 1).bit_length(), 1)
@@ -216,6 +222,14 @@ class Levels:
 def _table(levels: Levels) -> Table:
     gaps = len(levels) - 1
     return Table(levels.values, levels.midpoints, (True,) * gaps, None, "end")
+
+
+def _in_binary32(values: tuple[float, ...]) -> bool:
+    return all(ctypes.c_float(value).value == value for value in values)
+
+
+# What torch.compiler.assume_constant_result sets: a constant to what traces this.
+_in_binary32._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _comparable(w: float) -> Fraction | float:

@@ -34,9 +34,15 @@ def _refusal(obj: Any, given: str) -> str | None:
             "lowprec.block_format returns it"
         )
     if isinstance(obj, Posit):
-        return f"{given} is a posit, which {_PLACES}; lowprec.Posit(bits, es) makes it"
+        return (
+            f"{given} is a posit, which {_PLACES}, in an Accumulator and in arithmetic "
+            "such as lowprec.add; lowprec.Posit(bits, es) makes it"
+        )
     if isinstance(obj, Levels):
-        return f"{given} are levels, whose set {_PLACES}"
+        return (
+            f"{given} are levels, whose set {_PLACES}, in an Accumulator and in "
+            "arithmetic such as lowprec.add"
+        )
     return None
 
 

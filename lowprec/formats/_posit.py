@@ -126,6 +126,11 @@ class Posit:
         """The values and the ties between them."""
         return _table(self)
 
+    @property
+    def in_binary32(self) -> bool:
+        """Whether binary32 holds every value: the ends, that is, which are powers."""
+        return (self.bits - 2) << self.es <= 127
+
     def values(self) -> list[float]:
         """Return every value in ascending order."""
         return list(self.table.values)
@@ -213,17 +218,14 @@ def _codes(posit: Posit) -> dict[Real, int]:
 def _table(posit: Posit) -> Table:
     bits, es = posit.bits, posit.es
     last = (1 << (bits - 1)) - 1
+    positive = [_decoded(code, bits, es) for code in range(1, last + 1)]
+    # Only zero is zero, so that both ties beside it are zero themselves.
+    between = [_decoded(2 * code + 1, bits + 1, es) for code in range(1, last)]
+    upper = [Fraction(0), *between]
     codes = range(-last, last + 1)
-    values = [_decoded(code % (1 << bits), bits, es) for code in codes]
-    ties = [
-        Fraction(0)  # only zero is zero
-        if 0 in (code, code + 1)
-        else _decoded((2 * code + 1) % (1 << (bits + 1)), bits + 1, es)
-        for code in codes[:-1]
-    ]
     return Table(
-        values=tuple(map(float, values)),
-        ties=tuple(ties),
+        values=tuple(map(float, (*[-x for x in reversed(positive)], 0, *positive))),
+        ties=(*[-x for x in reversed(upper)], *upper),
         upper=tuple((code + 1) % 2 == 0 for code in codes[:-1]),
         odd=tuple(code % 2 == 1 for code in codes),
         infinite="nan",
