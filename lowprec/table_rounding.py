@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .formats import Levels, Posit
+from .formats import Levels, Posit, table_format
 from .rounding import Rounding, RoundingMode, Variant
 
 __all__ = ["TableFormat", "TableRounding", "is_table_name"]
@@ -14,8 +14,9 @@ TableFormat: TypeAlias = "Posit | Levels"
 
 
 def is_table_name(name: str) -> bool:
-    """Return whether a name is meant to be that of a posit."""
-    return name.strip().lower().startswith("posit")
+    """Return whether a name is meant to be that of a posit or of levels."""
+    posit = name.strip().lower().startswith("posit")
+    return posit or Levels.from_name(name) is not None
 
 
 @dataclass(frozen=True, init=False)
@@ -34,7 +35,8 @@ class TableRounding:
         `Rounding`. Stochastic modes are pure functions of (seed, element index).
 
     Args:
-        format: a `Posit`, its name such as ``"posit16"``, or `Levels`.
+        format: a `Posit` or `Levels`, or a name such as ``"posit16"`` or
+            ``"ternary"``.
         mode: a `RoundingMode` or its name.
         random_bits: random bits per rounding, 1 to 32.
         variant: a `Variant` or its name.
@@ -65,11 +67,12 @@ class TableRounding:
         variant: Variant | str = Variant.A,
     ) -> None:
         """Normalise names to values and check ranges."""
-        chosen = Posit.from_name(format) if isinstance(format, str) else format
+        chosen = table_format(format) if isinstance(format, str) else format
         if chosen is None:
             raise ValueError(
                 f"unknown posit {format!r}: write positN or positN_E, with E exponent "
-                "bits, such as 'posit16_1'"
+                "bits, such as 'posit16_1'; levels are 'binary', 'ternary', "
+                "'int_bits(N)' and 'symmetric_int(N)'"
             )
         if not isinstance(chosen, (Posit, Levels)):
             raise TypeError(
