@@ -11,8 +11,9 @@ from ._block_oracle import ExactBlock as ExactBlock
 from ._block_oracle import exact_block_round as exact_block_round
 from ._block_oracle import exact_block_scale as exact_block_scale
 from ._block_oracle import exact_tensor_scale as exact_tensor_scale
+from ._boundaries import boundary_blocks as boundary_blocks
+from ._boundaries import boundary_inputs as boundary_inputs
 from ._conformance import assert_bit_equal as assert_bit_equal
-from ._conformance import boundary_inputs as boundary_inputs
 from ._exact_operations import EXACT_OPERATIONS as EXACT_OPERATIONS
 from ._exact_operations import exact_operation as exact_operation
 from ._exact_operations import exact_softmax as exact_softmax

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from fractions import Fraction
 from typing import Any
 
+from ..block_rounding import BlockRounding, as_any_rounding
 from ..formats import Format
 from ..rounding import Rounding, RoundingMode, Saturation, Variant, as_rounding
 from ..table_rounding import TableRounding
@@ -248,16 +249,18 @@ def exact_round(x: Any, rounding: Any, random_word: int = 0) -> Real:
         NaN gives NaN. Zeros, and results that round to zero, keep the sign of ``x`` if
         the format has signed zeros. The result is a float whenever binary64 holds it,
         which is always so for formats inside binary64, and a Fraction otherwise.
+        Posits and levels: `exact_table_round`.
 
     Args:
         x: a float (also infinite, NaN or -0.0), an int or a Fraction.
-        rounding: a `Rounding` or its shorthand.
+        rounding: a `Rounding`, a `TableRounding`, or the shorthand of one.
         random_word: 32-bit word; stochastic modes use its top ``random_bits`` bits.
 
     Returns:
         The rounded number.
 
     Raises:
+        TypeError: for block formats, which round no single numbers.
         ValueError: if ``random_word`` is not a 32-bit word.
 
     Example:
@@ -271,7 +274,11 @@ def exact_round(x: Any, rounding: Any, random_word: int = 0) -> Real:
     """
     if not 0 <= random_word < 2**_WORD_BITS:
         raise ValueError(f"random_word must be in [0, 2^32), got {random_word}")
-    chosen = as_rounding(rounding)
+    chosen = as_any_rounding(rounding)
+    if isinstance(chosen, TableRounding):
+        return exact_table_round(x, chosen, random_word)
+    if isinstance(chosen, BlockRounding):
+        raise TypeError(f"{chosen!r} rounds blocks: use exact_block_round")
     if isinstance(x, float) and math.isnan(x):
         return math.nan
     negative = _is_negative(x)

@@ -20,7 +20,7 @@ import torch
 from ..formats import Format
 from ..formats import format as as_format
 from ..rounding import Rounding, RoundingMode, Saturation, Variant
-from ._conformance import boundary_inputs
+from ._boundaries import boundary_inputs
 from ._exact_operations import EXACT_OPERATIONS, exact_operation, exact_value
 from ._exact_sum import to_odd_binary64
 from ._oracle import Real, exact_grid_round, exact_round

@@ -27,7 +27,7 @@ from ..rounding import (
     Saturation,
     Variant,
 )
-from ._conformance import boundary_inputs
+from ._boundaries import boundary_inputs
 
 __all__ = [
     "accumulators",

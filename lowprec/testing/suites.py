@@ -32,7 +32,8 @@ from ..rounding import (
     Saturation,
     as_accumulator,
 )
-from ._conformance import assert_bit_equal, boundary_inputs
+from ._boundaries import boundary_inputs
+from ._conformance import assert_bit_equal
 from ._exact_operations import EXACT_OPERATIONS, exact_operation, exact_sum
 from ._oracle import Real, exact_round
 
