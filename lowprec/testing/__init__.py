@@ -30,8 +30,12 @@ from ._philox import random_word as random_word
 from ._vectors import Vector as Vector
 from ._vectors import exact_flags as exact_flags
 from ._vectors import vectors as vectors
+from .block_suites import BlockCodingSuite as BlockCodingSuite
+from .block_suites import BlockRoundingSuite as BlockRoundingSuite
+from .coding_suites import CodingSuite as CodingSuite
 from .suites import OperationSuite as OperationSuite
 from .suites import RoundingSuite as RoundingSuite
+from .suites import StochasticSuite as StochasticSuite
 from .suites import SummationSuite as SummationSuite
 
 

@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from suite_runner import failures, methods_of
 
 import lowprec as lp
 import pytest_lowprec
-from lowprec.testing import OperationSuite, RoundingSuite, SummationSuite
+from lowprec.testing import (
+    BlockCodingSuite,
+    BlockRoundingSuite,
+    CodingSuite,
+    OperationSuite,
+    RoundingSuite,
+    StochasticSuite,
+    SummationSuite,
+)
 from lowprec.testing import strategies as lps
 
 ROOT = Path(__file__).parents[2]
@@ -41,21 +50,6 @@ class TestOurSums(SummationSuite):
 
     def sum(self, x, accumulator):
         return lp.sum(x, 1, accumulator=accumulator)
-
-
-def methods_of(suite):
-    return [name for name in dir(suite) if name.startswith("test_")]
-
-
-def failures(suite):
-    """Run a suite as a test runner would; return the tests that failed."""
-    failed = set()
-    for name in methods_of(suite):
-        try:
-            getattr(suite, name)()
-        except AssertionError:
-            failed.add(name)
-    return failed
 
 
 class Wrong(RoundingSuite):
@@ -155,6 +149,10 @@ def test_a_suite_says_what_it_needs():
         (RoundingSuite, "round"),
         (OperationSuite, "compute"),
         (SummationSuite, "sum"),
+        (CodingSuite, "encode"),
+        (BlockCodingSuite, "encode"),
+        (BlockRoundingSuite, "round"),
+        (StochasticSuite, "round"),
     ):
         with pytest.raises(NotImplementedError, match=rf"needs {message}\(self"):
             getattr(suite(), methods_of(suite)[0])()
