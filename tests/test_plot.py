@@ -23,7 +23,7 @@ def test_number_line_has_a_mark_per_value(tmp_path):
     (marks,) = axes.collections
     assert list(marks.get_positions()) == [float(v) for v in lp.format("e3m2").values()]
     assert drawn(figure, tmp_path / "line.png")
-    with pytest.raises(ValueError, match="65536 values, .* binary32 has more"):
+    with pytest.raises(ValueError, match=r"65536 values, .* binary32 has more"):
         lp.plot.number_line("binary32")
 
 

@@ -175,6 +175,12 @@ def test_modes(rounding_mode, carrier, saturation, assert_bit_equal):
 
 def test_deterministic(deterministic_mode):
     assert "stochastic" not in deterministic_mode.value
+
+def test_kinds(format_of_each_kind, boundary_inputs, assert_bit_equal):
+    import lowprec as lp
+    x = boundary_inputs(format_of_each_kind)[:-2]
+    once = lp.round(x, format_of_each_kind)
+    assert_bit_equal(lp.round(once, format_of_each_kind), once)
 """
 
 
@@ -190,7 +196,7 @@ def test_plugin(tmp_path):
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "62 passed" in run.stdout  # 1 + 9 * 2 * 3 + 7
+    assert "68 passed" in run.stdout  # 1 + 9 * 2 * 3 + 7 + 6
 
 
 def test_plugin_costs_nothing_until_it_is_used():
@@ -208,4 +214,5 @@ def test_plugin_is_declared_and_knows_every_mode():
 
 def test_strategies_are_public():
     names = {"formats", "roundings", "tensors", "block_formats", "accumulators"}
-    assert names <= set(lps.__all__)
+    kinds = {"posits", "level_sets", "table_roundings", "block_roundings"}
+    assert names | kinds <= set(lps.__all__)
