@@ -89,9 +89,9 @@ def _formats_command(arguments: argparse.Namespace) -> None:
 
 
 def _vectors_command(arguments: argparse.Namespace) -> None:
-    from .testing import _vectors
+    from .testing import _vectors_csv
 
-    _vectors.run(arguments)
+    _vectors_csv.run(arguments)
 
 
 def _plot_command(arguments: argparse.Namespace) -> None:
@@ -232,9 +232,9 @@ def _add_experiments(experiments: Any) -> None:
 
 
 def _add_vectors(command: argparse.ArgumentParser) -> None:
-    from .testing import _vectors
+    from .testing import _vectors_csv
 
-    _vectors.add_arguments(command)
+    _vectors_csv.add_arguments(command)
     command.set_defaults(handler=_vectors_command)
 
 

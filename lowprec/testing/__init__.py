@@ -11,6 +11,8 @@ from ._block_oracle import ExactBlock as ExactBlock
 from ._block_oracle import exact_block_round as exact_block_round
 from ._block_oracle import exact_block_scale as exact_block_scale
 from ._block_oracle import exact_tensor_scale as exact_tensor_scale
+from ._block_vectors import BlockVector as BlockVector
+from ._block_vectors import block_vectors as block_vectors
 from ._boundaries import boundary_blocks as boundary_blocks
 from ._boundaries import boundary_inputs as boundary_inputs
 from ._conformance import assert_bit_equal as assert_bit_equal
