@@ -188,8 +188,8 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_has_a_number_line(name, tmp_path):
-    figure, axes = lp.plot.number_line(name)
+def test_every_kind_has_a_number_line(name):
+    _, axes = lp.plot.number_line(name)
     (marks,) = axes.collections
     assert len(marks.get_positions()) == KINDS[name]
     assert axes.get_title() == f"{name}: {KINDS[name]} values"
@@ -237,9 +237,8 @@ def test_staircases_of_every_kind_have_the_values_as_steps(name, mode):
     reached = [float(v) for v in line.values(100) if abs(v) <= line.positive(20)]
     assert set(y.tolist()) <= {float(value) for value in line.values(100)}
     steps = set(y.tolist())
-    inner = {v for v in reached if abs(v) < 1 or name != "posit6"}
-    close = 1e-3 * float(line.positive(20))
-    assert {v for v in inner if abs(v) > close or v == 0} <= steps
+    close = 1e-3 * float(line.positive(20))  # of zero: no sample may be there
+    assert {v for v in reached if abs(v) > close} <= steps
     assert axes.get_title() == f"{name}, {mode}"
 
 
@@ -291,6 +290,5 @@ def test_levels_have_names_where_formats_are_named():
     assert lp.Precision.from_json(precision.to_json()) == precision
     with pytest.raises(ValueError, match="'ternary' are levels, whose set stands"):
         lp.format("ternary")
-    assert str(lp.Levels.int_bits(6)).splitlines()[3].split() == (
-        "values -32, -31, -30, -29, ..., 28, 29, 30, 31".split()
-    )
+    shown = str(lp.Levels.int_bits(6)).splitlines()[3]
+    assert shown.endswith("  -32, -31, -30, -29, ..., 28, 29, 30, 31")
