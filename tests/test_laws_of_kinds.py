@@ -161,12 +161,14 @@ SHARED = lps.block_formats().filter(
 ONCE = lps.block_formats().filter(lambda fmt: fmt.rule != "nv")
 
 
-@given(block_cases(SHARED), SEEDS)
-def test_blocks_with_shared_exponents_idempotent(case, seed):
+@given(block_cases(SHARED), SEEDS, st.data())
+def test_values_of_blocks_with_shared_exponents_stay_in_every_mode(case, seed, data):
     rounding, x = case
     y = lp.round(x, rounding, seed=seed_of(rounding, seed))
     again = lp.round(y, rounding, seed=seed_of(rounding, seed // 2))
     assert_bit_equal(again, y)
+    other = data.draw(lps.block_roundings(st.just(rounding.format)))
+    assert_bit_equal(lp.round(y, other, seed=seed_of(other, seed)), y)
 
 
 def test_blocks_whose_scales_round_are_not_idempotent():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from suite_runner import failures
+from tables import name_of
 
 import lowprec as lp
 from lowprec.arithmetic._table import table_code
@@ -47,7 +48,7 @@ class Rounds(RoundingSuite):
 
 
 class Codes(CodingSuite):
-    formats = (*TABLES, *FIXED, *PECULIAR, "e5m2", "hfp8_e4m3", "e6m8")
+    formats = (*TABLES, *FIXED, *PECULIAR, "e5m2", "hfp8_e4m3", "e4m4")
 
     def __init__(self, encode=None, decode=None, formats=None):
         self.kernels = encode or lp.encode, decode or lp.decode
@@ -111,11 +112,27 @@ class Randomly(StochasticSuite):
         return self.kernel(x, rounding, words)
 
 
-def test_right_kernels_pass():
-    assert failures(Rounds(lp.round)) == set()
+@pytest.mark.parametrize("name", [*TABLES, *FIXED, *PECULIAR], ids=name_of)
+def test_right_roundings_pass(name):
+    assert failures(Rounds(lp.round, (name,))) == set()
+
+
+def test_right_codes_pass():
     assert failures(Codes()) == set()
-    assert failures(Blocks(lp.round, modes=("nearest_even", "toward_zero"))) == set()
-    assert failures(BlocksOfCodes()) == set()
+
+
+@pytest.mark.parametrize("target", BLOCKS, ids=repr)
+def test_right_block_kernels_pass(target):
+    assert failures(Blocks(lp.round, (target,))) == set()
+    assert failures(BlocksOfCodes(None, None, (target,))) == set()
+
+
+@pytest.mark.parametrize("mode", ["toward_zero", "to_odd"])
+def test_right_block_kernels_pass_in_other_modes(mode):
+    assert failures(Blocks(lp.round, ("mxfp4",), (mode,))) == set()
+
+
+def test_right_use_of_random_words_passes():
     assert failures(Randomly(with_words)) == set()
 
 
