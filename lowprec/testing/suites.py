@@ -68,6 +68,8 @@ class RoundingSuite(Suite):
 
     Example:
         >>> class TestOurs(RoundingSuite):
+        ...     formats = ("e4m3fn", "posit6")
+        ...
         ...     def round(self, x, rounding):
         ...         return lowprec.round(x, rounding)
         >>> import lowprec
