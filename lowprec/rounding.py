@@ -93,7 +93,7 @@ class Rounding:
     Raises:
         TypeError: if ``format`` is not a format or ``random_bits`` not an integer.
         ValueError: if a name is unknown, ``random_bits`` is out of range, or what is
-            no fixed point shall wrap.
+            no fixed point, or symmetric, shall wrap.
 
     Example:
         >>> Rounding("bfloat16", "stochastic", random_bits=8).mode.value
@@ -131,6 +131,11 @@ class Rounding:
                 f"saturation='wrap' needs fixed point, such as 'int8', got "
                 f"{self.format!r}"
             )
+        if self.saturation is Saturation.WRAP and self._lacks_a_code():
+            raise ValueError(
+                "saturation='wrap' counts modulo 2^word, so every integer of the word "
+                f"must be a value: {self.format!r} is symmetric"
+            )
         set_field(self, "_code", self._integers())  # once: small tensors wait for it
 
     def __repr__(self) -> str:
@@ -153,6 +158,9 @@ class Rounding:
             return as_format(self.format.name) == self.format
         except ValueError:
             return False
+
+    def _lacks_a_code(self) -> bool:
+        return self.format.signed and not self.format.asymmetric
 
     @property
     def stochastic(self) -> bool:

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from .formats import Levels, Posit
+from .formats import Levels, Posit, table_format
 from .rounding_modes import (
     MOST_RANDOM_BITS,
     RoundingMode,
@@ -28,8 +28,9 @@ _NANS, _SIGNED, _POSIT, _LEVELS = 4, 8, 512, 1024  # of lowprec.kernels.codes
 
 
 def is_table_name(name: str) -> bool:
-    """Return whether a name is meant to be that of a posit."""
-    return name.strip().lower().startswith("posit")
+    """Return whether a name is meant to be that of a posit or of levels."""
+    posit = name.strip().lower().startswith("posit")
+    return posit or Levels.from_name(name) is not None
 
 
 @dataclass(frozen=True, init=False)
@@ -50,7 +51,8 @@ class TableRounding:
         which they refuse.
 
     Args:
-        format: a `Posit`, its name such as ``"posit16"``, or `Levels`.
+        format: a `Posit` or `Levels`, or a name such as ``"posit16"`` or
+            ``"ternary"``.
         mode: a `RoundingMode` or its name.
         random_bits: random bits per rounding, 1 to 32.
         variant: a `Variant` or its name.
@@ -82,11 +84,12 @@ class TableRounding:
         variant: Variant | str = Variant.A,
     ) -> None:
         """Normalise names to values and check ranges."""
-        chosen = Posit.from_name(format) if isinstance(format, str) else format
+        chosen = table_format(format) if isinstance(format, str) else format
         if chosen is None:
             raise ValueError(
                 f"unknown posit {format!r}: write positN or positN_E, with E exponent "
-                "bits, such as 'posit16_1'"
+                "bits, such as 'posit16_1'; levels are 'binary', 'ternary', "
+                "'int_bits(N)' and 'symmetric_int(N)'"
             )
         if not isinstance(chosen, (Posit, Levels)):
             raise TypeError(

@@ -11,6 +11,8 @@ from typing import Any
 
 from ._encoding import decode_value, encode_value
 from ._exact import Real, exact_or_special, power_of_two
+from ._html import page
+from ._line import Line, TableLine
 from ._table import Table
 from ._text import columns
 from ._validation import check_integer
@@ -89,16 +91,28 @@ class Posit:
 
     def __str__(self) -> str:
         """Return the properties as a small text table."""
-        rows = (
-            ("", self.name),
-            ("bits", f"{self.bits}"),
-            ("exponent bits es", f"{self.es}"),
-            ("max", f"{self.max:.7g}"),
-            ("smallest positive", f"{self.smallest_positive:.7g}"),
-            ("eps", f"{self.eps:.7g}"),
-            ("special values", "NaR"),
-        )
-        return "\n".join(columns(rows))
+        return "\n".join(columns(self.properties().items()))
+
+    def _repr_html_(self) -> str:
+        """Return a number line and the properties for notebooks."""
+        return page(self.line, self.properties())
+
+    @property
+    def line(self) -> Line:
+        """The numbers as pictures ask for them."""
+        return TableLine(self.name, self.table.values)
+
+    def properties(self) -> dict[str, str]:
+        """Return the properties as text by their labels."""
+        return {
+            "": self.name,
+            "bits": f"{self.bits}",
+            "exponent bits es": f"{self.es}",
+            "max": f"{self.max:.7g}",
+            "smallest positive": f"{self.smallest_positive:.7g}",
+            "eps": f"{self.eps:.7g}",
+            "special values": "NaR",
+        }
 
     @property
     def max(self) -> float:

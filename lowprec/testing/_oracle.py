@@ -265,6 +265,7 @@ def exact_round(x: Any, rounding: Any, random_word: int = 0) -> Real:
         The rounded number.
 
     Raises:
+        TypeError: for block formats, which round no single numbers.
         ValueError: if ``random_word`` is not a 32-bit word.
 
     Example:
