@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..formats import BlockFormat, Format, Levels, Posit
+from ..formats import BlockFormat, Format, Levels, Posit, table_format
 from ..formats import format as as_format
 from ..kernels.portable import CARRIERS
 from ..rounding import Rounding
@@ -107,8 +107,8 @@ def as_coded(format: Format | TableFormat | str) -> Format | TableFormat:
     """
     if isinstance(format, (Posit, Levels)):
         return format
-    posit = Posit.from_name(format) if isinstance(format, str) else None
-    return as_format(format) if posit is None else posit
+    table = table_format(format) if isinstance(format, str) else None
+    return as_format(format) if table is None else table
 
 
 def _check_integer(dtype: torch.dtype, target: Format | TableFormat) -> None:

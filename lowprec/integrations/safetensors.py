@@ -16,7 +16,15 @@ from torch import Tensor
 
 from .. import _values
 from ..arithmetic import BlockCodes, decode, encode, fits, pack, unpack
-from ..formats import BlockFormat, Format, Levels, Posit, block_format, is_block_name
+from ..formats import (
+    BlockFormat,
+    Format,
+    Levels,
+    Posit,
+    block_format,
+    is_block_name,
+    table_format,
+)
 from ..formats import format as as_format
 from ..table_rounding import TableFormat
 from ._stored_blocks import BLOCK_FIELDS, parts_of, restore_blocks, store_blocks
@@ -57,8 +65,8 @@ def _as_format(value: Any) -> AnyFormat:
             f"a tensor in the block format {value!r} is what lowprec.encode_blocks "
             "returns, got plain values"
         )
-    posit = Posit.from_name(value) if isinstance(value, str) else None
-    return as_format(value) if posit is None else posit
+    table = table_format(value) if isinstance(value, str) else None
+    return as_format(value) if table is None else table
 
 
 def _own_dtype(target: AnyFormat) -> torch.dtype | None:
