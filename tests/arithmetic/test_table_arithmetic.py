@@ -238,8 +238,8 @@ def test_elementary_functions(target, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ELEMENTARY)
 @pytest.mark.parametrize("target", [lp.Posit(8), lp.Posit(16)], ids=label)
-def test_elementary_functions_of_all_posits(target, name):
-    x = numbers(target)
+def test_elementary_functions_of_posits(target, name):
+    x = numbers(target)[:: 1 if target.bits == 8 else 31]
     values = [exact_value(name, (value,)) for value in x.tolist()]
     for rounding in roundings(target, DETERMINISTIC):
         assert_bit_equal(getattr(lp, name)(x, rounding), expected(values, rounding))
