@@ -215,6 +215,8 @@ class ASkewSGD(QuantizedMixin, SGD):
 def check_skew_group(group: Group) -> None:
     """Refuse parameters of the skewed direction that are out of range."""
     if group["levels"] is not None:
+        if group["epsilon"] is not None:
+            check_number("epsilon", group["epsilon"])
         names = ("clip", "remoteness", "clip_mode", "midpoint")
         check_skew(group["alpha"], _epsilon(group), *(group[name] for name in names))
         check_cells(group["levels"], group["remoteness"])

@@ -332,8 +332,7 @@ def check_skew(
     check_choice("midpoint", midpoint)
     check_number("epsilon", epsilon)
     check_number("alpha", alpha)
-    if clip is not None:
-        check_number("clip", clip)
+    check_number("clip", math.inf if clip is None else clip)
     check_epsilon(epsilon)
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha must be positive and finite, got {alpha}")
