@@ -156,6 +156,11 @@ class BinaryConnect(AbstractQuantizingOptimizer):
         # The model may have changed its dtype or device since the last step.
         return latent.to(p)
 
+    def _latent_of(self, p: Tensor) -> Tensor:
+        """Return the latent weights, in memory of their own from the first time on."""
+        new = "latent" not in self.state.get(p, {})
+        return p.detach().clone() if new else self._unquantized(p)
+
     def _kept(self, p: Tensor) -> Group:
         """Return nothing: what the base keeps belongs to the latent weights."""
         return {}
@@ -195,7 +200,7 @@ class BinaryConnect(AbstractQuantizingOptimizer):
     @contextmanager
     def _latent_data(self) -> Iterator[None]:
         """Let the parameters have the memory of the latent weights, without a copy."""
-        latents = {p: self._unquantized(p) for p, _ in self._pairs()}
+        latents = {p: self._latent_of(p) for p, _ in self._pairs()}
         quantized = {p: p.data for p in latents}
         for p, latent in latents.items():
             p.data = latent
@@ -226,10 +231,7 @@ class BinaryConnect(AbstractQuantizingOptimizer):
         self._keep_scales(scales)
         for p, group, offset in self._places():
             if p in scales:
-                latent = self._unquantized(p)
-                if "latent" not in self.state[p]:
-                    latent = latent.clone()
-                self.state[p]["latent"] = latent
+                latent = self.state[p]["latent"] = self._latent_of(p)
                 levels = ScaledLevels(group["levels"], scales[p], latent)
                 _quantize(latent, p, levels, group, offset, clip and group["clip"])
                 self._wrote(p)
@@ -260,7 +262,8 @@ class BinaryConnect(AbstractQuantizingOptimizer):
         loaded = [
             (p, group)
             for p, group in self._pairs()
-            if not self._is_own(p, self.state[p]["latent"])
+            if "latent" not in self.state.get(p, {})
+            or not self._is_own(p, self.state[p]["latent"])
         ]
         scales = {p: scale_of(p, g["levels"], g["scale"]) for p, g in loaded}
         for p, _ in loaded:

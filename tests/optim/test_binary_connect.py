@@ -421,3 +421,17 @@ def test_a_projection_lasts_until_the_next_sample():
         assert p.tolist() == [1.0] * 64
         sampled_again()
         assert torch.equal(p, sample)
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_a_group_may_get_levels_later(resets):
+    p = torch.nn.Parameter(torch.tensor([0.25, -0.5]))
+    optimizer = BinaryConnect(torch.optim.SGD([p], lr=0.125))
+    p.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.param_groups[0]["levels"] = BINARY
+    if resets:
+        optimizer.reset_latent_()
+    optimizer.step()
+    assert p.tolist() == [1.0, -1.0]
+    assert optimizer.state[p]["latent"].tolist() == [0.0, -0.75]
