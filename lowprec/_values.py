@@ -125,20 +125,19 @@ def parse(name: str, data: Any) -> Any:
         return Levels(**checked_keys(data, Levels, "Levels"))
     if "element" in data:
         return _parse_block(data)
-    if name in OPERANDS and "format" in data:
-        known = checked_keys(data, BlockRounding, "a Rounding")
+    if "format" in data:
+        known = checked_keys(data, Rounding, "a Rounding")
         given = known["format"] = parse("format", known["format"])
-        if isinstance(given, BlockFormat) or (
-            isinstance(given, str) and is_block_name(given)
+        if name in OPERANDS and (
+            isinstance(given, BlockFormat)
+            or (isinstance(given, str) and is_block_name(given))
         ):
             return BlockRounding(**known)
         if isinstance(given, Levels) or (
             isinstance(given, str) and is_table_name(given)
         ):
             return TableRounding(**checked_keys(known, TableRounding, "a rounding"))
-    if "format" in data:
-        known = checked_keys(data, Rounding, "a Rounding")
-        return Rounding(**(known | {"format": parse("format", known["format"])}))
+        return Rounding(**known)
     return Format(**checked_keys(data, Format, "a Format"))
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from .formats import BlockFormat, Levels, Posit, block_format, is_block_name
+from .formats import BlockFormat, block_format, is_block_name
 from .rounding import (
     Rounding,
-    RoundingLike,
     RoundingMode,
     Saturation,
+    ScalarRounding,
+    ScalarRoundingLike,
     Variant,
-    as_rounding,
+    as_scalar_rounding,
 )
-from .table_rounding import TableFormat, TableRounding, is_table_name
 
 __all__ = [
     "AnyRounding",
@@ -24,11 +24,9 @@ __all__ = [
     "as_any_rounding",
 ]
 
-AnyRounding: TypeAlias = "Rounding | BlockRounding | TableRounding"
+AnyRounding: TypeAlias = "ScalarRounding | BlockRounding"
 BlockRoundingLike: TypeAlias = "BlockRounding | BlockFormat | str"
-OperandLike: TypeAlias = (
-    "RoundingLike | BlockRoundingLike | TableRounding | TableFormat"
-)
+OperandLike: TypeAlias = "ScalarRoundingLike | BlockRoundingLike"
 
 
 @dataclass(frozen=True, init=False)
@@ -113,9 +111,8 @@ def as_any_rounding(value: Any) -> AnyRounding:
     """Return ``value`` as a `Rounding`, or as that of blocks or of tables.
 
     Args:
-        value: what `as_rounding` takes, or a `BlockRounding`, a `BlockFormat` or the
-            name of one, or a `TableRounding`, a `Posit` or the name of one, or
-            `Levels`.
+        value: what `as_scalar_rounding` takes, or a `BlockRounding`, a `BlockFormat`
+            or the name of one.
 
     Returns:
         The rounding.
@@ -130,14 +127,10 @@ def as_any_rounding(value: Any) -> AnyRounding:
         >>> as_any_rounding("bfloat16")
         Rounding('bfloat16')
     """
-    if isinstance(value, (BlockRounding, TableRounding)):
+    if isinstance(value, BlockRounding):
         return value
-    if isinstance(value, (Posit, Levels)) or (
-        isinstance(value, str) and is_table_name(value)
-    ):
-        return TableRounding(value)
     if isinstance(value, BlockFormat) or (
         isinstance(value, str) and is_block_name(value)
     ):
         return BlockRounding(value)
-    return as_rounding(value)
+    return as_scalar_rounding(value)

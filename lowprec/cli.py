@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from . import __version__
-from .formats import Posit, block_format, describe, format, formats, is_block_name
+from .formats import Format, any_format, describe, formats
 
 _INTERRUPTED = 130
 _USER_ERRORS = (
@@ -76,16 +76,11 @@ _EXPERIMENTS = {
 
 
 def _format_command(arguments: argparse.Namespace) -> None:
-    blocks = [name for name in arguments.names if is_block_name(name)]
-    posits = [posit for name in arguments.names if (posit := Posit.from_name(name))]
-    scalars = [
-        name
-        for name in arguments.names
-        if not is_block_name(name) and Posit.from_name(name) is None
-    ]
-    tables = [describe(*map(format, scalars))] if scalars else []
-    others = [*posits, *map(block_format, blocks)]
-    print("\n\n".join([*tables, *map(str, others)]))
+    every = list(map(any_format, arguments.names))
+    scalars = [one for one in every if isinstance(one, Format)]
+    tables = [describe(*scalars)] if scalars else []
+    others = [str(one) for one in every if not isinstance(one, Format)]
+    print("\n\n".join([*tables, *others]))
 
 
 def _formats_command(arguments: argparse.Namespace) -> None:
@@ -94,9 +89,9 @@ def _formats_command(arguments: argparse.Namespace) -> None:
 
 
 def _vectors_command(arguments: argparse.Namespace) -> None:
-    from .testing import _vectors
+    from .testing import _vectors_csv
 
-    _vectors.run(arguments)
+    _vectors_csv.run(arguments)
 
 
 def _plot_command(arguments: argparse.Namespace) -> None:
@@ -190,7 +185,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     one = commands.add_parser("format", help="properties of formats, side by side")
-    one.add_argument("names", nargs="+", metavar="NAME", help="such as bfloat16, e8m15")
+    one.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="such as bfloat16, mxfp4, posit16, ternary, int_bits(2)",
+    )
     one.set_defaults(handler=_format_command)
     table = commands.add_parser("formats", help="table of all known formats")
     table.add_argument("--markdown", action="store_true", help="as Markdown")
@@ -232,15 +232,20 @@ def _add_experiments(experiments: Any) -> None:
 
 
 def _add_vectors(command: argparse.ArgumentParser) -> None:
-    from .testing import _vectors
+    from .testing import _vectors_csv
 
-    _vectors.add_arguments(command)
+    _vectors_csv.add_arguments(command)
     command.set_defaults(handler=_vectors_command)
 
 
 def _add_plot(command: argparse.ArgumentParser) -> None:
     command.add_argument("picture", choices=["number-line", "spacing", "staircase"])
-    command.add_argument("names", nargs="+", metavar="NAME", help="such as e4m3fn")
+    command.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="such as e4m3fn, mxfp4, posit8, ternary",
+    )
     command.add_argument(
         "--mode", default="nearest_even", help="of the staircase [nearest_even]"
     )

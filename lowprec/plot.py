@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from .formats import Format, Posit
+from .block_rounding import BlockRounding, as_any_rounding
+from .formats import AnyFormat, Format, Line, line_of
 from .formats import format as as_format
-from .rounding import Rounding, RoundingMode
+from .rounding import RoundingMode
 
 __all__ = [
     "exponents",
@@ -34,11 +36,14 @@ _SHOWN = 20
 _LARGEST_SHOWN, _LARGEST_WITH_MARGIN = math.ldexp(1.0, 1023), math.ldexp(1.0, 900)
 
 
-def number_line(format: Format | Posit | str, *, axes: Any = None) -> tuple[Any, Any]:
+def number_line(format: AnyFormat | str, *, axes: Any = None) -> tuple[Any, Any]:
     """Draw every finite value of a format as a mark on a line.
 
+    Of block formats these are the values of the elements, in units of their scale.
+
     Args:
-        format: a `Format`, a `Posit`, or the name of one.
+        format: a format of any kind or its name, such as ``"posit8"``, ``"ternary"``
+            or ``"mxfp4"``.
         axes: matplotlib axes; None makes a figure.
 
     Returns:
@@ -53,31 +58,33 @@ def number_line(format: Format | Posit | str, *, axes: Any = None) -> tuple[Any,
         >>> axes.get_title()
         'e4m3fn: 253 values'
     """
-    target = _posit(format) or as_format(format)
-    if target.bits > math.log2(_MOST_VALUES):
+    line = line_of(format)
+    every = line.values(_MOST_VALUES)
+    if every is None:
         raise ValueError(
-            f"a number line shows formats of at most 16 bits, got {target.bits} of "
-            f"{_title(target)}"
+            f"a number line shows at most {_MOST_VALUES} values, those of formats of "
+            f"16 bits; {line.title} has more"
         )
-    if isinstance(target, Format):
-        _check_drawn(target)
-    values = [float(value) for value in target.values()]
+    _check_drawn(line)
+    values = list(map(float, every))
     figure, axes = _canvas(axes, (7.0, 1.4))
     axes.eventplot(values, lineoffsets=0, linelengths=1, linewidths=0.8, color="C0")
     axes.set_yticks([])
-    axes.set_xlabel("value")
-    axes.set_title(f"{_title(target)}: {len(values)} values")
+    axes.set_xlabel(_named("value", line))
+    axes.set_title(f"{line.title}: {len(values)} values")
     return figure, axes
 
 
-def spacing(*formats: Format | str, axes: Any = None) -> tuple[Any, Any]:
+def spacing(*formats: AnyFormat | str, axes: Any = None) -> tuple[Any, Any]:
     """Draw how far apart the values of formats are, relative to the values.
 
     ulp(x) / x at the powers of two, where it is largest in their binade: 2^(1-p) for
-    normal numbers, up to 1 for subnormal ones. The width shows the range.
+    normal numbers, up to 1 for subnormal ones. Of posits and levels this is the
+    distance from the first value of a binade to the next value. The width shows the
+    range. Values of block formats are those of the elements, in units of their scale.
 
     Args:
-        formats: one or more formats or their names.
+        formats: one or more formats of any kind or their names.
         axes: matplotlib axes; None makes a figure.
 
     Returns:
@@ -85,7 +92,8 @@ def spacing(*formats: Format | str, axes: Any = None) -> tuple[Any, Any]:
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
-        ValueError: if no format is given, or float64 does not hold one's values.
+        ValueError: if no format is given, or float64 does not hold one's values, or
+            none of them is positive.
 
     Example:
         >>> figure, axes = spacing("e4m3fn", "e5m2")
@@ -97,16 +105,19 @@ def spacing(*formats: Format | str, axes: Any = None) -> tuple[Any, Any]:
     figure, axes = _canvas(axes, (7.0, 4.0))
     wide = False
     for number, given in enumerate(formats):
-        target = _check_drawn(as_format(given))
-        first = math.frexp(float(target.smallest_subnormal))[1] - 1
-        powers = [math.ldexp(1.0, e) for e in range(first, target.emax + 1)]
-        distances = [float(target.ulp(x)) / x for x in powers]
+        line = _check_drawn(line_of(given))
+        gaps = [(float(value), gap) for value, gap in line.gaps()]
+        if not gaps:
+            raise ValueError(f"spacing shows positive values; {line.title} has none")
+        distances = [float(gap) / value for value, gap in gaps]
+        first = [value for value, _ in gaps]
         # The last binade ends at the largest value, or where scales still have room.
-        x = [*powers, min(max(float(target.max), powers[-1]), _LARGEST_SHOWN)]
+        x = [*first, min(max(float(line.largest), first[-1]), _LARGEST_SHOWN)]
         wide = wide or x[-1] >= _LARGEST_WITH_MARGIN
         style = ("-", "--", ":", "-.")[number % 4]
         y = [*distances, distances[-1]]
-        axes.plot(x, y, label=_title(target), linestyle=style, linewidth=1.8)
+        label = _named(line.title, line)
+        axes.plot(x, y, label=label, linestyle=style, linewidth=1.8)
     if wide:  # margins, and ticks beyond the values, would overflow
         axes.margins(x=0)
     axes.set_xscale("log", base=2)
@@ -122,7 +133,7 @@ def spacing(*formats: Format | str, axes: Any = None) -> tuple[Any, Any]:
 
 
 def staircase(
-    format: Format | str,
+    format: AnyFormat | str,
     mode: RoundingMode | str = "nearest_even",
     *,
     limit: float | None = None,
@@ -130,8 +141,10 @@ def staircase(
 ) -> tuple[Any, Any]:
     """Draw rounded numbers over the numbers, with the identity beside them.
 
+    Elements of block formats are rounded as if their block's scale were 1.
+
     Args:
-        format: a `Format` or its name, whose values float64 holds.
+        format: a format of any kind or its name, whose values float64 holds.
         mode: rounding mode; of stochastic modes one sample is drawn as dots.
         limit: the largest number; None shows 20 positive values, or all and what is
             beyond them.
@@ -151,12 +164,15 @@ def staircase(
     """
     from .arithmetic import round
 
-    rounding = Rounding(format, mode)
-    target = _check_drawn(rounding.format)
+    changes: Any = {"mode": mode}
+    chosen = replace(as_any_rounding(format), **changes)
+    line = _check_drawn(line_of(chosen.format))
+    rounding = chosen.element if isinstance(chosen, BlockRounding) else chosen
     if limit is None:
-        shown, largest = _shown(target), float(target.max)
-        limit = 1.15 * largest if shown == largest else shown
-    start = -limit if target.signed else 0.0
+        shown, largest = float(line.positive(_SHOWN)), float(line.largest)
+        ends = 1.15 * max(abs(float(line.least)), abs(largest))
+        limit = ends if shown == largest else shown
+    start = -limit if line.least < 0 else 0.0
     x = torch.linspace(start, limit, _SAMPLES, dtype=torch.float64)
     y = round(x, rounding, seed=0 if rounding.stochastic else None)
     y = torch.where(y.isfinite(), y, torch.nan)
@@ -166,19 +182,11 @@ def staircase(
     style = marks if rounding.stochastic else {"linewidth": 1.5}
     axes.plot(x, y, color="C0", label="rounded", **style)
     axes.set_aspect("equal")
-    axes.set_xlabel("number")
+    axes.set_xlabel(_named("number", line))
     axes.set_ylabel("rounded")
-    axes.set_title(f"{_title(target)}, {rounding.mode.value}")
+    axes.set_title(f"{line.title}, {rounding.mode.value}")
     axes.legend(loc="upper left")
     return figure, axes
-
-
-def _shown(target: Format) -> float:
-    """Return the twentieth positive value, or the largest."""
-    value = 0.0
-    for _ in range(_SHOWN):
-        value = min(value + float(target.ulp(value)), float(target.max))
-    return value
 
 
 def traces(
@@ -261,10 +269,10 @@ def exponents(
     counts = [histogram[e] for e in places]
     axes.bar(places, counts, width=1.0, align="edge", color="C0")
     if format is not None:
-        target = _check_drawn(as_format(format))
+        target = as_format(format)
+        name = _check_drawn(target.line).title
         lowest = math.frexp(float(target.smallest_subnormal))[1] - 1
         normal = math.frexp(float(target.smallest_normal))[1] - 1
-        name = _title(target)
         span = {"color": "C2", "zorder": 0}
         axes.axvspan(normal, target.emax + 1, alpha=0.15, label=name, **span)
         if lowest < normal:
@@ -329,29 +337,23 @@ def _canvas(axes: Any, size: tuple[float, float]) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def _check_drawn(format: Format) -> Format:
-    """Return a format whose values are numbers of a figure's axes, which are float64.
+def _check_drawn(line: Line) -> Line:
+    """Return numbers that are numbers of a figure's axes too, which are float64.
 
     Raises:
         ValueError: if they are not.
     """
-    ends = (format.max, format.min, format.smallest_subnormal)
+    ends = (line.largest, line.least, line.positive(1))
     if not all(isinstance(value, float) for value in ends):
         raise ValueError(
-            f"figures show values that float64 holds, unlike those of {_title(format)}"
+            f"figures show values that float64 holds, unlike those of {line.title}"
         )
-    return format
+    return line
 
 
-def _posit(format: Any) -> Posit | None:
-    """Return the posit that a value or a name means, if it is one."""
-    if isinstance(format, Posit):
-        return format
-    return Posit.from_name(format) if isinstance(format, str) else None
-
-
-def _title(format: Format | Posit) -> str:
-    return format.name or repr(format)
+def _named(what: str, line: Line) -> str:
+    """Return a label with the unit, if the numbers have one."""
+    return f"{what} (in units of {line.unit})" if line.unit else what
 
 
 def _spans_decades(values: Any) -> bool:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import Enum, StrEnum
+from enum import StrEnum
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from .formats import Format
+from .formats import Format, Levels, Posit
 from .formats import format as as_format
+from .rounding_modes import (
+    MOST_RANDOM_BITS,
+    RoundingMode,
+    Saturation,
+    Variant,
+    checked_random_bits,
+    is_stochastic,
+    member,
+    position,
+)
+from .table_rounding import TableFormat, TableRounding, is_table_name
 
 __all__ = [
     "Accumulator",
@@ -18,78 +29,18 @@ __all__ = [
     "RoundingLike",
     "RoundingMode",
     "Saturation",
+    "ScalarRounding",
+    "ScalarRoundingLike",
     "Variant",
     "as_accumulator",
     "as_rounding",
+    "as_scalar_rounding",
 ]
 
 # The kernels keep significands in 64-bit integers. Beyond 62 bits every number of a
 # carrier in the normal range is a value: fewer bits with the same quantum do the same.
 _WIDEST_PRECISION = 62
-_MOST_RANDOM_BITS = 32
 _WIDEST_WRAPPING = 26
-
-
-class RoundingMode(StrEnum):
-    """Rounding-direction attribute: which neighbour a value between two takes.
-
-    The deterministic modes are those of IEEE 754-2019 section 4.3 plus
-    ``nearest_zero`` (ties toward zero) and ``to_odd`` (inexact results take the
-    neighbour with odd significand). ``stochastic`` goes up with probability equal to
-    the discarded fraction (up to ``random_bits``); ``stochastic_equal`` tosses a coin.
-
-    References:
-        IEEE 754-2019, section 4.3; P3109 interim report 3.2.2; Croci et al. 2022.
-    """
-
-    NEAREST_EVEN = "nearest_even"
-    NEAREST_AWAY = "nearest_away"
-    NEAREST_ZERO = "nearest_zero"
-    TOWARD_POSITIVE = "toward_positive"
-    TOWARD_NEGATIVE = "toward_negative"
-    TOWARD_ZERO = "toward_zero"
-    TO_ODD = "to_odd"
-    STOCHASTIC = "stochastic"
-    STOCHASTIC_EQUAL = "stochastic_equal"
-
-
-class Saturation(StrEnum):
-    """What happens beyond the largest finite value, after rounding.
-
-    ``none``: IEEE 754 overflow (infinity, or NaN in a format without infinities, or
-    the largest finite value in a format with neither). ``finite``: everything,
-    infinity too, becomes the largest finite value. ``propagate``: finite values
-    become the largest finite value, infinity stays. ``wrap``: fixed point only, the
-    integer k modulo 2^word, as adders of that width leave it; infinity becomes the
-    largest finite value. Of sums and products this is exact where they have at most 53
-    bits before they wrap, so words have at most 26 there, operands of ``lowprec.add``,
-    ``sub``, ``mul`` and ``fma`` are values of the format, and others do not wrap.
-
-    References:
-        P3109 interim report 3.2.2, OvfInf / SatFinite / SatPropagate.
-    """
-
-    NONE = "none"
-    FINITE = "finite"
-    PROPAGATE = "propagate"
-    WRAP = "wrap"
-
-
-class Variant(StrEnum):
-    """How a stochastic rounding treats the bits beyond its random bits.
-
-    With nu the discarded fraction and R uniform in [0, 2^r): up iff
-    ``A``: floor(nu 2^r) + R >= 2^r (hardware; truncates nu),
-    ``B``: floor(nu 2^(r+1)) + 2R + 1 >= 2^(r+1) (rounds nu half up),
-    ``C``: RNE(nu 2^r) + R >= 2^r (rounds nu to nearest even; unbiased).
-
-    References:
-        P3109 StochasticA/B/C; FitzGibbon and Felix, ARITH 2025.
-    """
-
-    A = "A"
-    B = "B"
-    C = "C"
 
 
 class Order(StrEnum):
@@ -109,24 +60,10 @@ class Order(StrEnum):
 # accepted too, but this layer does not know torch.
 FormatLike: TypeAlias = "Format | str"
 RoundingLike: TypeAlias = "Rounding | Format | str"
-AccumulatorLike: TypeAlias = "Accumulator | Rounding | Format | str"
-
-
-def _member(enum: type[Enum], value: Any, what: str) -> Any:
-    try:
-        return enum(value)
-    except ValueError:
-        allowed = ", ".join(repr(member.value) for member in enum)
-        raise ValueError(
-            f"unknown {what} {value!r}: it must be one of {allowed}"
-        ) from None
-
-
-def _position(member: Enum) -> int:
-    return list(type(member)).index(member)
-
-
-_FIRST_STOCHASTIC = _position(RoundingMode.STOCHASTIC)
+# Of each number by itself, whatever its neighbours are.
+ScalarRounding: TypeAlias = "Rounding | TableRounding"
+ScalarRoundingLike: TypeAlias = "RoundingLike | TableRounding | TableFormat"
+AccumulatorLike: TypeAlias = "Accumulator | ScalarRoundingLike"
 
 
 @dataclass(frozen=True, init=False)
@@ -156,7 +93,7 @@ class Rounding:
     Raises:
         TypeError: if ``format`` is not a format or ``random_bits`` not an integer.
         ValueError: if a name is unknown, ``random_bits`` is out of range, or what is
-            no fixed point shall wrap.
+            no fixed point, or symmetric, shall wrap.
 
     Example:
         >>> Rounding("bfloat16", "stochastic", random_bits=8).mode.value
@@ -169,7 +106,7 @@ class Rounding:
     format: Format
     mode: RoundingMode = RoundingMode.NEAREST_EVEN
     saturation: Saturation = Saturation.NONE
-    random_bits: int = _MOST_RANDOM_BITS
+    random_bits: int = MOST_RANDOM_BITS
     variant: Variant = Variant.A
     _code: ClassVar[tuple[int, ...]]  # not a field: it follows from them
 
@@ -178,30 +115,26 @@ class Rounding:
         format: FormatLike,
         mode: RoundingMode | str = RoundingMode.NEAREST_EVEN,
         saturation: Saturation | str = Saturation.NONE,
-        random_bits: int = _MOST_RANDOM_BITS,
+        random_bits: int = MOST_RANDOM_BITS,
         variant: Variant | str = Variant.A,
     ) -> None:
         """Normalise names to values and check ranges."""
         # Written out so that type checkers know the shorthands that fields never hold.
         set_field = object.__setattr__
         set_field(self, "format", as_format(format))
-        set_field(self, "mode", _member(RoundingMode, mode, "rounding mode"))
-        set_field(self, "saturation", _member(Saturation, saturation, "saturation"))
-        set_field(self, "variant", _member(Variant, variant, "variant"))
-        if isinstance(random_bits, bool) or not isinstance(random_bits, int):
-            raise TypeError(
-                f"random_bits must be an int from 1 to {_MOST_RANDOM_BITS}, "
-                f"got {random_bits!r} of type {type(random_bits).__name__}"
-            )
-        if not 1 <= random_bits <= _MOST_RANDOM_BITS:
-            raise ValueError(
-                f"random_bits must be from 1 to {_MOST_RANDOM_BITS}, got {random_bits}"
-            )
-        set_field(self, "random_bits", random_bits)
+        set_field(self, "mode", member(RoundingMode, mode, "rounding mode"))
+        set_field(self, "saturation", member(Saturation, saturation, "saturation"))
+        set_field(self, "variant", member(Variant, variant, "variant"))
+        set_field(self, "random_bits", checked_random_bits(random_bits))
         if self.saturation is Saturation.WRAP and self.format.encoding != "integer":
             raise ValueError(
                 f"saturation='wrap' needs fixed point, such as 'int8', got "
                 f"{self.format!r}"
+            )
+        if self.saturation is Saturation.WRAP and self._lacks_a_code():
+            raise ValueError(
+                "saturation='wrap' counts modulo 2^word, so every integer of the word "
+                f"must be a value: {self.format!r} is symmetric"
             )
         set_field(self, "_code", self._integers())  # once: small tensors wait for it
 
@@ -212,7 +145,7 @@ class Rounding:
             parts.append(repr(self.mode.value))
         if self.saturation is not Saturation.NONE:
             parts.append(f"saturation={self.saturation.value!r}")
-        if self.random_bits != _MOST_RANDOM_BITS:
+        if self.random_bits != MOST_RANDOM_BITS:
             parts.append(f"random_bits={self.random_bits}")
         if self.variant is not Variant.A:
             parts.append(f"variant={self.variant.value!r}")
@@ -226,10 +159,13 @@ class Rounding:
         except ValueError:
             return False
 
+    def _lacks_a_code(self) -> bool:
+        return self.format.signed and not self.format.asymmetric
+
     @property
     def stochastic(self) -> bool:
         """Whether results depend on random bits."""
-        return self._code[5] >= _FIRST_STOCHASTIC
+        return is_stochastic(self.mode)
 
     @property
     def wraps_inexactly(self) -> bool:
@@ -268,10 +204,10 @@ class Rounding:
             target.emax,
             significand >> excess | inexact,
             flags,
-            _position(self.mode),
-            _position(self.saturation),
+            position(self.mode),
+            position(self.saturation),
             self.random_bits,
-            _position(self.variant),
+            position(self.variant),
         )
 
 
@@ -295,6 +231,32 @@ def as_rounding(value: Any) -> Rounding:
     return value if isinstance(value, Rounding) else Rounding(value)
 
 
+def as_scalar_rounding(value: Any) -> ScalarRounding:
+    """Return ``value`` as a `Rounding`, or as the `TableRounding` of posits and levels.
+
+    Args:
+        value: what `as_rounding` takes, or a `TableRounding`, a `Posit` or the name of
+            one, or `Levels`.
+
+    Returns:
+        The rounding.
+
+    Raises:
+        TypeError: if ``value`` is none of these.
+        ValueError: if it is an unknown name.
+
+    Example:
+        >>> as_scalar_rounding("posit8_0"), as_scalar_rounding("e4m3fn")
+        (TableRounding('posit8_0'), Rounding('e4m3fn'))
+    """
+    if isinstance(value, TableRounding):
+        return value
+    named = isinstance(value, str) and is_table_name(value)
+    if named or isinstance(value, (Posit, Levels)):
+        return TableRounding(value)
+    return as_rounding(value)
+
+
 @dataclass(frozen=True, init=False)
 class Accumulator:
     """How a sum of products is rounded: after each addition, in a stated order.
@@ -311,9 +273,10 @@ class Accumulator:
         infinities turn c, and what follows, into NaN as IEEE 754 arithmetic does.
 
     Args:
-        rounding: of every addition; a `Rounding` or its shorthand.
+        rounding: of every addition; a `Rounding` or a `TableRounding`, or the
+            shorthand of one.
         product: ``"exact"``, ``"accumulator"`` (rounded as the sums are) or a
-            `Rounding` or its shorthand.
+            rounding or its shorthand.
         order: an `Order` or its name.
         block_size: terms per block, positive; required by and only allowed for
             ``blocked``.
@@ -339,26 +302,26 @@ class Accumulator:
         Blanchard, Higham and Mary 2020 (blocked summation).
     """
 
-    rounding: Rounding
-    product: Rounding | Literal["exact", "accumulator"] = "exact"
+    rounding: ScalarRounding
+    product: ScalarRounding | Literal["exact", "accumulator"] = "exact"
     order: Order = Order.SEQUENTIAL
     block_size: int | None = None
-    within: Rounding | None = None
+    within: ScalarRounding | None = None
 
     def __init__(
         self,
-        rounding: RoundingLike,
-        product: RoundingLike | Literal["exact", "accumulator"] = "exact",
+        rounding: ScalarRoundingLike,
+        product: ScalarRoundingLike | Literal["exact", "accumulator"] = "exact",
         order: Order | str = Order.SEQUENTIAL,
         block_size: int | None = None,
-        within: RoundingLike | None = None,
+        within: ScalarRoundingLike | None = None,
     ) -> None:
         """Normalise shorthands and check that order and block size agree."""
         set_field = object.__setattr__
-        set_field(self, "rounding", as_rounding(rounding))
+        set_field(self, "rounding", as_scalar_rounding(rounding))
         named = product in ("exact", "accumulator")
-        set_field(self, "product", product if named else as_rounding(product))
-        set_field(self, "order", _member(Order, order, "order"))
+        set_field(self, "product", product if named else as_scalar_rounding(product))
+        set_field(self, "order", member(Order, order, "order"))
         if self.order is not Order.BLOCKED:
             if block_size is not None:
                 raise ValueError(
@@ -378,9 +341,10 @@ class Accumulator:
                 f"within={within!r} needs order='blocked', "
                 f"got order={self.order.value!r}"
             )
-        set_field(self, "within", None if within is None else as_rounding(within))
+        inner = None if within is None else as_scalar_rounding(within)
+        set_field(self, "within", inner)
         for each in (self.rounding, self.within, self.product_rounding):
-            if each is not None and each.wraps_inexactly:
+            if isinstance(each, Rounding) and each.wraps_inexactly:
                 raise ValueError(
                     f"{each!r} cannot accumulate: products of words of more than "
                     f"{_WIDEST_WRAPPING} bits do not fit 53 bits before they wrap"
@@ -400,11 +364,11 @@ class Accumulator:
         return f"Accumulator({', '.join(parts)})"
 
     @property
-    def product_rounding(self) -> Rounding | None:
+    def product_rounding(self) -> ScalarRounding | None:
         """The rounding of each product, or None where products are exact."""
-        if isinstance(self.product, Rounding):
-            return self.product
-        return self.rounding if self.product == "accumulator" else None
+        if isinstance(self.product, str):
+            return self.rounding if self.product == "accumulator" else None
+        return self.product
 
     @property
     def stochastic(self) -> bool:
@@ -421,7 +385,7 @@ def as_accumulator(value: Any) -> Accumulator:
     """Return ``value`` as an `Accumulator`; roundings mean sequential, exact products.
 
     Args:
-        value: an `Accumulator`, or anything `as_rounding` accepts.
+        value: an `Accumulator`, or anything `as_scalar_rounding` accepts.
 
     Returns:
         The accumulator.

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
-from .formats import Levels, Posit
-from .rounding import Rounding, RoundingMode, Variant
+from .formats import Levels, Posit, table_format
+from .rounding_modes import (
+    MOST_RANDOM_BITS,
+    RoundingMode,
+    Saturation,
+    Variant,
+    checked_random_bits,
+    is_stochastic,
+    member,
+    position,
+)
 
 __all__ = ["TableFormat", "TableRounding", "is_table_name"]
 
 TableFormat: TypeAlias = "Posit | Levels"
 
+# Of a format in place of the set, for kernels that ask how far its values reach.
+_DIGITS, _LARGEST_EXPONENT = 51, 840
+_NANS, _SIGNED, _POSIT, _LEVELS = 4, 8, 512, 1024  # of lowprec.kernels.codes
+
 
 def is_table_name(name: str) -> bool:
-    """Return whether a name is meant to be that of a posit."""
-    return name.strip().lower().startswith("posit")
+    """Return whether a name is meant to be that of a posit or of levels."""
+    posit = name.strip().lower().startswith("posit")
+    return posit or Levels.from_name(name) is not None
 
 
 @dataclass(frozen=True, init=False)
@@ -32,9 +47,12 @@ class TableRounding:
         ``nearest_even`` takes ties of posits to even codes and ties of levels, which
         have no even ones, to the upper level. The other modes do what they do in
         `Rounding`. Stochastic modes are pure functions of (seed, element index).
+        Operations round the exact result once, except to levels of more than 52 bits,
+        which they refuse.
 
     Args:
-        format: a `Posit`, its name such as ``"posit16"``, or `Levels`.
+        format: a `Posit` or `Levels`, or a name such as ``"posit16"`` or
+            ``"ternary"``.
         mode: a `RoundingMode` or its name.
         random_bits: random bits per rounding, 1 to 32.
         variant: a `Variant` or its name.
@@ -56,41 +74,43 @@ class TableRounding:
     mode: RoundingMode
     random_bits: int
     variant: Variant
+    _code: ClassVar[tuple[int, ...]]  # not a field: it follows from them
 
     def __init__(
         self,
         format: TableFormat | str,
         mode: RoundingMode | str = RoundingMode.NEAREST_EVEN,
-        random_bits: int = 32,
+        random_bits: int = MOST_RANDOM_BITS,
         variant: Variant | str = Variant.A,
     ) -> None:
         """Normalise names to values and check ranges."""
-        chosen = Posit.from_name(format) if isinstance(format, str) else format
+        chosen = table_format(format) if isinstance(format, str) else format
         if chosen is None:
             raise ValueError(
                 f"unknown posit {format!r}: write positN or positN_E, with E exponent "
-                "bits, such as 'posit16_1'"
+                "bits, such as 'posit16_1'; levels are 'binary', 'ternary', "
+                "'int_bits(N)' and 'symmetric_int(N)'"
             )
         if not isinstance(chosen, (Posit, Levels)):
             raise TypeError(
                 "a table is a Posit, a name such as 'posit16', or Levels; got "
                 f"{format!r} of type {type(format).__name__}"
             )
-        # Any format will do to check the others.
-        plain = Rounding("binary32", mode, "none", random_bits, variant)
-        if plain.mode is RoundingMode.TO_ODD and chosen.table.odd is None:
-            raise ValueError(f"{chosen!r} has no odd numbers: use another mode")
         set_field = object.__setattr__
         set_field(self, "format", chosen)
-        for name in ("mode", "random_bits", "variant"):
-            set_field(self, name, getattr(plain, name))
+        set_field(self, "mode", member(RoundingMode, mode, "rounding mode"))
+        set_field(self, "variant", member(Variant, variant, "variant"))
+        set_field(self, "random_bits", checked_random_bits(random_bits))
+        if self.mode is RoundingMode.TO_ODD and isinstance(chosen, Levels):
+            raise ValueError(f"{chosen!r} has no odd numbers: use another mode")
+        set_field(self, "_code", self._integers())
 
     def __repr__(self) -> str:
         """Return one line that evaluates back, only what differs from the default."""
         parts = [repr(self.format.name or self.format)]
         if self.mode is not RoundingMode.NEAREST_EVEN:
             parts.append(repr(self.mode.value))
-        if self.random_bits != 32:
+        if self.random_bits != MOST_RANDOM_BITS:
             parts.append(f"random_bits={self.random_bits}")
         if self.variant is not Variant.A:
             parts.append(f"variant={self.variant.value!r}")
@@ -99,4 +119,30 @@ class TableRounding:
     @property
     def stochastic(self) -> bool:
         """Whether results depend on random bits."""
-        return self.mode in (RoundingMode.STOCHASTIC, RoundingMode.STOCHASTIC_EQUAL)
+        return is_stochastic(self.mode)
+
+    @property
+    def code(self) -> tuple[int, ...]:
+        """The integers that kernels take: nine, as of a format, and the set's own."""
+        return self._code
+
+    def _integers(self) -> tuple[int, ...]:
+        target = self.format
+        if isinstance(target, Posit):
+            flags, own = _POSIT | _SIGNED | _NANS, (target.bits, target.es)
+        else:
+            count = len(target)
+            flags = _LEVELS | _SIGNED
+            own = struct.unpack(f"<{count}q", struct.pack(f"<{count}d", *target.values))
+        return (
+            _DIGITS,
+            -_LARGEST_EXPONENT,
+            _LARGEST_EXPONENT,
+            (1 << _DIGITS) - 1,
+            flags,
+            position(self.mode),
+            position(Saturation.NONE),
+            self.random_bits,
+            position(self.variant),
+            *own,
+        )

@@ -29,6 +29,7 @@ _MODES = (
     "stochastic_equal",
 )
 _DETERMINISTIC = _MODES[:7]
+_KINDS = ("e4m3fn", "fixed8f4", "binary8p3ue", "posit8", "ternary", "mxfp4")
 
 
 @pytest.fixture
@@ -72,6 +73,25 @@ def saturation(request: pytest.FixtureRequest) -> Saturation:
     from lowprec import Saturation
 
     return Saturation(request.param)
+
+
+@pytest.fixture(params=_KINDS)
+def format_of_each_kind(request: pytest.FixtureRequest) -> Any:
+    """Run the test once with a small format of each kind, as `lowprec.round` takes it.
+
+    Floating and fixed point, P3109, posits, levels and blocks.
+    """
+    from lowprec.formats import any_format
+
+    return any_format(request.param)
+
+
+@pytest.fixture
+def boundary_inputs() -> Callable[..., torch.Tensor]:
+    """Return `lowprec.testing.boundary_inputs`."""
+    from lowprec.testing import boundary_inputs as function
+
+    return function
 
 
 @pytest.fixture(params=("float32", "float64"))

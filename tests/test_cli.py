@@ -47,6 +47,17 @@ def test_format_prints_posits_too(capsys):
     assert "smallest positive  0.015625" in text
 
 
+def test_format_prints_levels_too(capsys):
+    assert main(["format", "ternary", "int_bits(2)", "posit16", "mxfp4"]) == 0
+    first, second, third, fourth = capsys.readouterr().out.split("\n\n")
+    assert "-1, 0, 1" in first
+    assert "int_bits(2)" in second
+    assert "exponent bits es   2" in third
+    assert "block size           32" in fourth
+    assert main(["format", "int_bits(99)"]) == 2
+    assert "bits must be from 2 to 16, got 99" in capsys.readouterr().err
+
+
 def test_formats_lists_known_names(capsys):
     status, out, _ = outcome(capsys, "formats")
     assert status == 0

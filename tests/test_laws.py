@@ -1,4 +1,7 @@
-"""Laws of rounding, by hypothesis over formats, modes and tensors."""
+"""Laws of rounding, by hypothesis over formats, modes and tensors.
+
+Posits, levels, blocks and what wraps have laws of their own: `test_laws_of_kinds.py`.
+"""
 
 import math
 from fractions import Fraction
@@ -190,16 +193,6 @@ def test_codes_carry_what_was_rounded(case, seed):
     one_by_one = [target.encode(value) for value in y.tolist()]
     assert codes.tolist() == one_by_one
     assert all(0 <= code < 1 << target.bits for code in one_by_one)
-
-
-@given(st.integers(2, 12), st.integers(0, 3), st.data())
-def test_codes_of_posits_carry_what_was_rounded(bits, es, data):
-    target = lp.Posit(bits, es)
-    x = data.draw(lps.tensors((8,), torch.float64, specials=False))
-    y = lp.round(x, target, data.draw(st.sampled_from(MONOTONE)))
-    codes = target.encode(y)
-    assert_bit_equal(target.decode(codes).to(y.dtype), y)
-    assert codes.tolist() == [target.encode(value) for value in y.tolist()]
 
 
 @given(st.fractions(), lps.roundings(modes=["nearest_even"], saturations=["propagate"]))

@@ -5,9 +5,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 import lowprec as lp
 from lowprec.cli import main
+from lowprec.formats import any_format, is_block_name, line_of
 from lowprec.measure import Ledger
 
 pytest.importorskip("matplotlib")
@@ -23,7 +25,7 @@ def test_number_line_has_a_mark_per_value(tmp_path):
     (marks,) = axes.collections
     assert list(marks.get_positions()) == [float(v) for v in lp.format("e3m2").values()]
     assert drawn(figure, tmp_path / "line.png")
-    with pytest.raises(ValueError, match=r"at most 16 bits, got 32 of binary32"):
+    with pytest.raises(ValueError, match=r"65536 values, .* binary32 has more"):
         lp.plot.number_line("binary32")
 
 
@@ -170,3 +172,123 @@ def test_spacing_of_the_whole_range_of_float64(tmp_path):
     left, right = axes.get_xlim()
     assert left <= 2.0**-1074
     assert 2.0**1023 <= right < float("inf")
+
+
+# Names of each kind, and how many numbers a line of theirs has.
+KINDS = {
+    "posit8_0": 255,
+    "posit4": 15,
+    "ternary": 3,
+    "int_bits(3)": 8,
+    "mxfp4": 15,
+    "msfp12": 15,
+    "nvfp4": 15,
+    "int4": 16,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_has_a_number_line(name):
+    _, axes = lp.plot.number_line(name)
+    (marks,) = axes.collections
+    assert len(marks.get_positions()) == KINDS[name]
+    assert axes.get_title() == f"{name}: {KINDS[name]} values"
+    blocks = is_block_name(name)
+    assert ("in units of the block's scale" in axes.get_xlabel()) == blocks
+    page = ElementTree.fromstring(any_format(name)._repr_html_())
+    strokes = re.findall(r"M\S+ \d+v-\d+", page.find("svg/path").get("d"))
+    assert len(strokes) == KINDS[name]
+    texts = [text.text for text in page.findall("svg/text")]
+    largest, least = (f"{float(x):.4g}" for x in ends(name))
+    assert {largest, least} <= set(texts)
+    assert ("in units of the block's scale" in texts[-1]) == blocks
+    assert name in page.find("table").itertext()
+
+
+def ends(name):
+    line = line_of(name)
+    return line.largest, line.least
+
+
+def test_spacing_of_posits_tapers():
+    _, axes = lp.plot.spacing("posit8", "ternary", "mxfp4")
+    posit, ternary, block = axes.lines
+    x, y = posit.get_xdata(), posit.get_ydata()
+    target = lp.Posit(8)
+    values = target.values()
+    for begin, ratio in zip(x[:-1], y, strict=False):
+        i = values.index(begin)
+        if begin < target.max:
+            assert ratio == (values[i + 1] - begin) / begin
+    assert min(y) == target.eps
+    assert y[0] > 1 > y[len(y) // 2]
+    assert list(ternary.get_ydata()) == [1.0, 1.0]
+    assert block.get_label() == "mxfp4 (in units of the block's scale)"
+    with pytest.raises(ValueError, match="positive values; 2 levels has none"):
+        lp.plot.spacing(lp.Levels([-2, -1]))
+
+
+@pytest.mark.parametrize("name", ["posit6", "ternary", "int_bits(2)", "mxfp4"])
+@pytest.mark.parametrize("mode", ["nearest_even", "toward_zero", "stochastic"])
+def test_staircases_of_every_kind_have_the_values_as_steps(name, mode):
+    _, axes = lp.plot.staircase(name, mode)
+    y = np.asarray(axes.lines[1].get_ydata())
+    line = line_of(name)
+    reached = [float(v) for v in line.values(100) if abs(v) <= line.positive(20)]
+    assert set(y.tolist()) <= {float(value) for value in line.values(100)}
+    steps = set(y.tolist())
+    close = 1e-3 * float(line.positive(20))  # of zero: no sample may be there
+    assert {v for v in reached if abs(v) > close} <= steps
+    assert axes.get_title() == f"{name}, {mode}"
+
+
+def test_levels_of_one_sign_have_pictures():
+    levels = lp.Levels([-3.0, -2.5, -0.5])
+    _, axes = lp.plot.staircase(levels)
+    assert set(axes.lines[1].get_ydata()) == set(levels.values)
+    page = ElementTree.fromstring(levels._repr_html_())
+    path, axis = page.findall("svg/path")
+    places = [float(x) for x in re.findall(r"M(\S+) \d+v", path.get("d"))]
+    left, right = re.fullmatch(r"M(\d+) \d+H(\d+)", axis.get("d")).groups()
+    assert places == sorted(places)
+    assert places[0] == float(left)
+    assert places[-1] < float(right)
+
+
+def test_notebooks_thin_out_many_values():
+    page = ElementTree.fromstring(lp.Posit(16)._repr_html_())
+    strokes = re.findall(r"M(\S+) \d+v-(\d+)", page.find("svg/path").get("d"))
+    assert 400 < len(strokes) <= 602
+    assert sum(height == "18" for _, height in strokes) == 1  # zero
+    assert page.findall("svg/text")[-1].text.startswith("every 128th value")
+
+
+@pytest.mark.parametrize("picture", ["number-line", "spacing", "staircase"])
+@pytest.mark.parametrize("name", ["posit8", "ternary", "int_bits(2)", "mxfp4"])
+def test_command_draws_every_kind(picture, name, tmp_path, capsys):
+    path = tmp_path / "picture.png"
+    assert main(["plot", picture, name, "--out", str(path)]) == 0
+    assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_levels_have_names_where_formats_are_named():
+    for name in ("binary", "ternary", "int_bits(2)", "symmetric_int(16)"):
+        levels = any_format(name)
+        assert levels.name == name
+        assert any_format(levels.name) == levels
+        rounding = lp.TableRounding(levels)
+        assert repr(rounding) == f"TableRounding({name!r})"
+        assert eval(repr(rounding), vars(lp)) == rounding
+    for values in ([5.0], [-1, 0], [-1, 0, 1, 2], [-2, 1], [-2, -1, 0, 1, 5]):
+        assert lp.Levels(values).name is None
+    x = np.linspace(-2, 2, 9)
+    given, made = (
+        lp.round(torch.from_numpy(x), q) for q in ("ternary", lp.Levels.ternary())
+    )
+    assert torch.equal(given, made)
+    precision = lp.Precision(weight="int_bits(2)")
+    assert lp.Precision.from_json(precision.to_json()) == precision
+    with pytest.raises(ValueError, match="'ternary' are levels, whose set stands"):
+        lp.format("ternary")
+    shown = str(lp.Levels.int_bits(6)).splitlines()[3]
+    assert shown.endswith("  -32, -31, -30, -29, ..., 28, 29, 30, 31")

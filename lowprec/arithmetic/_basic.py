@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import basic as kernel
-from ..rounding import RoundingLike, RoundingMode, Saturation, Variant
+from ..rounding import RoundingMode, Saturation, ScalarRoundingLike, Variant
 from ._correct import SUB, Operation, apply_rounded
 from ._overrides import overridable
 from ._round import chosen
@@ -22,7 +22,7 @@ _FMA = Operation(kernel.FMA, lambda a, b, c: a * b + c)
 def add(
     a: Tensor | float,
     b: Tensor | float,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -41,14 +41,15 @@ def add(
         exactly. Stochastic modes see the exact result rounded to odd to 53 bits and
         are a pure function of (seed, row-major element index + offset). The gradient
         is that of torch's operation in the carrier, not emulated:
-        `lowprec.functional.pointwise` emulates it.
+        `lowprec.functional.pointwise` emulates it. Of posits, infinite results are NaR,
+        shown as NaN.
 
     Args:
         a: float32 or float64 tensor, or a number.
         b: tensor of the same dtype that broadcasts with ``a``, or a number.
         rounding: a `Rounding`, or a `Format`, format name or torch dtype, which mean
             nearest-even without saturation; at most 53 significant bits, 51 in
-            stochastic modes.
+            stochastic modes. Or a `TableRounding`, or a `Posit`, its name, or `Levels`.
         mode: overrides the rounding's mode.
         saturation: overrides the rounding's saturation.
         random_bits: overrides the rounding's number of random bits.
@@ -68,14 +69,15 @@ def add(
             2^53, devices differ, both ``generator`` and ``seed`` are given, or the
             result is to wrap and an operand is no value of the format.
         NotImplementedError: for more than 51 significant bits in stochastic modes and
-            of fixed point.
+            of fixed point, and for levels, or mid-points that count, of more than 52.
 
     Example:
         >>> add(torch.tensor([256.0, 256.0]), torch.tensor([1.0, 3.0]), "bfloat16")
         tensor([256., 260.])
 
     References:
-        IEEE 754-2019 sections 4.3, 5.4.1 and 6.3; Boldo and Melquiond 2008 (rounding
+        IEEE 754-2019 sections 4.3, 5.4.1 and 6.3; Standard for Posit Arithmetic, 2022,
+        section 5; Boldo and Melquiond 2008 (rounding
         to odd).
     """
     fl = chosen(rounding, mode, saturation, random_bits, variant)
@@ -86,7 +88,7 @@ def add(
 def sub(
     a: Tensor | float,
     b: Tensor | float,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -136,7 +138,7 @@ def sub(
 def mul(
     a: Tensor | float,
     b: Tensor | float,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -186,7 +188,7 @@ def mul(
 def div(
     a: Tensor | float,
     b: Tensor | float,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -199,7 +201,8 @@ def div(
     """Divide tensors with one rounding: fl(a / b).
 
     Contract:
-        As `add`. Finite numbers divided by zero are infinite, 0 / 0 is NaN.
+        As `add`. Finite numbers divided by zero are infinite, and NaR in posits; 0 / 0
+        is NaN.
 
     Args:
         a: float32 or float64 tensor, or a number.
@@ -235,7 +238,7 @@ def div(
 @overridable
 def sqrt(
     a: Tensor,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -285,7 +288,7 @@ def fma(
     a: Tensor | float,
     b: Tensor | float,
     c: Tensor | float,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,

@@ -223,8 +223,7 @@ def _check_members(x: Tensor, target: Format) -> None:
 def fits(target: Format | BlockFormat | TableFormat, dtype: torch.dtype) -> bool:
     """Whether a carrier holds every value of the format."""
     if isinstance(target, (Posit, Levels)):
-        values = torch.tensor(target.table.values, dtype=torch.float64)
-        return torch.equal(values.to(dtype).to(torch.float64), values)
+        return dtype == torch.float64 or target.in_binary32
     if isinstance(target, BlockFormat):
         return holds(target, dtype)
     carrier = CARRIERS[dtype]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..kernels import basic as kernel
 from ..random import as_seed
-from ..rounding import Rounding, Saturation
+from ..rounding import Rounding, Saturation, ScalarRounding
 from ._codec import fits
 from ._node import applied, has_dual_numbers, refuse_tangents
 from ._round import (
@@ -55,10 +55,10 @@ class _Rounded(torch.autograd.Function):
         b: Tensor,
         c: Tensor,
         dtype: torch.dtype,
-        rounding: Rounding,
+        rounding: ScalarRounding,
         seed: Tensor | None,
         offset: int,
-        backward: Rounding | None,
+        backward: ScalarRounding | None,
         backward_seed: Tensor | None,
     ) -> Tensor:
         return computed(operation, (a, b, c), dtype, rounding, seed, offset)
@@ -115,7 +115,7 @@ def computed(
     operation: int,
     operands: Operands,
     dtype: torch.dtype,
-    rounding: Rounding,
+    rounding: ScalarRounding,
     seed: Tensor | None,
     offset: int = 0,
 ) -> Tensor:
@@ -129,9 +129,9 @@ def with_gradient_of(
     operation: int,
     operands: Operands,
     dtype: torch.dtype,
-    rounding: Rounding,
+    rounding: ScalarRounding,
     seed: Tensor | None,
-    backward: Rounding | None = None,
+    backward: ScalarRounding | None = None,
     backward_seed: Tensor | None = None,
     offset: int = 0,
 ) -> Tensor:
@@ -172,7 +172,7 @@ def apply_rounded(
     operation: Operation,
     name: str,
     operands: dict[str, Tensor | float],
-    rounding: Rounding,
+    rounding: ScalarRounding,
     generator: torch.Generator | None,
     seed: int | Tensor | None,
     offset: int,
@@ -187,7 +187,7 @@ def apply_rounded(
     given = list(operands.values())
     exact = [given[0], -given[1]] if operation is SUB else given
     inputs = aligned(*exact)
-    if rounding.saturation is Saturation.WRAP:
+    if isinstance(rounding, Rounding) and rounding.saturation is Saturation.WRAP:
         _check_wrapping(name, aligned(*given), rounding)
     differentiable = torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in given
@@ -228,7 +228,11 @@ _is_narrow._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def check_operands(
-    name: str, operands: dict[str, Any], rounding: Rounding, *, whole: bool = False
+    name: str,
+    operands: dict[str, Any],
+    rounding: ScalarRounding,
+    *,
+    whole: bool = False,
 ) -> torch.dtype:
     """Return the dtype of the result.
 
@@ -275,6 +279,18 @@ def check_operands(
                 f"{first} and {key} must be on the same device, got "
                 f"{reference.device} and {x.device}"
             )
+    if isinstance(rounding, Rounding):  # kernels know what tables can be rounded to
+        _check_format(name, rounding, whole)
+    check_held(rounding, reference.dtype)
+    return reference.dtype
+
+
+def _check_format(name: str, rounding: Rounding, whole: bool) -> None:
+    """Refuse formats to which an operation's result cannot be rounded correctly.
+
+    Raises:
+        NotImplementedError: saying why.
+    """
     if whole:  # what no stochastic rounding has, nor fixed point, which may wrap
         whole = not rounding.stochastic and rounding.format.encoding != "integer"
     widest = CARRIER_BITS if whole else WIDEST
@@ -293,8 +309,6 @@ def check_operands(
             f"lowprec.{name} wraps words of at most 26 bits, whose products have at "
             f"most 53 bits before, got {rounding.format!r}"
         )
-    check_held(rounding, reference.dtype)
-    return reference.dtype
 
 
 def _check_wrapping(name: str, operands: Operands, rounding: Rounding) -> None:
@@ -321,7 +335,7 @@ def _check_wrapping(name: str, operands: Operands, rounding: Rounding) -> None:
             )
 
 
-def check_held(rounding: Rounding, dtype: torch.dtype) -> None:
+def check_held(rounding: ScalarRounding, dtype: torch.dtype) -> None:
     """Refuse a format whose values a carrier cannot hold.
 
     Raises:

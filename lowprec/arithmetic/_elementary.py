@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import basic as kernel
-from ..rounding import RoundingLike, RoundingMode, Saturation, Variant
+from ..rounding import RoundingMode, Saturation, ScalarRoundingLike, Variant
 from ._correct import Operation, apply_rounded
 from ._overrides import overridable
 from ._round import chosen
@@ -20,7 +20,7 @@ _SIGMOID = Operation(kernel.SIGMOID, torch.sigmoid)
 @overridable
 def exp(
     a: Tensor,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -43,7 +43,8 @@ def exp(
     Args:
         a: float32 or float64 tensor.
         rounding: a `Rounding`, or a `Format`, format name or torch dtype, which mean
-            nearest-even without saturation; at most 51 significant bits.
+            nearest-even without saturation; at most 51 significant bits. Or a
+            `TableRounding`, or a `Posit`, its name, or `Levels`.
         mode: overrides the rounding's mode.
         saturation: overrides the rounding's saturation.
         random_bits: overrides the rounding's number of random bits.
@@ -59,8 +60,8 @@ def exp(
         TypeError: if the operand is not a float32 or float64 tensor.
         ValueError: if the dtype cannot hold the format's values, or both ``generator``
             and ``seed`` are given.
-        NotImplementedError: for more than 51 significant bits, and if the result is to
-            wrap.
+        NotImplementedError: for more than 51 significant bits, levels of more than 52,
+            and if the result is to wrap.
 
     Example:
         >>> exp(torch.tensor([0.0, 1.0, 7.0]), "e4m3fn", "toward_zero").tolist()
@@ -77,7 +78,7 @@ def exp(
 @overridable
 def log(
     a: Tensor,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -90,7 +91,8 @@ def log(
     """Take natural logarithms with one rounding: fl(log(a)).
 
     Contract:
-        As `exp`. log(1) is +0, log(0) -infinity, and that of negative numbers NaN.
+        As `exp`. log(1) is +0, log(0) -infinity, or NaR in posits, and that of negative
+        numbers NaN.
 
     Args:
         a: float32 or float64 tensor.
@@ -125,7 +127,7 @@ def log(
 @overridable
 def tanh(
     a: Tensor,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,
@@ -174,7 +176,7 @@ def tanh(
 @overridable
 def sigmoid(
     a: Tensor,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,

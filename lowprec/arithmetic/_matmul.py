@@ -12,10 +12,10 @@ from ..rounding import (
     Accumulator,
     AccumulatorLike,
     Order,
-    Rounding,
-    RoundingLike,
+    ScalarRounding,
+    ScalarRoundingLike,
     as_accumulator,
-    as_rounding,
+    as_scalar_rounding,
 )
 from ._round import apply, check_carrier
 
@@ -118,9 +118,9 @@ def matmul(
     b: Tensor,
     *,
     accumulator: AccumulatorLike | None = None,
-    input: RoundingLike | None = None,
-    weight: RoundingLike | None = None,
-    output: RoundingLike | None = None,
+    input: ScalarRoundingLike | None = None,
+    weight: ScalarRoundingLike | None = None,
+    output: ScalarRoundingLike | None = None,
     generator: torch.Generator | None = None,
     seed: int | Tensor | None = None,
     offset: int = 0,
@@ -157,8 +157,9 @@ def matmul(
         TypeError: if the operands are not float32 or float64 of one dtype.
         ValueError: if shapes do not match, or the operands' dtype cannot hold the
             accumulator's values or the exact products.
-        NotImplementedError: for accumulators of more than 51 significant bits, and
-            for operands that require gradients (use `lowprec.functional.matmul`).
+        NotImplementedError: for accumulators of more than 51 significant bits, or of
+            levels of more than 52, and for operands that require gradients (use
+            `lowprec.functional.matmul`).
 
     Example:
         >>> ones = torch.ones(1, 1000)
@@ -176,7 +177,7 @@ def matmul(
     right = b if b.dim() != 1 else b.unsqueeze(-1)
     sums = None if accumulator is None else as_accumulator(accumulator)
     roundings = [
-        None if value is None else as_rounding(value)
+        None if value is None else as_scalar_rounding(value)
         for value in (input, weight, output)
     ]
     parts: tuple[Tensor | None, ...] = (None, None, None, None)
@@ -194,7 +195,7 @@ def matmul(
 
 
 def _rounded(
-    x: Tensor, rounding: Rounding | None, seed: Tensor | None, offset: int = 0
+    x: Tensor, rounding: ScalarRounding | None, seed: Tensor | None, offset: int = 0
 ) -> Tensor:
     if rounding is None:
         return x
@@ -206,7 +207,7 @@ def dot(
     b: Tensor,
     *,
     accumulator: AccumulatorLike,
-    output: RoundingLike | None = None,
+    output: ScalarRoundingLike | None = None,
     generator: torch.Generator | None = None,
     seed: int | Tensor | None = None,
     offset: int = 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,23 +13,25 @@ from torch.autograd import forward_ad
 
 from .. import kernels
 from ..block_rounding import AnyRounding, BlockRounding, OperandLike, as_any_rounding
-from ..formats import BlockFormat, Levels, Posit
+from ..formats import BlockFormat
 from ..kernels.portable import CARRIERS, max_bits
 from ..random import as_seed, split_seed
 from ..rounding import (
     Rounding,
-    RoundingLike,
     RoundingMode,
     Saturation,
+    ScalarRounding,
+    ScalarRoundingLike,
     Variant,
-    as_rounding,
+    as_scalar_rounding,
 )
 from ..table_rounding import TableRounding
 from ._block import AlongAxis, normalised_axis
-from ._table import ToTable
 
 # What tensors are rounded by: a block rounding is bound to an axis first.
-Bound: TypeAlias = Rounding | AlongAxis | ToTable
+Bound: TypeAlias = Rounding | TableRounding | AlongAxis
+
+_AnyRounding = TypeVar("_AnyRounding", bound=AnyRounding)
 
 _LARGEST_OFFSET = 2**62
 _NO_CHANGES = (None, None, None, None)
@@ -71,7 +73,7 @@ def check_carrier(x: Any, what: str) -> None:
     raise TypeError(f"{what} must be a float32 or float64 tensor, got {name}: {advice}")
 
 
-def _refuse_unheld(rounding: Rounding, x: Tensor) -> None:
+def _refuse_unheld(rounding: ScalarRounding, x: Tensor) -> None:
     """Refuse formats above a carrier's range, where fakes would not."""
     code = rounding.code
     if code[1] > 127:
@@ -80,7 +82,7 @@ def _refuse_unheld(rounding: Rounding, x: Tensor) -> None:
 
 def apply(x: Tensor, rounding: Bound, seed: Tensor | None, offset: int) -> Tensor:
     """Round without autograd; ``seed`` is needed by stochastic modes only."""
-    if not isinstance(rounding, Rounding):
+    if isinstance(rounding, AlongAxis):
         return rounding.apply(x, seed, offset)
     _refuse_unheld(rounding, x)
     if seed is None:
@@ -215,21 +217,27 @@ def dispatch(
 
 
 def modified(
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None,
     saturation: Saturation | str | None,
     random_bits: int | None,
     variant: Variant | str | None,
-) -> Rounding:
-    changes: dict[str, Any] = {
-        "mode": mode,
-        "saturation": saturation,
-        "random_bits": random_bits,
-        "variant": variant,
-    }
-    changes = {name: value for name, value in changes.items() if value is not None}
-    result = as_rounding(rounding)
-    return replace(result, **changes) if changes else result
+) -> ScalarRounding:
+    return _changed(
+        as_scalar_rounding(rounding), mode, saturation, random_bits, variant
+    )
+
+
+def _changed(rounding: _AnyRounding, *changes: Any) -> _AnyRounding:
+    names = ("mode", "saturation", "random_bits", "variant")
+    pairs = zip(names, changes, strict=True)
+    changed = {name: value for name, value in pairs if value is not None}
+    if isinstance(rounding, TableRounding) and "saturation" in changed:
+        raise ValueError(
+            f"saturation={changed['saturation']!r} does not apply to "
+            f"{rounding.format!r}: beyond its ends the ends stand"
+        )
+    return replace(rounding, **changed) if changed else rounding
 
 
 # Types distinguish keys, so that True is not taken for 1.
@@ -237,7 +245,7 @@ _cached = functools.lru_cache(maxsize=4096, typed=True)(modified)
 _cached_name = functools.lru_cache(maxsize=4096)(as_any_rounding)
 
 
-def chosen(rounding: RoundingLike, *changes: Any) -> Rounding:
+def chosen(rounding: ScalarRoundingLike, *changes: Any) -> ScalarRounding:
     """Return what `modified` returns, from a cache where there may be one."""
     if torch.compiler.is_compiling():  # Dynamo warns about caches, and needs none
         return modified(rounding, *changes)
@@ -251,24 +259,9 @@ def _as_rounding(value: OperandLike) -> AnyRounding:
     """Return the rounding meant; names have a cache that is looked up fast."""
     if value.__class__ is str and not torch.compiler.is_compiling():
         return _cached_name(value)
-    others = (BlockFormat, BlockRounding, TableRounding, Posit, Levels, str)
-    if isinstance(value, others):
+    if isinstance(value, (BlockFormat, BlockRounding, str)):
         return as_any_rounding(value)
     return chosen(value, None, None, None, None)
-
-
-def _modified(
-    rounding: BlockRounding | TableRounding, *changes: Any
-) -> BlockRounding | TableRounding:
-    names = ("mode", "saturation", "random_bits", "variant")
-    pairs = zip(names, changes, strict=True)
-    changed = {name: value for name, value in pairs if value is not None}
-    if isinstance(rounding, TableRounding) and "saturation" in changed:
-        raise ValueError(
-            f"saturation={changed['saturation']!r} does not apply to "
-            f"{rounding.format!r}: beyond its ends the ends stand"
-        )
-    return replace(rounding, **changed)
 
 
 def _bound(rounding: AnyRounding, axis: int | None, dims: int) -> Bound:
@@ -277,7 +270,7 @@ def _bound(rounding: AnyRounding, axis: int | None, dims: int) -> Bound:
         return AlongAxis(rounding, normalised_axis(-1 if axis is None else axis, dims))
     if axis is not None:
         raise ValueError(f"axis={axis!r} needs a block format, got {rounding!r}")
-    return ToTable(rounding) if isinstance(rounding, TableRounding) else rounding
+    return rounding
 
 
 def round(
@@ -367,12 +360,12 @@ def round(
     given = rounding if isinstance(rounding, Rounding) else _as_rounding(rounding)
     changes = (mode, saturation, random_bits, variant)
     if changes != _NO_CHANGES:
-        if isinstance(given, Rounding):
-            given = chosen(given, *changes)
+        if isinstance(given, BlockRounding):
+            given = _changed(given, *changes)
         else:
-            given = _modified(given, *changes)
+            given = chosen(given, *changes)
     forward: Bound
-    if axis is None and isinstance(given, Rounding):
+    if axis is None and not isinstance(given, BlockRounding):
         forward = given
         if backward is None and kernels.unobserved(x):
             result = _round_unobserved(x, forward, seed, generator, offset, out)
@@ -401,7 +394,7 @@ def round(
 
 def _round_unobserved(
     x: Tensor,
-    rounding: Rounding,
+    rounding: ScalarRounding,
     seed: int | Tensor | None,
     generator: torch.Generator | None,
     offset: int,
@@ -463,7 +456,7 @@ def _round_into(
         raise ValueError(
             "out= does not support gradients: use it under torch.no_grad()"
         )
-    if _is_transformed(x, out) or not isinstance(rounding, Rounding):
+    if _is_transformed(x, out) or isinstance(rounding, AlongAxis):
         return out.copy_(dispatch(x, rounding, seed, offset, None, None))
     _refuse_unheld(rounding, x)
     if seed is None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..kernels.softmax import softmax as kernel
 from ..random import as_seed
-from ..rounding import RoundingLike, RoundingMode, Saturation, Variant
+from ..rounding import RoundingMode, Saturation, ScalarRoundingLike, Variant
 from ._correct import check_operands, valued
 from ._overrides import overridable
 from ._round import chosen, refuse_compiled_transforms
@@ -17,7 +17,7 @@ from ._round import chosen, refuse_compiled_transforms
 def softmax(
     a: Tensor,
     dim: int,
-    rounding: RoundingLike,
+    rounding: ScalarRoundingLike,
     mode: RoundingMode | str | None = None,
     *,
     saturation: Saturation | str | None = None,

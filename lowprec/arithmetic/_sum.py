@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..random import as_seed
-from ..rounding import Accumulator, AccumulatorLike, Rounding, as_accumulator
+from ..rounding import Accumulator, AccumulatorLike, ScalarRounding, as_accumulator
 from ._correct import check_held, valued
 from ._matmul import gemm
 from ._overrides import overridable
@@ -19,7 +19,7 @@ from ._round import check_carrier, refuse_compiled_transforms
 _SMALLEST_QUANTUM, _LARGEST_EXPONENT = -900, 900
 
 
-def _is_ordinary(rounding: Rounding | None) -> bool:
+def _is_ordinary(rounding: ScalarRounding | None) -> bool:
     """Whether the format's values lie well inside the range of exact products."""
     if rounding is None:
         return True
@@ -134,8 +134,8 @@ def sum(
         input: float32 or float64 tensor.
         dim: dimension or dimensions to add up; None and () mean all.
         keepdim: whether reduced dimensions stay, with size one.
-        accumulator: an `Accumulator`, or a rounding or its shorthand, which mean
-            sequential sums.
+        accumulator: an `Accumulator`, or a rounding or its shorthand, such as
+            ``"posit16"``, which mean sequential sums.
         generator: source of the seed of stochastic roundings.
         seed: the seed itself instead.
         offset: linear index of the first sum, for shards.
@@ -150,7 +150,8 @@ def sum(
             named twice, both ``generator`` and ``seed`` are given, or terms lie beyond
             [2^-960, 2^990] and the accumulator's range does too.
         IndexError: if there is no such dimension.
-        NotImplementedError: for accumulators of more than 51 significant bits.
+        NotImplementedError: for accumulators of more than 51 significant bits, or of
+            levels, or mid-points that count, of more than 52.
 
     Example:
         >>> x = torch.ones(1000)

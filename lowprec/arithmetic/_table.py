@@ -1,63 +1,18 @@
-"""Rounding of tensors to posits and levels, and their codes."""
+"""Codes of posits and levels as tensors."""
 
 from __future__ import annotations
 
-import functools
 import math
-from dataclasses import dataclass
-from fractions import Fraction
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ..formats import Levels, Posit
-from ..kernels.portable import linear_index
-from ..kernels.tables import TableCode, round_to_table
-from ..random import philox_words
-from ..rounding import RoundingMode, Variant
+from ..kernels.codes import numbers_of
+from ..kernels.tables import TableCode, table_of
 from ..table_rounding import TableFormat, TableRounding
 
 
-@dataclass(frozen=True)
-class ToTable:
-    """A rounding to posits or levels, with nothing that depends on the tensor."""
-
-    rounding: TableRounding
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether results depend on random bits."""
-        return self.rounding.stochastic
-
-    def apply(self, x: Tensor, seed: Tensor | None, offset: int) -> Tensor:
-        """Round without autograd.
-
-        Raises:
-            NotImplementedError: to torch.compile, which cannot trace the tables.
-        """
-        if torch.compiler.is_compiling():
-            raise NotImplementedError(
-                "rounding to posits or levels cannot be compiled: without "
-                "fullgraph=True, torch.compile runs this part uncompiled"
-            )
-        chosen = self.rounding
-        words = None
-        if seed is not None:
-            if chosen.mode is RoundingMode.STOCHASTIC:
-                _check_gaps(chosen.format)
-            words = philox_words(linear_index(x, offset), seed)
-        return round_to_table(
-            x,
-            table_code(chosen.format, x.dtype, x.device),
-            list(RoundingMode).index(chosen.mode),
-            chosen.random_bits,
-            list(Variant).index(chosen.variant),
-            words,
-        )
-
-
-@functools.lru_cache(maxsize=64)
 def table_code(
     format: TableFormat, dtype: torch.dtype, device: torch.device
 ) -> TableCode:
@@ -66,42 +21,8 @@ def table_code(
     Raises:
         ValueError: if ``dtype`` does not hold the numbers.
     """
-    table = format.table
-    values = torch.tensor(table.values, dtype=torch.float64)
-    if not torch.equal(values.to(dtype).to(torch.float64), values):
-        raise ValueError(
-            f"{str(dtype).removeprefix('torch.')} cannot hold every value of "
-            f"{format!r}: use float64"
-        )
-    odd = (False,) * len(values) if table.odd is None else table.odd
-    return TableCode(
-        values.to(device),
-        torch.tensor([_rounded_up(t) for t in table.ties], dtype=torch.float64).to(
-            device
-        ),
-        torch.tensor([Fraction(float(t)) == t for t in table.ties]).to(device),
-        torch.tensor(table.upper).to(device),
-        torch.tensor(odd).to(device),
-        table.infinite == "nan",
-    )
-
-
-def _rounded_up(value: Fraction) -> float:
-    """Return the smallest float that is not below a number."""
-    nearest = float(value)
-    return math.nextafter(nearest, math.inf) if nearest < value else nearest
-
-
-@functools.lru_cache(maxsize=64)
-def _check_gaps(format: TableFormat) -> None:
-    """Refuse levels whose distances float64 rounds: probabilities would be wrong."""
-    for a, b in pairwise(format.table.values):
-        gap = b - a
-        if math.isinf(gap) or Fraction(gap) != Fraction(b) - Fraction(a):
-            raise ValueError(
-                f"stochastic rounding needs levels whose distances float64 holds, "
-                f"unlike those of {a!r} and {b!r}: round the levels first"
-            )
+    code = TableRounding(format).code
+    return table_of(code[4], numbers_of(code), dtype, device)
 
 
 def encode_table(x: Tensor, format: TableFormat, dtype: torch.dtype) -> Tensor:

@@ -210,9 +210,7 @@ class Askew(AbstractMethod):
     """ASkewSGD, or its direction around another base.
 
     Epsilon shrinks from its maximum for the levels, which is the published 1 for
-    {-1, 1}. Before that it is held a little above: at the maximum itself psi is the
-    square of the distance to the mid-point, which float32 rounds to 0 within 2^-12 of
-    it, and weights could not change sides.
+    {-1, 1}. Before that it is held a little above, where no weight is constrained.
 
     Args:
         remoteness: psi.

@@ -1,5 +1,9 @@
 """Number formats as exact value objects: no torch, no NumPy, no rounding."""
 
+from ._any import AnyFormat as AnyFormat
+from ._any import any_format as any_format
+from ._any import line_of as line_of
+from ._any import table_format as table_format
 from ._block import BlockFormat as BlockFormat
 from ._block import ScaleRule as ScaleRule
 from ._block import SharedExponent as SharedExponent
@@ -10,6 +14,7 @@ from ._encoding import decode_value as decode_value
 from ._encoding import encode_value as encode_value
 from ._format import Format as Format
 from ._levels import Levels as Levels
+from ._line import Line as Line
 from ._parse import format as format
 from ._posit import Posit as Posit
 from ._registry import FormatTable as FormatTable

@@ -9,7 +9,10 @@ from typing import Any
 
 from ._exact import floor_log2
 from ._format import Format
+from ._html import page
+from ._line import FormatLine, Line
 from ._parse import format as as_format
+from ._text import columns
 
 __all__ = ["BlockFormat", "ScaleRule", "SharedExponent"]
 
@@ -220,12 +223,25 @@ class BlockFormat:
 
     def __str__(self) -> str:
         """Return the properties as a small text table."""
+        return "\n".join(columns(self.properties().items()))
+
+    def _repr_html_(self) -> str:
+        """Return a number line of the elements and the properties for notebooks."""
+        return page(self.line, self.properties())
+
+    @property
+    def line(self) -> Line:
+        """The elements as pictures ask for them, in units of their block's scale."""
+        return FormatLine(self.name or repr(self), self.element, "the block's scale")
+
+    def properties(self) -> dict[str, str]:
+        """Return the properties as text by their labels."""
         scale = self.scale
         if isinstance(scale, SharedExponent):
             text = f"2^k, |k| <= {scale.bias} ({scale.bits} bits)"
         else:
             text = f"{_label(scale)} ({scale.bits} bits)"
-        rows = {
+        return {
             "": self.name or "(no name)",
             "element": f"{_label(self.element)} ({self.element.bits} bits)",
             "largest element": f"{self.element.max:g}",
@@ -235,8 +251,6 @@ class BlockFormat:
             "block size": f"{self.block_size}",
             "bits per value": f"{self.bits_per_value:g}",
         }
-        width = max(map(len, rows))
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
     @property
     def scale_bits(self) -> int:

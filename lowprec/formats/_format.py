@@ -16,9 +16,10 @@ from ._encoding import (
     total_bits,
 )
 from ._exact import Real, exact_or_special, power_of_two, simplest
-from ._html import format_html
+from ._html import page
+from ._line import FormatLine, Line
 from ._numbers import all_values, is_value, largest, quantum, smallest
-from ._text import describe
+from ._text import describe, properties
 from ._validation import check_p3109, check_widths, validate
 
 __all__ = ["Format"]
@@ -267,7 +268,16 @@ class Format:
 
     def _repr_html_(self) -> str:
         """Return a number line and the properties for notebooks."""
-        return format_html(self)
+        return page(self.line, self.properties())
+
+    @property
+    def line(self) -> Line:
+        """The numbers as pictures ask for them."""
+        return FormatLine(self.name or repr(self), self)
+
+    def properties(self) -> dict[str, str]:
+        """Return the properties as text by their labels."""
+        return properties(self)
 
     @property
     def bits(self) -> int:

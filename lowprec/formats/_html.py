@@ -3,103 +3,98 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from html import escape
-from typing import TYPE_CHECKING
 
 from ._exact import Real, floor_log2, power_of_two
-from ._text import decimal, properties
+from ._line import Line
+from ._text import decimal
 
-if TYPE_CHECKING:
-    from ._format import Format
-
-__all__ = ["format_html"]
+__all__ = ["page"]
 
 _WIDTH, _MARGIN, _AXIS = 640, 36, 34
-_MOST_MARKS, _MOST_POWERS = 600, 100
 # Ratios of the largest to the smallest value that a linear scale shows.
 _MOST_LINEAR = 64
 _STYLE = "font:11px sans-serif;fill:currentColor"
 
 
-def _marks(format: Format) -> tuple[list[Fraction], str]:
-    """Return positive values to draw, and what they are."""
-    lowest, highest = Fraction(format.smallest_subnormal), Fraction(format.max)
-    first, last = floor_log2(lowest), floor_log2(highest)
-    # Binades times values of one are an upper bound of the number of values.
-    if (last - first + 1) << (format.precision - 1) <= 4 * _MOST_MARKS:
-        values = [Fraction(value) for value in format.values() if value > 0]
-        if len(values) <= _MOST_MARKS:
-            return values, "values"
-    step = 1 << max(0, ((last - first) // _MOST_POWERS).bit_length())
-    powers = [power_of_two(e) for e in range(first, last + 1) if e % step == 0]
-    ends = sorted({lowest, *powers, highest})
-    return ends, "powers of two" if step == 1 else f"powers of 2^{step}"
-
-
 def _height(value: Fraction) -> int:
-    """Powers of two are the longer marks."""
-    numerator = value.numerator
+    """Powers of two are longer marks, and zero the longest."""
+    if value == 0:
+        return 18
+    numerator = abs(value.numerator)
     return 14 if numerator & (numerator - 1) == 0 else 8
 
 
-def number_line_svg(format: Format) -> str:
-    """Return a number line of a format as SVG text.
+class _Scale:
+    """Where numbers lie on the axis: zero in the middle if there are both signs."""
+
+    def __init__(self, marks: list[Fraction]) -> None:
+        sizes = [abs(value) for value in marks if value != 0] or [Fraction(1)]
+        self.smallest, self.largest = min(sizes), max(sizes)
+        self.linear = self.largest <= _MOST_LINEAR * self.smallest
+        negative, positive = marks[0] < 0, marks[-1] > 0
+        room = _WIDTH - 2 * _MARGIN
+        self._reach = room / 2 if negative and positive else room
+        self._zero = _MARGIN + (self._reach if negative else 0)
+
+    def _size(self, size: Fraction) -> float:
+        """Return the distance from zero, 1 for the largest."""
+        if self.linear:
+            return float(size / self.largest)
+        lowest = floor_log2(self.smallest) - 1
+        e = floor_log2(size)
+        fraction = float(size / power_of_two(e) - 1)
+        span = floor_log2(self.largest) + 1 - lowest
+        return (e - lowest + math.log2(1 + fraction)) / span
+
+    def __call__(self, value: Fraction) -> float:
+        """Return the place of a value."""
+        if value == 0:
+            return self._zero
+        offset = self._reach * self._size(abs(value))
+        return self._zero + (offset if value > 0 else -offset)
+
+
+def number_line_svg(line: Line) -> str:
+    """Return a number line of a set of numbers as SVG text.
 
     Contract:
-        All values where these are at most 600, else powers of two and the ends. The
-        scale is linear where the largest value is at most 64 times the smallest, else
+        All values where these are at most 600, else some, and the ends. The scale is
+        linear where the largest value is at most 64 times the smallest, else
         logarithmic with zero one binade below the smallest value.
 
     Args:
-        format: the format.
+        line: the numbers.
 
     Returns:
         One ``<svg>`` element.
     """
-    marks, what = _marks(format)
-    lower = abs(Fraction(format.min))
-    smallest, largest = marks[0], max(marks[-1], lower)
-    linear = largest <= _MOST_LINEAR * smallest
-    negative = format.signed and format.min < 0
-    lowest = floor_log2(smallest) - 1
-
-    def size(value: Fraction) -> float:
-        if linear:
-            return float(value / largest)
-        e = floor_log2(value)
-        fraction = float(value / power_of_two(e) - 1)
-        span = floor_log2(largest) + 1 - lowest
-        return (e - lowest + math.log2(1 + fraction)) / span
-
-    room = _WIDTH - 2 * _MARGIN
-    centre = _MARGIN + room / 2 if negative else _MARGIN
-    reach = room / 2 if negative else room
-    sides = (1, -1) if negative else (1,)
-    lines = [_line(centre, 18)] if format.zero else []
-    for value in marks:
-        x, height = reach * size(value), _height(value)
-        lines += [_line(centre + side * x, height) for side in sides]
-    if negative and lower != marks[-1]:  # two's complement
-        lines.append(_line(centre - reach * size(lower), _height(lower)))
-    labels = [(centre + reach * size(marks[-1]), _label(format.max))]
-    if format.zero:
-        labels.append((centre, "0"))
-    if negative:
-        labels.append((centre - reach * size(lower), _label(format.min)))
-    if smallest < 1 < largest:
-        labels.append((centre + reach * size(Fraction(1)), "1"))
-    texts = [
-        f'<text x="{x:.1f}" y="{_AXIS + 16}" text-anchor="middle">{escape(text)}</text>'
-        for x, text in labels
-    ]
-    caption = f"{what}, {'linear' if linear else 'logarithmic'} scale"
+    marks, what = line.marks()
+    place = _Scale(marks)
+    strokes = "".join(
+        f"M{place(value):.1f} {_AXIS}v-{_height(value)}" for value in marks
+    )
+    labels = {Fraction(line.least): line.least, Fraction(line.largest): line.largest}
+    inside = [value for value in (0, 1) if marks[0] <= value <= marks[-1]]
+    for value in inside:
+        if value in marks or (value == 1 and place.smallest < 1 < place.largest):
+            labels.setdefault(Fraction(value), float(value))
+    texts = "".join(
+        f'<text x="{place(exact):.1f}" y="{_AXIS + 16}" text-anchor="middle">'
+        f"{escape(_label(value))}</text>"
+        for exact, value in labels.items()
+    )
+    unit = f", in units of {line.unit}" if line.unit else ""
+    scale = "linear" if place.linear else "logarithmic"
     return (
         f'<svg width="{_WIDTH}" height="70" style="{_STYLE}" role="img" '
         f'aria-label="number line">'
-        f'<path d="{"".join(lines)}" stroke="currentColor" stroke-width="0.7"/>'
+        f'<path d="{strokes}" stroke="currentColor" stroke-width="0.7"/>'
         f'<path d="M{_MARGIN} {_AXIS}H{_WIDTH - _MARGIN}" stroke="currentColor"/>'
-        f'{"".join(texts)}<text x="{_MARGIN}" y="66">{caption}</text></svg>'
+        f'{texts}<text x="{_MARGIN}" y="66">{escape(what + unit)}, {scale} scale</text>'
+        "</svg>"
     )
 
 
@@ -110,27 +105,25 @@ def _label(value: Real) -> str:
     return decimal(value) if value > 0 else f"-{decimal(-value)}"
 
 
-def _line(x: float, height: int) -> str:
-    return f"M{x:.1f} {_AXIS}v-{height}"
-
-
-def format_html(format: Format) -> str:
-    """Return what a notebook shows for a format.
+def page(line: Line, rows: Mapping[str, str]) -> str:
+    """Return what a notebook shows for a set of numbers.
 
     Args:
-        format: the format.
+        line: the numbers.
+        rows: the properties as text by their labels; the empty one is the name's.
 
     Returns:
         HTML: a number line and the properties; it needs no script and no other file.
 
     Example:
-        >>> from lowprec.formats import format
-        >>> "<svg" in format_html(format("e2m1fn"))
+        >>> from lowprec.formats import format, line_of
+        >>> fmt = format("e2m1fn")
+        >>> "<svg" in page(line_of(fmt), fmt.properties())
         True
     """
-    rows = "".join(
+    cells = "".join(
         f"<tr><th style='text-align:left'>{escape(label or 'format')}</th>"
         f"<td style='text-align:left'>{escape(text)}</td></tr>"
-        for label, text in properties(format).items()
+        for label, text in rows.items()
     )
-    return f"<div>{number_line_svg(format)}<table>{rows}</table></div>"
+    return f"<div>{number_line_svg(line)}<table>{cells}</table></div>"

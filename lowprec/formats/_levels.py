@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,11 +15,16 @@ from typing import Any
 
 from ._encoding import decode_value, encode_value
 from ._exact import exact_or_special
+from ._html import page
+from ._line import Line, TableLine
 from ._table import Table
+from ._text import columns
 
 __all__ = ["Levels"]
 
 _MOST_BITS = 16
+_MOST_SHOWN = 8
+_OF_BITS = re.compile(r"(int_bits|symmetric_int)\((\d{1,4})\)")
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,35 @@ class Levels:
         """Return the set of these values, for example of a 1-D tensor."""
         return cls(tuple(values))
 
+    @classmethod
+    def from_name(cls, name: str) -> Levels | None:
+        """Return the set of a name, else None.
+
+        Args:
+            name: ``"binary"``, ``"ternary"``, ``"int_bits(N)"`` or
+                ``"symmetric_int(N)"``, the constructors that make them.
+
+        Returns:
+            The set, or None.
+
+        Raises:
+            ValueError: if a width is out of range.
+
+        Example:
+            >>> Levels.from_name("int_bits(2)")
+            Levels(values=(-2.0, -1.0, 0.0, 1.0))
+        """
+        given = name.strip().lower()
+        if given == "binary":
+            return cls.binary()
+        if given == "ternary":
+            return cls.ternary()
+        found = _OF_BITS.fullmatch(given)
+        if not found:
+            return None
+        made = cls.int_bits if found[1] == "int_bits" else cls.symmetric_int
+        return made(int(found[2]))
+
     def __len__(self) -> int:
         return len(self.values)
 
@@ -126,14 +162,46 @@ class Levels:
         return tuple((Fraction(a) + Fraction(b)) / 2 for a, b in pairs)
 
     @property
-    def name(self) -> None:
-        """Sets of levels have no name."""
-        return None
+    def name(self) -> str | None:
+        """The name by which `from_name` makes the set; None if it has none."""
+        return _name(self)
+
+    def __str__(self) -> str:
+        """Return the properties as a small text table."""
+        return "\n".join(columns(self.properties().items()))
+
+    def _repr_html_(self) -> str:
+        """Return a number line and the properties for notebooks."""
+        return page(self.line, self.properties())
+
+    @property
+    def line(self) -> Line:
+        """The levels as pictures ask for them."""
+        return TableLine(self.name or f"{len(self)} levels", self.values)
+
+    def properties(self) -> dict[str, str]:
+        """Return the properties as text by their labels."""
+        shown = [f"{value:.7g}" for value in self.values]
+        if len(shown) > _MOST_SHOWN:
+            shown[_MOST_SHOWN // 2 : -_MOST_SHOWN // 2] = ["..."]
+        return {
+            "": self.name or "(no name)",
+            "levels": f"{len(self)}",
+            "bits": f"{self.bits}",
+            "values": ", ".join(shown),
+            "smallest gap": f"{self.min_gap:.7g}",
+            "special values": "none",
+        }
 
     @property
     def table(self) -> Table:
         """The levels and the mid-points between them, which go up."""
         return _table(self)
+
+    @property
+    def in_binary32(self) -> bool:
+        """Whether binary32 holds every level."""
+        return _in_binary32(self.values)
 
     @property
     def bits(self) -> int:
@@ -213,9 +281,28 @@ class Levels:
 
 
 @functools.lru_cache(maxsize=64)
+def _name(levels: Levels) -> str | None:
+    """Return the name of a set, which its size and its least level suggest."""
+    # Integers of some bits are 2^bits levels, or one more if they are symmetric.
+    bits, symmetric = (len(levels) // 2).bit_length(), len(levels) % 2
+    suggested = ["binary", "ternary"]
+    if 2 <= bits <= _MOST_BITS and levels.values[0] == -(1 << (bits - 1)):
+        suggested = [f"symmetric_int({bits})" if symmetric else f"int_bits({bits})"]
+    return next((n for n in suggested if Levels.from_name(n) == levels), None)
+
+
+@functools.lru_cache(maxsize=64)
 def _table(levels: Levels) -> Table:
     gaps = len(levels) - 1
     return Table(levels.values, levels.midpoints, (True,) * gaps, None, "end")
+
+
+def _in_binary32(values: tuple[float, ...]) -> bool:
+    return all(ctypes.c_float(value).value == value for value in values)
+
+
+# What torch.compiler.assume_constant_result sets: a constant to what traces this.
+_in_binary32._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _comparable(w: float) -> Fraction | float:

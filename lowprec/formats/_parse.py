@@ -34,9 +34,15 @@ def _refusal(obj: Any, given: str) -> str | None:
             "lowprec.block_format returns it"
         )
     if isinstance(obj, Posit):
-        return f"{given} is a posit, which {_PLACES}; lowprec.Posit(bits, es) makes it"
+        return (
+            f"{given} is a posit, which {_PLACES}, in an Accumulator and in arithmetic "
+            "such as lowprec.add; lowprec.Posit(bits, es) makes it"
+        )
     if isinstance(obj, Levels):
-        return f"{given} are levels, whose set {_PLACES}"
+        return (
+            f"{given} are levels, whose set {_PLACES}, in an Accumulator and in "
+            "arithmetic such as lowprec.add"
+        )
     return None
 
 
@@ -48,9 +54,10 @@ def _from_name(given: str) -> Format:
     member = from_family(name)
     if member is not None:
         return member
-    from ._block_registry import block_format, is_block_name  # which need this module
+    from ._any import table_format  # these modules need this one
+    from ._block_registry import block_format, is_block_name
 
-    other = block_format(name) if is_block_name(name) else Posit.from_name(name)
+    other = block_format(name) if is_block_name(name) else table_format(name)
     refusal = _refusal(other, repr(given))
     if refusal is not None:
         raise ValueError(refusal)

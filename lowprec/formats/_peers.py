@@ -36,9 +36,13 @@ def from_peer(obj: Any) -> Format | None:
                 f"or use Format.fixed_point(word, {obj.fl}) with a wide word"
             )
         case "BlockFloatingPoint":
+            # A slice has all axes but one, a block of ours one axis.
+            across = (
+                "a whole tensor" if obj.dim == -1 else f"each slice of dim {obj.dim}"
+            )
             raise ValueError(
-                "qtorch's BlockFloatingPoint shares an exponent among the values of a "
-                "tensor or slice: use lowprec.BlockFormat.fixed_point("
-                f"{obj.wl}, block_size)"
+                f"qtorch's BlockFloatingPoint shares an exponent among {across}, which "
+                "may have several axes, where blocks of lowprec run along one: use "
+                f"lowprec.BlockFormat.fixed_point({obj.wl}, block_size)"
             )
     return None

@@ -11,6 +11,8 @@ from typing import Any
 
 from ._encoding import decode_value, encode_value
 from ._exact import Real, exact_or_special, power_of_two
+from ._html import page
+from ._line import Line, TableLine
 from ._table import Table
 from ._text import columns
 from ._validation import check_integer
@@ -89,16 +91,28 @@ class Posit:
 
     def __str__(self) -> str:
         """Return the properties as a small text table."""
-        rows = (
-            ("", self.name),
-            ("bits", f"{self.bits}"),
-            ("exponent bits es", f"{self.es}"),
-            ("max", f"{self.max:.7g}"),
-            ("smallest positive", f"{self.smallest_positive:.7g}"),
-            ("eps", f"{self.eps:.7g}"),
-            ("special values", "NaR"),
-        )
-        return "\n".join(columns(rows))
+        return "\n".join(columns(self.properties().items()))
+
+    def _repr_html_(self) -> str:
+        """Return a number line and the properties for notebooks."""
+        return page(self.line, self.properties())
+
+    @property
+    def line(self) -> Line:
+        """The numbers as pictures ask for them."""
+        return TableLine(self.name, self.table.values)
+
+    def properties(self) -> dict[str, str]:
+        """Return the properties as text by their labels."""
+        return {
+            "": self.name,
+            "bits": f"{self.bits}",
+            "exponent bits es": f"{self.es}",
+            "max": f"{self.max:.7g}",
+            "smallest positive": f"{self.smallest_positive:.7g}",
+            "eps": f"{self.eps:.7g}",
+            "special values": "NaR",
+        }
 
     @property
     def max(self) -> float:
@@ -125,6 +139,11 @@ class Posit:
     def table(self) -> Table:
         """The values and the ties between them."""
         return _table(self)
+
+    @property
+    def in_binary32(self) -> bool:
+        """Whether binary32 holds every value: the ends, that is, which are powers."""
+        return (self.bits - 2) << self.es <= 127
 
     def values(self) -> list[float]:
         """Return every value in ascending order."""
@@ -213,17 +232,14 @@ def _codes(posit: Posit) -> dict[Real, int]:
 def _table(posit: Posit) -> Table:
     bits, es = posit.bits, posit.es
     last = (1 << (bits - 1)) - 1
+    positive = [_decoded(code, bits, es) for code in range(1, last + 1)]
+    # Only zero is zero, so that both ties beside it are zero themselves.
+    between = [_decoded(2 * code + 1, bits + 1, es) for code in range(1, last)]
+    upper = [Fraction(0), *between]
     codes = range(-last, last + 1)
-    values = [_decoded(code % (1 << bits), bits, es) for code in codes]
-    ties = [
-        Fraction(0)  # only zero is zero
-        if 0 in (code, code + 1)
-        else _decoded((2 * code + 1) % (1 << (bits + 1)), bits + 1, es)
-        for code in codes[:-1]
-    ]
     return Table(
-        values=tuple(map(float, values)),
-        ties=tuple(ties),
+        values=tuple(map(float, (*[-x for x in reversed(positive)], 0, *positive))),
+        ties=(*[-x for x in reversed(upper)], *upper),
         upper=tuple((code + 1) % 2 == 0 for code in codes[:-1]),
         odd=tuple(code % 2 == 1 for code in codes),
         infinite="nan",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,13 +24,19 @@ class Rounder(NamedTuple):
     code: RoundingCode
     elements: Tensor
     seed: Tensor
+    numbers: tuple[int, ...]  # of a table
+
+    @classmethod
+    def of(cls, code: Sequence[int], elements: Tensor, seed: Tensor) -> Rounder:
+        """Return the rounding of a code."""
+        return cls(codes.decode(code), elements, seed, codes.numbers_of(code))
 
     def __call__(self, x: Tensor, step: int | Tensor, purpose: int) -> Tensor:
         """Return fl(x) with the random words of this step and purpose."""
         words = None
         if self.code.stochastic:
             words = philox_words(self.elements, self.seed, step, purpose)
-        return round_with_words(x, self.code, words)
+        return round_with_words(x, (*self.code, *self.numbers), words)
 
     def add(
         self, total: Tensor, term: Products, step: int | Tensor, purpose: int

@@ -24,6 +24,7 @@ from .codes import (
     TOWARD_NEGATIVE,
     RoundingCode,
     decode,
+    numbers_of,
 )
 from .elementary import Elementary, Enclosure, resolved, undecided
 from .exact import (
@@ -45,6 +46,7 @@ from .nearly import (
     round_nearest,
     sum_of,
 )
+from .tables import check_decidable
 from .transcendental import Scaled
 
 ADD, MUL, DIV, SQRT, FMA, EXP, LOG, TANH, SIGMOID = range(9)
@@ -195,15 +197,17 @@ def _shifted(
     return round(significand * _power(moved), target) * 2.0**-shift
 
 
-def rounder(seed: Tensor | None, offset: int) -> Callable[..., Tensor]:
-    """Return the kernel that rounds a tensor by a code."""
+def rounder(
+    seed: Tensor | None, offset: int, numbers: tuple[int, ...]
+) -> Callable[..., Tensor]:
+    """Return the kernel that rounds by a code, or to the numbers of a table."""
 
     def round(x: Tensor, code: RoundingCode) -> Tensor:
         result: Tensor
         if seed is None:
-            result = round_deterministic(x, list(code))
+            result = round_deterministic(x, [*code, *numbers])
         else:
-            result = round_stochastic(x, list(code), seed, offset)
+            result = round_stochastic(x, [*code, *numbers], seed, offset)
         return result
 
     return round
@@ -228,11 +232,12 @@ def _elementary(
 def _piece(
     operation: int,
     operands: Sequence[Tensor],
-    code: RoundingCode,
+    integers: Sequence[int],
     seed: Tensor | None,
     offset: int,
 ) -> Tensor:
-    round = rounder(seed, offset)
+    code, numbers = decode(integers), numbers_of(integers)
+    round = rounder(seed, offset, numbers)
     if operation in _ELEMENTARY:
         x = operands[0].to(torch.float64)
         return _elementary(_ELEMENTARY[operation], x, code, round)
@@ -241,7 +246,7 @@ def _piece(
     if code.precision > WIDEST_TO_ODD:
         return _nearly(operation, wide, code, round)
     exponent = None
-    if narrow and operation == DIV and not code.stochastic:
+    if narrow and operation == DIV and not (code.stochastic or numbers):
         # A quotient of 24-bit numbers is a 25-bit number, or further than 2^-49 of
         # itself from all of them: what the rounding needs survives in float64.
         value = wide[0] / wide[1]
@@ -318,15 +323,15 @@ def _basic(
     seed: Tensor | None,
     offset: int,
 ) -> Tensor:
-    named = decode(code)
+    check_decidable(code)
     operands = (a, b, c)[: _OPERANDS[operation]]
     if a.numel() <= _PIECE or a.device.type != "cpu":
-        return _piece(operation, operands, named, seed, offset).contiguous()
+        return _piece(operation, operands, code, seed, offset).contiguous()
     result = torch.empty(a.shape, dtype=torch.float64, device=a.device)
     flat = [x.reshape(-1) for x in operands]
     for start in range(0, a.numel(), _PIECE):
         pieces = [x[start : start + _PIECE] for x in flat]
-        piece = _piece(operation, pieces, named, seed, offset + start)
+        piece = _piece(operation, pieces, code, seed, offset + start)
         result.view(-1)[start : start + _PIECE] = piece
     return result
 
@@ -394,7 +399,8 @@ def basic(
         a: float32 or float64 tensor; all three have one shape.
         b: second operand; not used by functions of one.
         c: third operand; used by FMA only.
-        code: integers of a rounding to at most 51 bits whose values float64 holds.
+        code: integers of a rounding to at most 51 bits whose values float64 holds, or
+            of one to a table that is decidable (`lowprec.kernels.tables`).
         seed: 0-d int64, of stochastic modes only.
         offset: linear index of the first element.
 

@@ -14,6 +14,10 @@ ASYMMETRIC = 32  # negative values go one quantum further: two's complement
 ALTERNATING = 64  # of one bit: 2^e is odd where e - emin is even
 NO_ZERO = 128  # what would be zero is the smallest value
 NO_POWER = 256  # 2^emin is no value: the smallest is one quantum above
+# Sets of numbers that are no format, but a table: see `numbers_of`.
+POSIT = 512
+LEVELS = 1024
+TABLE = POSIT | LEVELS
 
 NEAREST_EVEN = 0
 NEAREST_AWAY = 1
@@ -50,7 +54,10 @@ PURPOSE_KAHAN_CORRECTION = 6
 
 
 class RoundingCode(NamedTuple):
-    """A rounding as nine integers; `lowprec.Rounding.code` makes it."""
+    """A rounding as nine integers; `lowprec.Rounding.code` makes it.
+
+    `lowprec.TableRounding.code` has more behind them: `numbers_of` them.
+    """
 
     precision: int
     emin: int
@@ -83,7 +90,7 @@ def unfinished(code: Sequence[int]) -> RoundingCode | None:
     2^(emax+1), that the positive side then loses; a set without zero is one with zero
     that then loses it. None if ``code`` is not like that.
     """
-    target = RoundingCode(*code)
+    target = decode(code)
     if not target.flags & _FINISHED or target.saturation == SATURATE_WRAP:
         return None
     plain = target._replace(flags=target.flags & ~_FINISHED)
@@ -96,9 +103,18 @@ def unfinished(code: Sequence[int]) -> RoundingCode | None:
 
 def decode(code: Sequence[int]) -> RoundingCode:
     """Return the named form of the integers a torch operation received."""
-    if len(code) != len(RoundingCode._fields):
+    plain = len(RoundingCode._fields)
+    if len(code) < plain or (len(code) > plain) != bool(code[4] & TABLE):
         raise ValueError(
-            f"a rounding code has {len(RoundingCode._fields)} integers "
-            f"{RoundingCode._fields}, got {list(code)}"
+            f"a rounding code has {plain} integers {RoundingCode._fields}, and more "
+            f"only for tables, got {list(code)}"
         )
-    return RoundingCode(*code)
+    return RoundingCode(*code[:plain])
+
+
+def numbers_of(code: Sequence[int]) -> tuple[int, ...]:
+    """Return the integers that define the numbers of a table, () of a format.
+
+    They are the bits and exponent bits of posits, or of levels the bits of each.
+    """
+    return tuple(code[len(RoundingCode._fields) :])

@@ -42,7 +42,8 @@ _MASK = (1 << 64) - 1
 
 _int, _long, _ulong = ctypes.c_int, ctypes.c_int64, ctypes.c_uint64
 _pointer = ctypes.c_void_p
-_Code = _long * 9
+_INTEGERS = len(codes.RoundingCode._fields)
+_Code = _long * _INTEGERS
 _CodeArray = ctypes.Array[ctypes.c_int64]
 _Geometry = _long * 10
 
@@ -142,7 +143,7 @@ def set_instruction_set(isa: int | None = None) -> None:
 
 @functools.lru_cache(maxsize=1024)
 def _packed(code: tuple[int, ...]) -> _CodeArray:
-    return _Code(*code)
+    return _Code(*code[:_INTEGERS])  # the library refuses codes that have more
 
 
 @functools.lru_cache(maxsize=1024)
@@ -310,11 +311,12 @@ def round_into(x: Tensor, code: tuple[int, ...], target: Tensor) -> None:
         1 if count < _SERIAL else torch.get_num_threads(),
     ):
         plain = _unfinished(code, x.dtype)
-        if plain is None:
-            target.copy_(portable.round(x, code))
-        else:
-            round_into(x, plain, target)
-            portable.finish(target, codes.decode(code))
+        with torch.no_grad():  # as the library, torch's operations leave no trace
+            if plain is None:
+                target.copy_(portable.round(x, code))
+            else:
+                round_into(x, plain, target)
+                portable.finish(target, codes.decode(code))
 
 
 def round_stochastic(
@@ -376,12 +378,13 @@ def round_stochastic_into(
         1 if count < _SERIAL else torch.get_num_threads(),
     ):
         plain = _unfinished(code, x.dtype)
-        if plain is None:
-            key = torch.tensor(_signed(_key(seed)))
-            target.copy_(portable.round_stochastic(x, code, key, offset))
-        else:
-            round_stochastic_into(x, plain, seed, offset, target)
-            portable.finish(target, codes.decode(code))
+        with torch.no_grad():
+            if plain is None:
+                key = torch.tensor(_signed(_key(seed)))
+                target.copy_(portable.round_stochastic(x, code, key, offset))
+            else:
+                round_stochastic_into(x, plain, seed, offset, target)
+                portable.finish(target, codes.decode(code))
 
 
 def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from ..random import philox_words
 from . import codes
+from .chance import stochastic_threshold
 from .codes import RoundingCode
+from .tables import round_to_table
 
 # Shifts of int64 are defined up to 63; 62 leaves room for one more bit, and a
 # significand of 53 bits shifted by 62 is below a quarter already.
@@ -219,29 +221,6 @@ def _small_up(
     return inexact & torch.where(strict, scaled > reached, scaled >= reached)
 
 
-def stochastic_threshold(
-    r: int, variant: int, words: Tensor
-) -> tuple[Tensor, int, Tensor]:
-    """Return the fraction from which a stochastic rounding goes up.
-
-    Args:
-        r: number of random bits.
-        variant: VARIANT_A, VARIANT_B or VARIANT_C.
-        words: random 32-bit words.
-
-    Returns:
-        ``count``, ``bits`` and ``strict``: up iff nu >= count 2^-bits, or nu > it where
-        ``strict``, which is what the variant says about floor(nu 2^r) or the like.
-    """
-    missing = (1 << r) - (words >> (32 - r))
-    never = torch.zeros_like(missing, dtype=torch.bool)
-    if variant == codes.VARIANT_A:
-        return missing, r, never
-    # Half a unit lower; the tie of C is rounded to even, up where `missing` is even.
-    strict = (missing & 1) == 1 if variant == codes.VARIANT_C else never
-    return 2 * missing - 1, r + 1, strict
-
-
 def _wrapped(
     code: RoundingCode,
     significand: Tensor,
@@ -285,7 +264,7 @@ def round_with_words(
 
     Args:
         x: float32 or float64 tensor of any shape and layout.
-        code: the nine integers of a `RoundingCode`.
+        code: the integers of a `RoundingCode`.
         words: int64 tensor of ``x``'s shape with 32-bit words; stochastic modes only.
 
     Returns:
@@ -294,7 +273,10 @@ def round_with_words(
     Raises:
         ValueError: if the carrier is too narrow, or words are missing.
     """
+    numbers = codes.numbers_of(code)
     code = codes.decode(code)
+    if numbers:
+        return round_to_table(x, code, numbers, words)
     plain = codes.unfinished(code)
     if plain is not None:
         return finish(round_with_words(x, plain, words), code)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from . import elementary, transcendental
 from .basic import round_scaled, rounder
-from .codes import decode
+from .codes import decode, numbers_of
 from .elementary import Enclosure, resolved, undecided
+from .tables import check_decidable
 from .transcendental import Scaled
 
 _LIBRARY = torch.library.Library("lowprec", "FRAGMENT")
@@ -23,7 +24,8 @@ _LIBRARY.define(
 def _softmax(
     x: Tensor, dim: int, code: Sequence[int], seed: Tensor | None, offset: int
 ) -> Tensor:
-    named, round = decode(code), rounder(seed, offset)
+    check_decidable(code)
+    named, round = decode(code), rounder(seed, offset, numbers_of(code))
     x = x.to(torch.float64)
     if x.numel() == 0:
         return x.clone()
@@ -89,7 +91,7 @@ def softmax(
     Args:
         x: float32 or float64 tensor of at least one dimension.
         dim: which one.
-        code: integers of a rounding to at most 51 bits whose values float64 holds.
+        code: integers of a rounding, as of `lowprec.kernels.basic.basic`.
         seed: 0-d int64, of stochastic modes only.
         offset: linear index of the first element.
 

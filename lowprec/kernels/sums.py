@@ -20,6 +20,7 @@ from .addition import PlainAddition, Rounder
 from .codes import RoundingCode
 from .exact import Products, exact_product, is_wide, to_odd
 from .portable import CARRIERS, linear_index
+from .tables import check_decidable, table_of
 
 WIDEST_ACCUMULATOR = 51
 _LARGEST_OPERAND = 2.0**990
@@ -120,13 +121,14 @@ def matmul(
     Returns:
         Tensor [..., M, N] of the operands' dtype.
     """
-    add_code = codes.decode(accumulate)
-    product_code = codes.decode(product) if product else None
-    within_code = codes.decode(within) if within else add_code
-    for code in (add_code, product_code, within_code):
-        if code is not None:
-            check_accumulator(code)
-    check_result_dtype(add_code, a.dtype)
+    for code in (accumulate, product, within):
+        if code:
+            check_accumulator(codes.decode(code))
+            check_decidable(code)
+    if numbers := codes.numbers_of(accumulate):
+        table_of(accumulate[4], numbers, a.dtype, a.device)
+    else:
+        check_result_dtype(codes.decode(accumulate), a.dtype)
     if a.dtype == torch.float64:
         check_product_range(a, b)
     zero = torch.zeros(
@@ -140,15 +142,15 @@ def matmul(
         a.to(torch.float64).movedim(-1, 0).unsqueeze(-1),
         b.to(torch.float64).movedim(-2, 0).unsqueeze(-2),
         a.dtype == torch.float64 and (is_wide(a) or is_wide(b)),
-        None if product_code is None else Rounder(product_code, index, seed),
+        Rounder.of(product, index, seed) if product else None,
     )
-    adder = Rounder(add_code, index, seed)
+    adder = Rounder.of(accumulate, index, seed)
     if order == codes.PAIRWISE:
         total = _pairwise(adder, products, terms)
     elif order == codes.KAHAN:
         total = _kahan(adder, products, terms, zero)
     elif order == codes.BLOCKED:
-        inner = Rounder(within_code, index, seed)
+        inner = Rounder.of(within, index, seed) if within else adder
         blocks = _blocked(inner, products, terms, min(block_size, terms), zero)
         total = _sequence(adder, zero, blocks, codes.PURPOSE_COMBINE)
     else:
@@ -210,7 +212,7 @@ def _sequence(
 ) -> Tensor:
     """Add head[0], head[1], ... to ``total``, one rounding each."""
     plain = None
-    if error is None:
+    if error is None and not adder.numbers:
         plain = PlainAddition.proved(adder.code, total, head)
     if plain is not None:
         for term in head.unbind():

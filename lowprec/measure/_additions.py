@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import matmul
-from ..rounding import Accumulator, Order, Rounding
+from ..rounding import Accumulator, Order, ScalarRounding
 
 # Partial sums of this many terms are computed by one product, whose row r has the
 # first r terms and zeros, which change nothing.
@@ -66,7 +66,7 @@ def count_swamped(
     return inside + outside, lost_inside + lost_outside
 
 
-def _sum(terms: Tensor, rounding: Rounding) -> Tensor:
+def _sum(terms: Tensor, rounding: ScalarRounding) -> Tensor:
     """Return the sums of the last dimension; fl(x) for one term, fl(x + y) for two."""
     ones = torch.ones_like(terms)
     return matmul(
@@ -74,7 +74,7 @@ def _sum(terms: Tensor, rounding: Rounding) -> Tensor:
     )[..., 0, 0]
 
 
-def _products(left: Tensor, right: Tensor, rounding: Rounding) -> Tensor:
+def _products(left: Tensor, right: Tensor, rounding: ScalarRounding) -> Tensor:
     return matmul(
         left[..., None, None],
         right[..., None, None],
@@ -86,7 +86,7 @@ def _products(left: Tensor, right: Tensor, rounding: Rounding) -> Tensor:
 def _sequential(
     left: Tensor,  # [S, K]
     right: Tensor,
-    rounding: Rounding,
+    rounding: ScalarRounding,
 ) -> tuple[Tensor, int, int]:
     """Return the sums, the additions of nonzero terms and the swamped ones."""
     acc = left.new_zeros(left.shape[0])
@@ -113,7 +113,7 @@ def _sequential(
     return acc, additions, swamped
 
 
-def _pairwise(terms: Tensor, rounding: Rounding) -> tuple[int, int]:
+def _pairwise(terms: Tensor, rounding: ScalarRounding) -> tuple[int, int]:
     additions = swamped = 0
     while terms.shape[-1] > 1:
         padded = torch.nn.functional.pad(terms, (0, terms.shape[-1] % 2))

@@ -18,7 +18,6 @@ from ._askew_sgd import ASkewSGD as ASkewSGD
 from ._batch_norm import reestimate_batch_norm as reestimate_batch_norm
 from ._batch_norm import reestimated_batch_norm as reestimated_batch_norm
 from ._binary_connect import BinaryConnect as BinaryConnect
-from ._constrained import constrained_velocity as constrained_velocity
 from ._dorefa import dorefa_int as dorefa_int
 from ._dorefa import dorefa_weight as dorefa_weight
 from ._levels import cell as cell
@@ -34,7 +33,6 @@ from ._prox_quant import ProxQuant as ProxQuant
 from ._prox_quant import proximal_map as proximal_map
 from ._published import PublishedSettings as PublishedSettings
 from ._published import published_settings as published_settings
-from ._quantized import split_params as split_params
 from ._remoteness import Remoteness as Remoteness
 from ._remoteness import feasible_set as feasible_set
 from ._remoteness import largest_epsilon as largest_epsilon
@@ -47,6 +45,7 @@ from ._scheduled_sgd import ScheduledSGD as ScheduledSGD
 from ._sgd import SGD as SGD
 from ._skewed import Skewed as Skewed
 from ._spars_ams import SparsAMS as SparsAMS
+from ._split_params import split_params as split_params
 from ._update import rounded_step_size as rounded_step_size
 
 _torch.serialization.add_safe_globals([Ball, Box, PerChannel])

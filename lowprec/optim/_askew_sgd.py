@@ -70,9 +70,7 @@ class ASkewSGD(QuantizedMixin, SGD):
         remoteness: psi; see `remoteness`.
         alpha: rate at which infeasible weights are driven.
         epsilon: slack of the feasible set, in units of the levels; None means
-            `largest_epsilon`. At that value float32 rounds psi to 0 within about 2^-12
-            (relative to the half gap) of a mid-point, where weights then cannot change
-            sides: start slightly above it, say at 1.01 times it.
+            `largest_epsilon`, from which on all weights between two levels are free.
         clip: M_c, in units of the levels; None means min_gap / (4 lr), a quarter gap a
             step.
         clip_mode: see `skewed_direction`.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._levels import level_table
 from ._remoteness import check_number
@@ -251,60 +251,3 @@ class QuantizedMixin:
             total += float(away.sum(dtype=torch.float64))
             count += p.numel()
         return largest, total / max(count, 1)
-
-
-_FLOAT_MODULES = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.Embedding,
-)
-
-
-def split_params(
-    model: nn.Module,
-    *,
-    quantize: Sequence[str] = ("weight",),
-    exclude: tuple[type[nn.Module], ...] = _FLOAT_MODULES,
-    skip_first: bool = False,
-    skip_last: bool = False,
-    bias: bool = False,
-) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Split a model's parameters into those to quantize and the others.
-
-    Contract:
-        Every parameter is in exactly one list, in the order of ``model.parameters()``;
-        one that is shared between modules is quantized only if no module keeps it.
-
-    Args:
-        model: any module.
-        quantize: names of the parameters to quantize, without their modules' names.
-        exclude: types of modules whose parameters stay.
-        skip_first: whether the first module that has such parameters keeps them.
-        skip_last: whether the last one does.
-        bias: whether to quantize parameters called ``bias`` too.
-
-    Returns:
-        Parameters to quantize, and all others.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
-        >>> weights, others = split_params(model, skip_last=True)
-        >>> len(weights), len(others)
-        (1, 5)
-    """
-    names = {*quantize, "bias"} if bias else set(quantize)
-    candidates = [
-        module
-        for module in model.modules()
-        if not isinstance(module, exclude)
-        and any(name in names for name, _ in module.named_parameters(recurse=False))
-    ]
-    first, last = int(skip_first), len(candidates) - int(skip_last)
-    chosen = {id(module) for module in candidates[first:last]}
-    votes: dict[nn.Parameter, bool] = {}
-    for module in model.modules():
-        for name, p in module.named_parameters(recurse=False):
-            votes[p] = votes.get(p, True) and id(module) in chosen and name in names
-    params = list(model.parameters())
-    return [p for p in params if votes[p]], [p for p in params if not votes[p]]

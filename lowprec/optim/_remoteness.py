@@ -285,7 +285,8 @@ def skewed_direction(
         wherever psi <= 0. A clip makes it jump where |g| crosses |u|;
         ``clip_mode="max"`` tests against the clipped u and keeps the larger of both
         steps toward the level, so that it does not.
-        Where v = -g, the result is g itself, bit for bit.
+        Where v = -g, the result is g itself, bit for bit. In cells without infeasible
+        weights, from `largest_epsilon` on, v = -g whatever psi is rounded to.
 
     Args:
         direction: g, the gradient or anything that would be subtracted.
@@ -355,14 +356,6 @@ class Skew(NamedTuple):
     clip_mode: ClipMode
     midpoint: Midpoint
 
-    def force(self, w: Tensor, table: LevelTable) -> tuple[Remoteness, Tensor]:
-        """Return psi and the unclipped force u, which is 0 where psi' is."""
-        psi = remoteness_of(w, table, self.epsilon, self.kind)
-        flat = psi.derivative == 0
-        u = psi.value * -self.alpha
-        u.div_(psi.derivative.masked_fill(flat, 1.0)).masked_fill_(flat, 0.0)
-        return psi, u
-
     def apply(
         self,
         direction: Tensor,
@@ -371,7 +364,13 @@ class Skew(NamedTuple):
         scale: Tensor | float = 1.0,
     ) -> Tensor:
         """Return -v for weights ``scale * w``."""
-        psi, u = self.force(w, table)
+        check_cells(table.values, self.kind)
+        cell, hull = table.bounds(w), (table.first, table.last)
+        psi = Remoteness(*remoteness_between(w, cell, hull, self.epsilon, self.kind))
+        level_or_middle = psi.derivative == 0
+        u = psi.value * -self.alpha
+        u.div_(psi.derivative.masked_fill(level_or_middle, 1.0))
+        u.masked_fill_(level_or_middle, 0.0)
         clipped = u.clamp(-self.clip, self.clip).mul_(scale)
         if self.clip_mode == "max":
             toward = psi.derivative.sign().mul_(direction).neg_()
@@ -379,11 +378,27 @@ class Skew(NamedTuple):
         else:
             bound = psi.value.mul(-self.alpha).mul_(scale)
             direct = (direction * psi.derivative).neg_() >= bound
-        direct |= psi.value > 0
-        flat = (psi.derivative == 0) & (psi.value < 0)
+        free = self._free(w, cell, hull)
+        direct |= (psi.value > 0) | free
+        flat = level_or_middle & (psi.value < 0) & ~free
         if self.midpoint == "gradient":
             direct |= flat
         else:
             direct &= ~flat
             clipped = torch.where(flat, self.clip * scale, clipped)
         return torch.where(direct, direction, clipped.neg_()).to(direction.dtype)
+
+    def _free(
+        self, w: Tensor, cell: tuple[Tensor, Tensor], hull: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Return whether a weight is in a cell where psi is negative nowhere.
+
+        There rounding would leave psi = 0 beside the mid-point, which no weight could
+        pass. The slack is stretched by what rounding a largest one may take from it.
+        """
+        half = (cell[1] - cell[0]) / 2
+        most = half * half
+        if self.kind != "quadratic":
+            most = most * most
+        slack = self.epsilon * (1 + 4 * torch.finfo(w.dtype).eps)
+        return (most > 0) & (most <= slack) & (w >= hull[0]) & (w <= hull[1])

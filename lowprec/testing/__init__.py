@@ -11,8 +11,11 @@ from ._block_oracle import ExactBlock as ExactBlock
 from ._block_oracle import exact_block_round as exact_block_round
 from ._block_oracle import exact_block_scale as exact_block_scale
 from ._block_oracle import exact_tensor_scale as exact_tensor_scale
+from ._block_vectors import BlockVector as BlockVector
+from ._block_vectors import block_vectors as block_vectors
+from ._boundaries import boundary_blocks as boundary_blocks
+from ._boundaries import boundary_inputs as boundary_inputs
 from ._conformance import assert_bit_equal as assert_bit_equal
-from ._conformance import boundary_inputs as boundary_inputs
 from ._exact_operations import EXACT_OPERATIONS as EXACT_OPERATIONS
 from ._exact_operations import exact_operation as exact_operation
 from ._exact_operations import exact_softmax as exact_softmax
@@ -29,8 +32,12 @@ from ._philox import random_word as random_word
 from ._vectors import Vector as Vector
 from ._vectors import exact_flags as exact_flags
 from ._vectors import vectors as vectors
+from .block_suites import BlockCodingSuite as BlockCodingSuite
+from .block_suites import BlockRoundingSuite as BlockRoundingSuite
+from .coding_suites import CodingSuite as CodingSuite
 from .suites import OperationSuite as OperationSuite
 from .suites import RoundingSuite as RoundingSuite
+from .suites import StochasticSuite as StochasticSuite
 from .suites import SummationSuite as SummationSuite
 
 

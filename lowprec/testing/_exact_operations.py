@@ -11,7 +11,12 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from ..rounding import Rounding, RoundingMode, as_accumulator, as_rounding
+from ..rounding import (
+    RoundingMode,
+    ScalarRounding,
+    as_accumulator,
+    as_scalar_rounding,
+)
 from ._exact_sum import exact_dot, minus, plus, times, to_odd_binary64
 from ._oracle import Real, exact_round, floor_log2, simplest
 
@@ -193,7 +198,7 @@ def exact_operation(
     Args:
         operation: a key of `EXACT_OPERATIONS`.
         operands: floats, ints or Fractions.
-        rounding: a `Rounding` or its shorthand.
+        rounding: a `Rounding` or a `TableRounding`, or the shorthand of one.
         random_word: 32-bit word for stochastic modes.
 
     Returns:
@@ -211,12 +216,14 @@ def exact_operation(
     References:
         IEEE 754-2019 section 4.3.
     """
-    chosen = as_rounding(rounding)
+    chosen = as_scalar_rounding(rounding)
     value = exact_value(operation, operands, chosen.mode)
     return _rounded(value, chosen, random_word, operation != "round")
 
 
-def _rounded(value: Real, rounding: Rounding, word: int, computed: bool = True) -> Real:
+def _rounded(
+    value: Real, rounding: ScalarRounding, word: int, computed: bool = True
+) -> Real:
     if computed and rounding.stochastic:
         value = to_odd_binary64(value)
     return exact_round(value, rounding, word)
@@ -254,7 +261,7 @@ def exact_softmax(
 
     Args:
         row: floats.
-        rounding: a `Rounding` or its shorthand.
+        rounding: a `Rounding` or a `TableRounding`, or the shorthand of one.
         random_words: one 32-bit word per element; stochastic modes only.
 
     Returns:
@@ -267,7 +274,7 @@ def exact_softmax(
     References:
         As `exact_operation`.
     """
-    chosen = as_rounding(rounding)
+    chosen = as_scalar_rounding(rounding)
     words = [0] * len(row) if random_words is None else random_words
     values = _shares(row)
     return [_rounded(v, chosen, word) for v, word in zip(values, words, strict=True)]

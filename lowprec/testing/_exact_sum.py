@@ -11,7 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..rounding import Accumulator, Order, Rounding, RoundingMode, as_accumulator
+from ..rounding import (
+    Accumulator,
+    Order,
+    RoundingMode,
+    ScalarRounding,
+    as_accumulator,
+)
 from ._oracle import Real, exact_round, floor_log2, simplest, split
 from ._philox import random_word
 
@@ -74,7 +80,7 @@ def to_odd_binary64(x: Real) -> Real:
 
 
 def _rounded(
-    x: Real, rounding: Rounding, purpose: int, step: int, words: Words
+    x: Real, rounding: ScalarRounding, purpose: int, step: int, words: Words
 ) -> Real:
     if not rounding.stochastic:
         return exact_round(x, rounding)
@@ -101,7 +107,7 @@ class _Sum:
         b: Real,
         purpose: int,
         step: int,
-        rounding: Rounding | None = None,
+        rounding: ScalarRounding | None = None,
     ) -> Real:
         chosen = rounding or self.rounding
         total = plus(a, b, chosen.mode)
@@ -112,7 +118,7 @@ class _Sum:
         terms: Sequence[Real],
         purpose: int,
         first_step: int,
-        rounding: Rounding | None = None,
+        rounding: ScalarRounding | None = None,
     ) -> Real:
         total: Real = 0.0
         for step, term in enumerate(terms, first_step):

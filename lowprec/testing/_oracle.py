@@ -13,7 +13,14 @@ from fractions import Fraction
 from typing import Any
 
 from ..formats import Format
-from ..rounding import Rounding, RoundingMode, Saturation, Variant, as_rounding
+from ..rounding import (
+    Rounding,
+    RoundingMode,
+    Saturation,
+    Variant,
+    as_rounding,
+    as_scalar_rounding,
+)
 from ..table_rounding import TableRounding
 
 __all__ = [
@@ -123,7 +130,9 @@ def _goes_up(
             return _stochastic_up(nu, rounding, random_word)
 
 
-def _stochastic_up(nu: Fraction, rounding: Rounding, random_word: int) -> bool:
+def _stochastic_up(
+    nu: Fraction, rounding: Rounding | TableRounding, random_word: int
+) -> bool:
     r = rounding.random_bits
     random = random_word >> (_WORD_BITS - r)
     one = 1 << r
@@ -231,10 +240,7 @@ def exact_table_round(x: Any, rounding: TableRounding, random_word: int = 0) -> 
         case RoundingMode.STOCHASTIC_EQUAL:
             up = (random_word >> (_WORD_BITS - 1) == 1) != toward_low
         case RoundingMode.STOCHASTIC:
-            plain = Rounding(
-                "binary32", "stochastic", "none", rounding.random_bits, rounding.variant
-            )
-            up = _stochastic_up(nu, plain, random_word) != toward_low
+            up = _stochastic_up(nu, rounding, random_word) != toward_low
     return float(high if up else low)
 
 
@@ -245,19 +251,21 @@ def exact_round(x: Any, rounding: Any, random_word: int = 0) -> Real:
     sign(x) (k + up) 2^q, exponent unbounded above; then saturation is applied.
 
     Contract:
-        NaN gives NaN. Zeros, and results that round to zero, keep the sign of ``x`` if
+        Posits and levels are rounded to as `exact_table_round` says. NaN gives NaN.
+        Zeros, and results that round to zero, keep the sign of ``x`` if
         the format has signed zeros. The result is a float whenever binary64 holds it,
         which is always so for formats inside binary64, and a Fraction otherwise.
 
     Args:
         x: a float (also infinite, NaN or -0.0), an int or a Fraction.
-        rounding: a `Rounding` or its shorthand.
+        rounding: a `Rounding` or a `TableRounding`, or the shorthand of one.
         random_word: 32-bit word; stochastic modes use its top ``random_bits`` bits.
 
     Returns:
         The rounded number.
 
     Raises:
+        TypeError: for block formats, which round no single numbers.
         ValueError: if ``random_word`` is not a 32-bit word.
 
     Example:
@@ -271,7 +279,9 @@ def exact_round(x: Any, rounding: Any, random_word: int = 0) -> Real:
     """
     if not 0 <= random_word < 2**_WORD_BITS:
         raise ValueError(f"random_word must be in [0, 2^32), got {random_word}")
-    chosen = as_rounding(rounding)
+    chosen = as_scalar_rounding(rounding)
+    if isinstance(chosen, TableRounding):
+        return exact_table_round(x, chosen, random_word)
     if isinstance(x, float) and math.isnan(x):
         return math.nan
     negative = _is_negative(x)

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import csv
 import itertools
 import math
-import os
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple
 
 import torch
 
-from ..formats import Format
-from ..formats import format as as_format
-from ..rounding import Rounding, RoundingMode, Saturation, Variant
-from ._conformance import boundary_inputs
+from ..formats import BlockFormat, Format, Levels, Posit, any_format
+from ..rounding import Rounding, RoundingMode, Saturation
+from ..table_rounding import TableRounding
+from ._boundaries import boundary_inputs
 from ._exact_operations import EXACT_OPERATIONS, exact_operation, exact_value
 from ._exact_sum import to_odd_binary64
 from ._oracle import Real, exact_grid_round, exact_round
 from ._philox import random_word
 
-__all__ = ["INEXACT", "Vector", "exact_flags", "vectors"]
+__all__ = ["INEXACT", "Coded", "Vector", "coded", "exact_flags", "vectors"]
 
 INEXACT, UNDERFLOW, OVERFLOW, DIVIDE_BY_ZERO, INVALID = (1 << bit for bit in range(5))
 
 _MOST_COMPLETE = 1 << 18
 _COUNT = 10_000
 _CLOSE = 8  # codes
+
+Coded = Format | Posit | Levels  # sets of single numbers, which have codes
 
 
 class Vector(NamedTuple):
@@ -55,7 +52,7 @@ class Vector(NamedTuple):
 def exact_flags(
     operation: str,
     operands: Sequence[Real],
-    rounding: Rounding,
+    rounding: Rounding | TableRounding,
     result: Real,
     random_word: int = 0,
 ) -> int:
@@ -69,7 +66,8 @@ def exact_flags(
         NaN operands are quiet, and signal nothing. Conversions to integers, and so
         fixed point, have no overflow: what is beyond it after rounding, infinity too,
         is invalid, also below 0 without a sign. Where it wraps, it is inexact or
-        nothing. Other formats without a sign treat what rounds below 0 alike.
+        nothing. Other formats without a sign treat what rounds below 0 alike. Posits
+        and levels signal nothing but inexact.
 
     Args:
         operation: a key of `EXACT_OPERATIONS`.
@@ -89,6 +87,9 @@ def exact_flags(
         IEEE 754-2019 sections 5.8 and 7.
     """
     value = exact_value(operation, operands, rounding.mode)
+    if isinstance(rounding, TableRounding):
+        rational = not isinstance(value, float) or math.isfinite(value)
+        return INEXACT if rational and result != Fraction(value) else 0
     given_nan = any(isinstance(x, float) and math.isnan(x) for x in operands)
     if isinstance(value, float) and math.isnan(value):
         return 0 if given_nan else INVALID
@@ -148,11 +149,29 @@ def _unbounded(exact: Fraction, rounding: Rounding) -> Rounding:
     return Rounding(Format(precision=target.precision, emin=emin, emax=emax), mode)
 
 
-def _corners(target: Format, source: random.Random, count: int) -> Iterator[int]:
+def _codes(target: Coded) -> int:
+    """Return the number of codes."""
+    return len(target) if isinstance(target, Levels) else 1 << target.bits
+
+
+def _has(target: Coded, x: Real) -> bool:
+    """Whether a number is a value of the format."""
+    if isinstance(target, Format):
+        return target.is_representable(x)
+    try:
+        target.encode(x)
+    except ValueError:
+        return False
+    return True
+
+
+def _corners(target: Coded, source: random.Random, count: int) -> Iterator[int]:
     """Yield codes: half of them anywhere, half close to where formats change."""
-    last = (1 << target.bits) - 1
-    marks = (target.max, target.smallest_normal, 1.0, target.min)
-    ends = [0, last, *(target.encode(x) for x in marks if target.is_representable(x))]
+    last = _codes(target) - 1
+    line = target.line
+    normal = target.smallest_normal if isinstance(target, Format) else line.positive(1)
+    marks = (line.largest, normal, 1.0, line.least)
+    ends = [0, last, *(target.encode(x) for x in marks if _has(target, x))]
     for _ in range(count):
         if source.random() < 0.5:
             yield source.randint(0, last)
@@ -162,10 +181,10 @@ def _corners(target: Format, source: random.Random, count: int) -> Iterator[int]
 
 
 def _operands(
-    target: Format, arity: int, count: int | None, seed: int
+    target: Coded, arity: int, count: int | None, seed: int
 ) -> Iterator[tuple[int, ...]]:
     """Yield codes of operands: all, or as many as asked for."""
-    codes = 1 << target.bits
+    codes = _codes(target)
     if count is None and codes**arity <= _MOST_COMPLETE:
         yield from itertools.product(range(codes), repeat=arity)
         return
@@ -179,18 +198,18 @@ def _operands(
 
 
 def _sources(
-    target: Format, source: Format, count: int | None, seed: int
+    target: Coded, source: Coded, count: int | None, seed: int
 ) -> Iterator[tuple[int, ...]]:
     """Yield codes of numbers to round: all, or those that decide and random ones."""
     if count is None and source.bits <= 16:
-        yield from ((code,) for code in range(1 << source.bits))
+        yield from ((code,) for code in range(_codes(source)))
         return
     wanted = _COUNT if count is None else count
     carrier = torch.float32 if source.bits <= 32 else torch.float64
     decisive = [
         source.encode(x)
         for x in boundary_inputs(target, carrier).tolist()
-        if source.is_representable(x)
+        if _has(source, x)
     ]
     mixed = random.Random(seed)
     if len(decisive) > wanted:
@@ -202,9 +221,9 @@ def _sources(
 
 def vectors(
     operation: str,
-    rounding: Rounding,
+    rounding: Rounding | TableRounding,
     *,
-    source: Format | str | None = None,
+    source: Coded | str | None = None,
     count: int | None = None,
     seed: int = 0,
 ) -> Iterator[Vector]:
@@ -217,7 +236,8 @@ def vectors(
 
     Args:
         operation: a key of `EXACT_OPERATIONS`.
-        rounding: of the result, and the format of the operands.
+        rounding: of the result, and the format of the operands: floating or fixed
+            point, posits or levels.
         source: format of the operand of ``round``; binary32 if None.
         count: how many operands are tried.
         seed: of the choice of operands, and key of the random words.
@@ -226,6 +246,7 @@ def vectors(
         Iterator of vectors.
 
     Raises:
+        TypeError: for block formats, which `block_vectors` is for.
         ValueError: for an unknown operation, a negative ``count``, or a ``source``
             where it means nothing.
 
@@ -242,9 +263,10 @@ def vectors(
         raise ValueError(f"operation must be one of {known}, got {operation!r}")
     if count is not None and count < 0:
         raise ValueError(f"count must not be negative, got {count}")
-    target = rounding.format
+    target = coded(rounding.format)
+    given: Coded
     if operation == "round":
-        given = as_format("binary32" if source is None else source)
+        given = coded("binary32" if source is None else source)
         chosen = _sources(target, given, count, seed)
     elif source is not None:
         raise ValueError("source= is for operation='round'; others have one format")
@@ -254,10 +276,22 @@ def vectors(
     return _computed(operation, rounding, given, chosen, seed)
 
 
+def coded(source: Coded | str) -> Coded:
+    """Return a format of single numbers.
+
+    Raises:
+        TypeError: if it is a block format.
+    """
+    found = any_format(source)
+    if isinstance(found, BlockFormat):
+        raise TypeError(f"{source!r} is a block format, which codes no single numbers")
+    return found
+
+
 def _computed(
     operation: str,
-    rounding: Rounding,
-    source: Format,
+    rounding: Rounding | TableRounding,
+    source: Coded,
     chosen: Iterator[tuple[int, ...]],
     seed: int,
 ) -> Iterator[Vector]:
@@ -265,91 +299,7 @@ def _computed(
         operands = [source.decode(code) for code in codes]
         word = random_word(seed, index) if rounding.stochastic else None
         result = exact_operation(operation, operands, rounding, word or 0)
-        if not rounding.format.is_representable(result):
+        if not _has(rounding.format, result):
             continue  # NaN, where nothing stands for it
         flags = exact_flags(operation, operands, rounding, result, word or 0)
         yield Vector(codes, word, rounding.format.encode(result), flags)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``lowprec vectors``."""
-    choices = {
-        "mode": RoundingMode,
-        "saturation": Saturation,
-        "variant": Variant,
-    }
-    parser.add_argument("format", metavar="FORMAT", help="of operands and result")
-    parser.add_argument(
-        "--operation", default="round", choices=list(EXACT_OPERATIONS), help="[round]"
-    )
-    for name, values in choices.items():
-        default = next(iter(values)).value
-        names = [value.value for value in values]
-        parser.add_argument(
-            f"--{name}", default=default, choices=names, help=f"[{default}]"
-        )
-    parser.add_argument(
-        "--random-bits", type=int, default=32, help="of stochastic modes [32]"
-    )
-    parser.add_argument("--source", help="format of the operand of 'round' [binary32]")
-    parser.add_argument(
-        "--count", type=int, help="operands [all if they are at most 2^18, else 10000]"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="[0]")
-    parser.add_argument("--out", help="path of the CSV file [standard output]")
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Write what ``lowprec vectors`` was asked for as CSV."""
-    rounding = Rounding(
-        arguments.format,
-        arguments.mode,
-        arguments.saturation,
-        arguments.random_bits,
-        arguments.variant,
-    )
-    rows = vectors(
-        arguments.operation,
-        rounding,
-        source=arguments.source,
-        count=arguments.count,
-        seed=arguments.seed,
-    )
-    if arguments.out is None:
-        _write(rows, arguments, rounding, sys.stdout)
-        return
-    unfinished = f"{arguments.out}.part"  # so that what has the name is complete
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="") as file:
-            _write(rows, arguments, rounding, file)
-        os.replace(unfinished, arguments.out)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(unfinished)
-        raise
-
-
-def _write(
-    rows: Iterator[Vector],
-    arguments: argparse.Namespace,
-    rounding: Rounding,
-    file: TextIO,
-) -> None:
-    """Write hexadecimal columns: operands, the random word, the result, the flags."""
-    arity, target = EXACT_OPERATIONS[arguments.operation], rounding.format
-    given = target
-    if arguments.operation == "round":
-        given = as_format(arguments.source or "binary32")
-    widths = [_digits(given)] * arity + [8] * rounding.stochastic + [_digits(target), 2]
-    word = ["word"] if rounding.stochastic else []
-    out: Any = csv.writer(file, lineterminator="\n")
-    out.writerow([*"abc"[:arity], *word, "result", "flags"])
-    for vector in rows:
-        words = [] if vector.word is None else [vector.word]
-        cells = [*vector.operands, *words, vector.result, vector.flags]
-        pairs = zip(cells, widths, strict=True)
-        out.writerow([f"{cell:0{width}x}" for cell, width in pairs])
-
-
-def _digits(format: Format) -> int:
-    return -(-format.bits // 4)

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for formats, roundings, accumulators and tensors.
+"""Hypothesis strategies for formats of every kind, roundings, sums and tensors.
 
 They lean towards what breaks floating-point code: subnormals, ties and their carrier
 neighbours, the ends of the range, signed zeros, infinities and NaN.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -17,7 +19,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ..arithmetic import fits
-from ..formats import BlockFormat, Format, SharedExponent
+from ..block_rounding import BlockRounding
+from ..formats import (
+    AnyFormat,
+    BlockFormat,
+    Format,
+    Levels,
+    Posit,
+    SharedExponent,
+    any_format,
+)
 from ..formats import format as as_format
 from ..rounding import (
     Accumulator,
@@ -27,15 +38,20 @@ from ..rounding import (
     Saturation,
     Variant,
 )
-from ._conformance import boundary_inputs
+from ..table_rounding import TableRounding
+from ._boundaries import boundary_inputs
 
 __all__ = [
     "accumulators",
     "block_formats",
+    "block_roundings",
     "fixed_point_formats",
     "formats",
+    "level_sets",
     "p3109_formats",
+    "posits",
     "roundings",
+    "table_roundings",
     "tensors",
     "values_near",
 ]
@@ -181,6 +197,126 @@ def roundings(
     )
 
 
+@st.composite
+def posits(draw: st.DrawFn, *, max_bits: int = 12, max_es: int = 3) -> Posit:
+    """Generate posits; they shrink to few bits.
+
+    Args:
+        draw: supplied by hypothesis.
+        max_bits: largest width of a code (bits), from 2 to 16.
+        max_es: largest number of exponent bits, from 0 to 4.
+
+    Returns:
+        A strategy of `Posit`.
+
+    Example:
+        >>> posits(max_bits=8).map(str)
+        posits(max_bits=8).map(str)
+    """
+    bits = draw(st.integers(2, max_bits))
+    made = Posit(bits, draw(st.integers(0, max_es)))
+    assume(fits(made, torch.float32))
+    return made
+
+
+@st.composite
+def level_sets(
+    draw: st.DrawFn, *, max_size: int = 9, carrier: torch.dtype = torch.float32
+) -> Levels:
+    """Generate quantization sets: named ones, small integers, any floats.
+
+    Contract:
+        Sets shrink to few small integers. Distances of levels are numbers of float64,
+        as stochastic rounding asks for.
+
+    Args:
+        draw: supplied by hypothesis.
+        max_size: largest number of levels, at least 1.
+        carrier: torch.float32 or torch.float64, which holds every level.
+
+    Returns:
+        A strategy of `Levels`.
+
+    Example:
+        >>> level_sets(max_size=4).map(len)
+        level_sets(max_size=4).map(len)
+    """
+    width: Literal[32, 64] = 32 if carrier == torch.float32 else 64
+    eighths = st.integers(-64, 64).map(lambda count: count / 8)
+    floats = st.floats(width=width, allow_nan=False, allow_infinity=False)
+    elements = draw(st.sampled_from([st.integers(-9, 9), eighths, floats]))
+    made = draw(st.lists(elements, min_size=1, max_size=max_size, unique=True))
+    levels = Levels(tuple(sorted({float(value) + 0.0 for value in made})))
+    assume(all(_is_exact(b - a, a, b) for a, b in pairwise(levels.values)))
+    return levels
+
+
+def _is_exact(gap: float, a: float, b: float) -> bool:
+    return math.isfinite(gap) and Fraction(gap) == Fraction(b) - Fraction(a)
+
+
+@st.composite
+def table_roundings(
+    draw: st.DrawFn,
+    formats: st.SearchStrategy[Posit | Levels] | None = None,
+    *,
+    modes: Sequence[RoundingMode | str] = tuple(RoundingMode),
+) -> TableRounding:
+    """Generate roundings to posits and levels: every mode that these have.
+
+    Args:
+        draw: supplied by hypothesis.
+        formats: strategy for the sets; None means `posits()` or `level_sets()`.
+        modes: rounding modes to choose from; levels take none to odd.
+
+    Returns:
+        A strategy of `TableRounding`.
+
+    Example:
+        >>> table_roundings(modes=["stochastic"]).map(str)
+        table_roundings(modes=['stochastic']).map(str)
+    """
+    target = draw(posits() | level_sets() if formats is None else formats)
+    known = target.table.odd is not None
+    allowed = [m for m in map(RoundingMode, modes) if known or m != "to_odd"]
+    assume(allowed)
+    bits, variant = st.integers(1, _MOST_RANDOM_BITS), st.sampled_from(Variant)
+    mode = draw(st.sampled_from(allowed))
+    return TableRounding(target, mode, draw(bits), draw(variant))
+
+
+@st.composite
+def block_roundings(
+    draw: st.DrawFn,
+    formats: st.SearchStrategy[BlockFormat] | None = None,
+    *,
+    modes: Sequence[RoundingMode | str] = tuple(RoundingMode),
+    saturations: Sequence[Saturation | str] = ("finite",),
+) -> BlockRounding:
+    """Generate roundings to block formats: every mode and variant.
+
+    Args:
+        draw: supplied by hypothesis.
+        formats: strategy for the formats; None means `block_formats()`.
+        modes: rounding modes of the elements to choose from.
+        saturations: saturations of the elements to choose from.
+
+    Returns:
+        A strategy of `BlockRounding`.
+
+    Example:
+        >>> block_roundings(modes=["stochastic"]).map(str)
+        block_roundings(modes=['stochastic']).map(str)
+    """
+    return BlockRounding(
+        draw(block_formats() if formats is None else formats),
+        RoundingMode(draw(st.sampled_from(list(modes)))),
+        Saturation(draw(st.sampled_from(list(saturations)))),
+        draw(st.integers(1, _MOST_RANDOM_BITS)),
+        draw(st.sampled_from(Variant)),
+    )
+
+
 # The parameter `formats` of roundings hides the strategy of the same name.
 _default_formats = formats
 
@@ -271,17 +407,30 @@ _default_roundings = roundings
 
 
 @lru_cache(maxsize=64)
-def _boundaries(target: Format, dtype: torch.dtype) -> tuple[float, ...]:
-    return tuple(boundary_inputs(target, dtype).tolist())
+def _boundaries(target: AnyFormat, dtype: torch.dtype) -> tuple[float, ...]:
+    return tuple(sorted(boundary_inputs(target, dtype).tolist(), key=_complexity))
+
+
+def _complexity(x: float) -> tuple[float, bool]:
+    """Order numbers as examples shrink: few bits, close to one, positive."""
+    negative = math.copysign(1.0, x) < 0
+    if x == 0 or not math.isfinite(x):
+        return (0.0 if x == 0 else math.inf), negative
+    significand = math.frexp(x)[0].as_integer_ratio()[0]
+    return abs(significand).bit_length() + abs(math.log2(abs(x))), negative
 
 
 def values_near(
-    format: Format | str, dtype: torch.dtype = torch.float32
+    format: AnyFormat | str, dtype: torch.dtype = torch.float32
 ) -> st.SearchStrategy[float]:
-    """Generate the values, midpoints and their neighbours at which roundings change.
+    """Generate the values, ties and their neighbours at which roundings change.
+
+    Contract:
+        Examples shrink to zero, then to numbers of few bits close to 1.
 
     Args:
-        format: a `Format` or its name.
+        format: a format of any kind or its name; of block formats the elements are
+            meant, in units of the scale.
         dtype: carrier of the values, float32 or float64.
 
     Returns:
@@ -291,7 +440,7 @@ def values_near(
         >>> values_near("e5m2").filter(lambda value: value > 0) is not None
         True
     """
-    return st.sampled_from(_boundaries(as_format(format), dtype))
+    return st.sampled_from(_boundaries(any_format(format), dtype))
 
 
 @st.composite
@@ -300,7 +449,7 @@ def tensors(
     shape: Sequence[int] | st.SearchStrategy[tuple[int, ...]] = (8,),
     dtype: torch.dtype = torch.float32,
     *,
-    near: Format | str | None = None,
+    near: AnyFormat | str | None = None,
     specials: bool = True,
 ) -> Tensor:
     """Generate carrier tensors that hit subnormals, boundaries and specials.
@@ -309,7 +458,8 @@ def tensors(
         draw: supplied by hypothesis.
         shape: the shape, or a strategy for it.
         dtype: torch.float32 or torch.float64.
-        near: if given, about half of the elements lie at this format's boundaries.
+        near: if given, about half of the elements lie at this format's boundaries; it
+            may be of any kind.
         specials: whether infinities and NaN occur.
 
     Returns:

@@ -274,3 +274,9 @@ def test_fixed_point_in_products():
         lp.mul(a, a, lp.Rounding("int27", saturation="wrap"))
     with pytest.raises(ValueError, match="cannot accumulate: products of words"):
         lp.Accumulator(lp.Rounding("int32", saturation="wrap"))
+
+
+def test_symmetric_words_do_not_wrap():
+    with pytest.raises(ValueError, match="every integer of the word must be a value"):
+        lp.Rounding(Format.fixed_point(8, symmetric=True), saturation="wrap")
+    assert lp.Rounding("uint8", saturation="wrap").format.signed is False

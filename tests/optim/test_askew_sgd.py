@@ -387,6 +387,32 @@ def test_splitting_a_model():
     assert ids(quantized) == ids([shared.weight, shared.bias])
 
 
+def test_which_parameters_are_weights():
+    """What multiplies inputs is quantized; scales of normalizations are not."""
+    layers = {
+        "lstm": torch.nn.LSTM(3, 4, proj_size=2),
+        "cell": torch.nn.GRUCell(3, 4),
+        "attention": torch.nn.MultiheadAttention(4, 2),
+        "cross": torch.nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
+        "convolution": torch.nn.ConvTranspose1d(2, 3, 2),
+        "bilinear": torch.nn.Bilinear(2, 3, 4),
+        "instance": torch.nn.InstanceNorm1d(3, affine=True),
+        "root": torch.nn.RMSNorm(3),
+        "bag": torch.nn.EmbeddingBag(3, 4),
+        "prelu": torch.nn.PReLU(),
+    }
+    model = torch.nn.ModuleDict(layers)
+    chosen = set(map(id, split_params(model)[0]))
+    names = [name for name, p in model.named_parameters() if id(p) in chosen]
+    assert names == [
+        "lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.weight_hr_l0",
+        "cell.weight_ih", "cell.weight_hh",
+        "attention.in_proj_weight", "attention.out_proj.weight",
+        "cross.q_proj_weight", "cross.k_proj_weight", "cross.v_proj_weight",
+        "cross.out_proj.weight", "convolution.weight", "bilinear.weight",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("kind", "seed"),
     [

@@ -194,6 +194,29 @@ def test_midpoints(epsilon):
     assert free.item() == 3.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("levels", [lp.Levels.binary(), Q, lp.Levels([-0.3, 0.4, 0.9])])
+def test_weights_pass_mid_points_of_cells_that_are_all_feasible(levels, kind, dtype):
+    """Where psi is x^2 + epsilon - h^2, which rounding makes 0 for small x."""
+    eps = torch.finfo(dtype).eps
+    offsets = torch.cat([torch.zeros(1), 2.0 ** torch.arange(-30, -8)]).to(dtype)
+    offsets = torch.cat([-offsets, offsets])
+    epsilon = largest_epsilon(levels, kind)
+    options = {"alpha": 0.5, "clip": 2.0, "kind": kind, "midpoint": "report"}
+    for a, b in zip(levels.values, levels.values[1:], strict=False):
+        w = (a + b) / 2 + offsets
+        g = 0.25 * (-1.0) ** torch.arange(len(w), dtype=dtype)
+        passing = skewed_direction(g, w, levels, epsilon, **options)
+        stopped = skewed_direction(g, w, levels, 0.99 * epsilon, **options)
+        if b - a < 1.001 * levels.min_gap:
+            assert torch.equal(passing, g)
+            # A slack below the largest by less than rounding errors counts as it.
+            near = skewed_direction(g, w, levels, epsilon * (1 - eps), **options)
+            assert torch.equal(near, g)
+        assert not torch.equal(stopped, g)
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

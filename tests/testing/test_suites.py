@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from suite_runner import failures, methods_of
 
 import lowprec as lp
 import pytest_lowprec
-from lowprec.testing import OperationSuite, RoundingSuite, SummationSuite
+from lowprec.testing import (
+    BlockCodingSuite,
+    BlockRoundingSuite,
+    CodingSuite,
+    OperationSuite,
+    RoundingSuite,
+    StochasticSuite,
+    SummationSuite,
+)
 from lowprec.testing import strategies as lps
 
 ROOT = Path(__file__).parents[2]
@@ -41,21 +50,6 @@ class TestOurSums(SummationSuite):
 
     def sum(self, x, accumulator):
         return lp.sum(x, 1, accumulator=accumulator)
-
-
-def methods_of(suite):
-    return [name for name in dir(suite) if name.startswith("test_")]
-
-
-def failures(suite):
-    """Run a suite as a test runner would; return the tests that failed."""
-    failed = set()
-    for name in methods_of(suite):
-        try:
-            getattr(suite, name)()
-        except AssertionError:
-            failed.add(name)
-    return failed
 
 
 class Wrong(RoundingSuite):
@@ -155,6 +149,10 @@ def test_a_suite_says_what_it_needs():
         (RoundingSuite, "round"),
         (OperationSuite, "compute"),
         (SummationSuite, "sum"),
+        (CodingSuite, "encode"),
+        (BlockCodingSuite, "encode"),
+        (BlockRoundingSuite, "round"),
+        (StochasticSuite, "round"),
     ):
         with pytest.raises(NotImplementedError, match=rf"needs {message}\(self"):
             getattr(suite(), methods_of(suite)[0])()
@@ -177,6 +175,12 @@ def test_modes(rounding_mode, carrier, saturation, assert_bit_equal):
 
 def test_deterministic(deterministic_mode):
     assert "stochastic" not in deterministic_mode.value
+
+def test_kinds(format_of_each_kind, boundary_inputs, assert_bit_equal):
+    import lowprec as lp
+    x = boundary_inputs(format_of_each_kind)[:-2]
+    once = lp.round(x, format_of_each_kind)
+    assert_bit_equal(lp.round(once, format_of_each_kind), once)
 """
 
 
@@ -192,7 +196,7 @@ def test_plugin(tmp_path):
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "62 passed" in run.stdout  # 1 + 9 * 2 * 3 + 7
+    assert "68 passed" in run.stdout  # 1 + 9 * 2 * 3 + 7 + 6
 
 
 def test_plugin_costs_nothing_until_it_is_used():
@@ -210,4 +214,5 @@ def test_plugin_is_declared_and_knows_every_mode():
 
 def test_strategies_are_public():
     names = {"formats", "roundings", "tensors", "block_formats", "accumulators"}
-    assert names <= set(lps.__all__)
+    kinds = {"posits", "level_sets", "table_roundings", "block_roundings"}
+    assert names | kinds <= set(lps.__all__)

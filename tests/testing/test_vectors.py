@@ -190,7 +190,7 @@ def test_files_are_complete_or_absent(tmp_path, monkeypatch):
     def broken(*arguments):
         raise OSError("no space left")
 
-    monkeypatch.setattr("lowprec.testing._vectors._write", broken)
+    monkeypatch.setattr("lowprec.testing._vectors_csv._write", broken)
     assert main(["vectors", "e2m1", "--operation", "add", "--out", str(path)]) == 2
     assert [one.name for one in tmp_path.iterdir()] == ["all.csv"]
     assert path.read_text() == "before"

@@ -26,13 +26,16 @@ class LevelRow {
     second_ = levels[width > 1];
     const Float cell = spacing != Float(0) ? spacing : second_ - first_;
     const Float rate = Float(0x1p31) / cell;
-    const bool equal = spacing != Float(0) || count_ == 2;
-    rate_ = equal && rate < Float(__builtin_inf()) ? rate : 0;
+    equal_ = spacing != Float(0) || count_ == 2;
+    cell_ = cell;
+    rate_ = equal_ && rate < Float(__builtin_inf()) ? rate : 0;
   }
 
   int64_t count() const { return count_; }
   Float first() const { return first_; }
   Float last() const { return last_; }
+  bool equal() const { return equal_; }
+  Float first_cell() const { return cell_; }
 
   // The ends of the cell around z; those of the outermost cell beyond all levels.
   LOWPREC_INLINE void cell(VFloat<C> z, VFloat<C>* lower, VFloat<C>* upper) const {
@@ -110,6 +113,8 @@ class LevelRow {
   const Float* middles_;
   int64_t width_, count_;
   Float spacing_, first_, second_, last_;
+  bool equal_;  // whether all cells are as wide as the first
+  Float cell_;  // width of the first cell
   Float rate_;  // 2^31 cells per unit; 0 if cells differ or are too small for it
 };
 
@@ -118,13 +123,14 @@ template <class C, int64_t operation>
 struct LevelFunction {
   using Float = typename C::Float;
   LevelRow<C> row;
-  Float scale, epsilon, rate, clip, factor, divisor, low, high;
-  bool clip_by_size, midpoint_moves;
+  Float scale, epsilon, slack, rate, clip, factor, divisor, low, high;
+  bool clip_by_size, midpoint_moves, all_free;
 
   LevelFunction(const LevelTask& task, LevelRow<C> levels, Float s)
       : row(levels),
         scale(s),
         epsilon(Float(task.epsilon)),
+        slack(Float(task.epsilon * (1 + 4 * kUlp))),
         rate(Float(-task.alpha)),
         clip(Float(task.clip)),
         factor(Float(task.factor)),
@@ -132,7 +138,20 @@ struct LevelFunction {
         low((task.low == task.low ? Float(task.low) : levels.first()) * s),
         high((task.high == task.high ? Float(task.high) : levels.last()) * s),
         clip_by_size(task.clip_by_size != 0),
-        midpoint_moves(task.midpoint_moves != 0) {}
+        midpoint_moves(task.midpoint_moves != 0),
+        all_free(levels.equal() && is_free(levels.first_cell())) {}
+
+  // Distance of 1 and the next larger number.
+  static constexpr double kUlp = C::width == 32 ? 0x1p-23 : 0x1p-52;
+
+  // Whether psi is negative nowhere in a cell of this width, for numbers and vectors.
+  template <class T>
+  LOWPREC_INLINE auto is_free(T width) const {
+    const T half = width / 2;
+    const T square = half * half;
+    const T most = operation == kSkewQuadratic ? square : square * square;
+    return (most > 0) & (most <= slack);
+  }
 
   LOWPREC_INLINE VFloat<C> in_units(VFloat<C> w) const {
     return scale == Float(1) ? w : w / scale;
@@ -189,8 +208,13 @@ struct LevelFunction {
     } else {
       direct = -(d * derivative) >= pull * scale;
     }
-    direct |= psi > Float(0);
-    const VInt<C> middle = flat & (psi < Float(0));
+    VInt<C> free = {};
+    if (all_free)
+      free = (z >= row.first()) & (z <= row.last());
+    else if (!row.equal())
+      free = (z >= row.first()) & (z <= row.last()) & is_free(upper - lower);
+    direct |= (psi > Float(0)) | free;
+    const VInt<C> middle = flat & (psi < Float(0)) & ~free;
     if (midpoint_moves) {
       direct &= ~middle;
       u = middle ? splat<VFloat<C>>(clip * scale) : u;
