@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .errors import NumericalWarning
+from .errors import NumericalWarning, depth_of_caller
 from .formats import columns
 
 EMULATED = "emulated"
@@ -87,7 +86,7 @@ class Tally:
                 f"{operation} is not emulated and runs in the carrier's arithmetic: "
                 f"{reason}; coverage() counts such calls, strict=True refuses them",
                 NumericalWarning,
-                stacklevel=_depth_of_caller(),
+                stacklevel=depth_of_caller(),
             )
         self.calls[key] += 1
 
@@ -106,14 +105,3 @@ class Tally:
             )
         )
         return Coverage(tuple(rows))
-
-
-def _depth_of_caller() -> int:
-    """Return how far up the first frame outside of lowprec and torch is."""
-    frame, depth = sys._getframe(1), 1
-    while frame.f_back is not None:
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in ("lowprec", "torch"):
-            break
-        frame, depth = frame.f_back, depth + 1
-    return depth

@@ -65,7 +65,7 @@ class Levels:
                 f"{type(self.values).__name__}: use Levels([-1, 1])"
             )
         try:
-            values = tuple(float(value) + 0.0 for value in self.values)
+            values = tuple(map(_level, self.values))
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"levels must be numbers, got {self.values!r}: give levels that differ "
@@ -309,6 +309,12 @@ def _comparable(w: float) -> Fraction | float:
     if math.isnan(w):
         raise ValueError("NaN has no nearest level")
     return w if math.isinf(w) else Fraction(w)
+
+
+def _level(value: Any) -> float:
+    if isinstance(value, str | bytes):
+        raise TypeError(f"a text is no number: {value!r}")
+    return float(value) + 0.0
 
 
 def _half(bits: int) -> int:

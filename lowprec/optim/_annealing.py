@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable
@@ -10,12 +11,12 @@ from typing import Any, TypeAlias
 
 from torch.optim import Optimizer
 
-from ..errors import NumericalWarning
-from ._remoteness import largest_epsilon
+from ..errors import NumericalWarning, depth_of_caller
+from ._remoteness import check_number, largest_epsilon
 
 Schedule: TypeAlias = Callable[[float], float]
 
-_HORIZON = 10_000  # times that the search for the first binding one looks at
+_LAST_STEP = 2**53  # of the search for the first one that binds
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class ExponentialEpsilon:
         floor: epsilon_f.
 
     Raises:
-        ValueError: if a value is out of range.
+        TypeError: if a value is no number.
+        ValueError: if one is out of range.
 
     Example:
         >>> schedule = ExponentialEpsilon(start=30)
@@ -51,6 +53,9 @@ class ExponentialEpsilon:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        for name in ("start", "rate", "initial", "floor"):
+            check_number(name, getattr(self, name))
+        _check_start(self.start)
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate must be in (0, 1], got {self.rate}")
         if not 0 <= self.floor <= self.initial < math.inf:
@@ -64,7 +69,7 @@ class ExponentialEpsilon:
         if time < self.start:
             return self.initial
         shrunk: float = self.initial * self.rate ** (time - self.start)
-        return max(self.floor, shrunk)
+        return max(shrunk, self.floor)  # in this order NaN stays
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ class LinearLambda:
         start: T, from 0.
 
     Raises:
-        ValueError: for a negative rate.
+        TypeError: if a value is no number.
+        ValueError: if one is negative, or the rate not finite.
 
     Example:
         >>> LinearLambda(0.5, start=2)(5)
@@ -93,13 +99,21 @@ class LinearLambda:
     start: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the rate."""
+        """Check the values."""
+        check_number("rate", self.rate)
+        check_number("start", self.start)
+        _check_start(self.start)
         if not 0 <= self.rate < math.inf:
             raise ValueError(f"rate must be finite and not negative, got {self.rate}")
 
     def __call__(self, time: float) -> float:
         """Return lambda(t)."""
-        return self.rate * max(0.0, time - self.start)
+        return self.rate * max(time - self.start, 0.0)  # in this order NaN stays
+
+
+def _check_start(start: float) -> None:
+    if not start >= 0:
+        raise ValueError(f"start must not be negative, got {start}")
 
 
 class Annealing:
@@ -119,11 +133,13 @@ class Annealing:
         fractional: whether time moves inside an epoch.
 
     Raises:
+        TypeError: if ``steps_per_epoch`` is no integer.
         ValueError: if no group has ``key`` or the schedule goes out of range.
 
     Warns:
         NumericalWarning: if ``epsilon`` starts above its maximum, saying from which
-            time on the constraint binds inside cells.
+            step on the constraint binds inside cells. The step is searched for by
+            bisection, which takes for granted that epsilon does not rise again.
 
     Example:
         >>> import torch
@@ -152,10 +168,18 @@ class Annealing:
                 f"the groups of {type(optimizer).__name__} have no {key!r} to anneal: "
                 "'epsilon' is ASkewSGD's, 'lam' is ProxQuant's"
             )
-        if steps_per_epoch is not None and steps_per_epoch < 1:
-            raise ValueError(
-                f"steps_per_epoch must be at least 1, got {steps_per_epoch}"
-            )
+        if steps_per_epoch is not None:
+            if isinstance(steps_per_epoch, bool) or not isinstance(
+                steps_per_epoch, int
+            ):
+                raise TypeError(
+                    f"steps_per_epoch must be an int, got {steps_per_epoch!r}: "
+                    "len(loader) counts the batches"
+                )
+            if steps_per_epoch < 1:
+                raise ValueError(
+                    f"steps_per_epoch must be at least 1, got {steps_per_epoch}"
+                )
         self.optimizer = optimizer
         self.key = key
         self.schedule = schedule
@@ -233,16 +257,35 @@ class Annealing:
         )
         if self._value(0.0) <= largest:
             return
-        binding = next(
-            (t for t in range(_HORIZON) if self.schedule(float(t)) < largest), None
-        )
-        when = (
-            f"not before time {_HORIZON}" if binding is None else f"from time {binding}"
-        )
+        step = self._first_step_below(largest)
+        when = "at no step" if step is None else f"from step {step} on, counted from 0"
         warnings.warn(
             f"epsilon starts at {self._value(0.0):g}, above its maximum {largest:g} "
-            f"for these levels: the constraint binds inside cells {when} on; start at "
+            f"for these levels: the constraint binds inside cells {when}; start at "
             "optim.largest_epsilon(levels, remoteness)",
             NumericalWarning,
-            stacklevel=3,
+            stacklevel=depth_of_caller(),
         )
+
+    def _first_step_below(self, bound: float) -> int | None:
+        """Return the first step whose value is below a bound; None if there is none."""
+
+        def known(step: int) -> float | None:
+            # A schedule may be a table, which ends.
+            with contextlib.suppress(ArithmeticError, LookupError, ValueError):
+                return float(self.schedule(self._time(step)))
+            return None
+
+        above, step = 0, 1
+        while (value := known(step)) is not None and value >= bound:
+            if step >= _LAST_STEP:
+                return None
+            above, step = step, 2 * step
+        while step - above > 1:
+            middle = (above + step) // 2
+            value = known(middle)
+            if value is not None and value >= bound:
+                above = middle
+            else:
+                step = middle
+        return None if known(step) is None else step

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..errors import NumericalWarning
+from ..errors import NumericalWarning, depth_of_caller
 from ..rounding import Rounding, RoundingLike
 from ._base import AbstractRoundedOptimizer, Group
 from ._levels import LevelsLike, LevelTable
@@ -22,6 +22,7 @@ from ._remoteness import (
     Skew,
     check_cells,
     check_choice,
+    check_number,
     check_skew,
     largest_epsilon,
     min_gap,
@@ -87,7 +88,8 @@ class ASkewSGD(QuantizedMixin, SGD):
         generator: source of the seed; None means torch's default generator.
 
     Raises:
-        TypeError: if a parameter with levels is not float32 or float64.
+        TypeError: if a parameter with levels is not float32 or float64, or an argument
+            no number.
         ValueError: if an argument is out of range.
 
     Warns:
@@ -176,7 +178,7 @@ class ASkewSGD(QuantizedMixin, SGD):
             param_group = {**param_group, "params": params}
             check_levels({**self.defaults, **param_group}, params)
         super().add_param_group(param_group)
-        warn_if_free(self.param_groups[-1], stacklevel=2)
+        warn_if_free(self.param_groups[-1])
 
     def _check_values(self, group: Group) -> None:
         super()._check_values(group)
@@ -186,6 +188,9 @@ class ASkewSGD(QuantizedMixin, SGD):
         if hull is None or hull == "levels":
             return
         pair = isinstance(hull, tuple | list) and len(hull) == 2
+        if pair:
+            check_number("a bound of hull", hull[0])
+            check_number("a bound of hull", hull[1])
         if not pair or not hull[0] <= hull[1]:
             raise ValueError(
                 f"hull must be None, 'levels' or (low, high) with low <= high, got "
@@ -208,12 +213,14 @@ class ASkewSGD(QuantizedMixin, SGD):
 def check_skew_group(group: Group) -> None:
     """Refuse parameters of the skewed direction that are out of range."""
     if group["levels"] is not None:
+        if group["epsilon"] is not None:
+            check_number("epsilon", group["epsilon"])
         names = ("clip", "remoteness", "clip_mode", "midpoint")
         check_skew(group["alpha"], _epsilon(group), *(group[name] for name in names))
         check_cells(group["levels"], group["remoteness"])
 
 
-def warn_if_free(group: Group, stacklevel: int) -> None:
+def warn_if_free(group: Group) -> None:
     """Warn if the constraint binds nowhere between two levels."""
     if group["levels"] is None:
         return
@@ -224,7 +231,7 @@ def warn_if_free(group: Group, stacklevel: int) -> None:
             "these levels: weights between two levels are free until epsilon is "
             "annealed below it; epsilon=None is the maximum",
             NumericalWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=depth_of_caller(),
         )
 
 

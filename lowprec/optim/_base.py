@@ -48,6 +48,19 @@ def check_learning_rate(lr: float | Tensor) -> None:
         raise ValueError(f"Invalid learning rate: {lr}")
 
 
+def refuse_sparse(p: Tensor, optimizer: object) -> None:
+    """Refuse a gradient that is not strided.
+
+    Raises:
+        RuntimeError: saying how to get another.
+    """
+    if p.grad is not None and p.grad.layout != torch.strided:
+        raise RuntimeError(
+            f"{type(optimizer).__name__} does not support sparse gradients: use "
+            "sparse=False in the layer, or p.grad.to_dense()"
+        )
+
+
 class Change(NamedTuple):
     """What a step does to one parameter, once all of them are known."""
 
@@ -176,11 +189,7 @@ class AbstractRoundedOptimizer(Optimizer):
         for p in group["params"]:
             if p.grad is None:
                 continue
-            if p.grad.layout != torch.strided:
-                raise RuntimeError(
-                    f"{type(self).__name__} does not support sparse gradients: use "
-                    "sparse=False in the layer, or p.grad.to_dense()"
-                )
+            refuse_sparse(p, self)
             for key in self._roundings:
                 self._check_storage(key, group[key], p)
         return group

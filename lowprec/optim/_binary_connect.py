@@ -36,7 +36,12 @@ class BinaryConnect(AbstractQuantizingOptimizer):
         inside the hull; its random words are a function of a seed, drawn at
         construction, the step and the element, and resume from a checkpoint.
         Moments of the base are those of gradients at P(v). ``param_format`` of the
-        base rounds v; P(v) is rounded to nearest even.
+        base rounds v; P(v) is rounded to nearest even. Where the stochastic P is used,
+        the nearest levels of `project_` last until the next step, `update_scales_` or
+        `load_state_dict`. Weights that are loaded into the model, or initialized
+        again, after construction are refused, because P(v) would overwrite them: call
+        `reset_latent_` after it. Writes through ``p.data``, and those in the contexts
+        of this optimizer, are not seen.
 
     Args:
         base: optimizer of the latent weights.
@@ -92,7 +97,13 @@ class BinaryConnect(AbstractQuantizingOptimizer):
         check_choice("mode", mode, _MODES)
         if mode == "stochastic":
             defaults["sampling_seed"] = int(draw_seed(generator))
+        self._written: dict[Tensor, tuple[int, int]] = {}
         super().__init__(base, defaults)
+
+    def __setstate__(self, state: Group) -> None:
+        """Restore a copy, whose parameters count their changes anew."""
+        super().__setstate__(state)
+        self._written = {}
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group here and to the base, and quantize its parameters."""
@@ -101,16 +112,20 @@ class BinaryConnect(AbstractQuantizingOptimizer):
         if len(self.param_groups) == len(self.base.param_groups):
             steps = max(group["sampling_step"] for group in self.param_groups)
             self.param_groups[-1]["sampling_step"] = steps
-            self._quantize()
+            new = [x for x in self._pairs() if "latent" not in self.state.get(x[0], {})]
+            self._quantize(self._pending_scales(new))
 
     def load_state_dict(self, state_dict: Group) -> None:
         """Restore both optimizers, and set parameters to P of the latent weights.
 
         Raises:
+            RuntimeError: as `step`.
             ValueError: if the state is not of a wrapped optimizer.
         """
         super().load_state_dict(state_dict)
-        self._quantize()
+        for p, _ in self._pairs():
+            self._wrote(p)
+        self._quantize(self._pending_scales())
 
     def _check_new(self, group: Group) -> None:
         """Refuse parameters that have no scale, which is needed at once."""
@@ -129,8 +144,51 @@ class BinaryConnect(AbstractQuantizingOptimizer):
 
     def _unquantized(self, p: Tensor) -> Tensor:
         latent = self.state.get(p, {}).get("latent")
+        if not isinstance(latent, Tensor):
+            return p.detach()
+        if not self._is_own(p, latent):
+            raise RuntimeError(
+                f"the weights of a parameter of shape {tuple(p.shape)} were changed "
+                "after BinaryConnect quantized them, and the next step would overwrite "
+                "them; nothing was changed here. Call reset_latent_() to train on from "
+                "the present weights, load_state_dict() for those of a checkpoint"
+            )
         # The model may have changed its dtype or device since the last step.
-        return latent.to(p) if isinstance(latent, Tensor) else p.detach()
+        return latent.to(p)
+
+    def _latent_of(self, p: Tensor) -> Tensor:
+        """Return the latent weights, in memory of their own from the first time on."""
+        new = "latent" not in self.state.get(p, {})
+        return p.detach().clone() if new else self._unquantized(p)
+
+    def _kept(self, p: Tensor) -> Group:
+        """Return nothing: what the base keeps belongs to the latent weights."""
+        return {}
+
+    def _wrote(self, p: Tensor) -> None:
+        self._written[p] = _mark(p)
+
+    @torch.no_grad()
+    def _is_own(self, p: Tensor, latent: Tensor) -> bool:
+        """Whether a parameter has the values that it got here.
+
+        Copies of the parameters count their changes anew, and loading may write the
+        same values: then the quantized latent weights decide.
+        """
+        if self._written.get(p) == _mark(p):
+            return True
+        group, offset = next((g, i) for x, g, i in self._places() if x is p)
+        scale = self.state[p].get("scale")
+        if scale is None:
+            scale = scale_of(latent, group["levels"], group["scale"])
+        levels = ScaledLevels(group["levels"], scale, latent)
+        for mode in (group["mode"], "deterministic"):
+            own = torch.empty_like(latent)
+            _quantize(latent, own, levels, {**group, "mode": mode}, offset, False)
+            if torch.equal(own.to(p), p):
+                self._wrote(p)
+                return True
+        return False
 
     def _step(self, scales: dict[Tensor, Tensor]) -> None:
         with self._latent_data():
@@ -142,46 +200,91 @@ class BinaryConnect(AbstractQuantizingOptimizer):
     @contextmanager
     def _latent_data(self) -> Iterator[None]:
         """Let the parameters have the memory of the latent weights, without a copy."""
-        pairs = [p for p, _ in self._pairs()]
-        quantized = [p.data for p in pairs]
-        for p in pairs:
-            p.data = self._unquantized(p)
+        latents = {p: self._latent_of(p) for p, _ in self._pairs()}
+        quantized = {p: p.data for p in latents}
+        for p, latent in latents.items():
+            p.data = latent
         try:
             yield
         finally:
-            for p, values in zip(pairs, quantized, strict=True):
+            for p, values in quantized.items():
                 self.state[p]["latent"], p.data = p.data, values
+                self._wrote(p)
 
-    @torch.no_grad()
-    def _quantize(
-        self, scales: dict[Tensor, Tensor] | None = None, clip: bool = False
-    ) -> None:
-        """Set every parameter to P of its latent weights, clipped if groups say so."""
-        scales = self._pending_scales() if scales is None else scales
-        self._keep_scales(scales)
+    def _places(self) -> Iterator[tuple[Tensor, Group, int]]:
+        """Yield parameters that have levels, their groups, and their first elements."""
         offset = 0
         for group in self.param_groups:
             for p in group["params"]:
                 if group["levels"] is not None:
-                    state = self.state[p]
-                    latent = self._unquantized(p)
-                    if "latent" not in state:
-                        latent = latent.clone()
-                    state["latent"] = latent
-                    levels = ScaledLevels(group["levels"], scales[p], latent)
-                    _quantize(latent, p, levels, group, offset, clip and group["clip"])
+                    yield p, group, offset
                 offset += p.numel()
 
+    @torch.no_grad()
+    def _quantize(self, scales: dict[Tensor, Tensor], clip: bool = False) -> None:
+        """Set parameters to P of their latent weights, clipped if groups say so.
+
+        Args:
+            scales: of these parameters.
+            clip: whether groups decide on clipping; else there is none.
+        """
+        self._keep_scales(scales)
+        for p, group, offset in self._places():
+            if p in scales:
+                latent = self.state[p]["latent"] = self._latent_of(p)
+                levels = ScaledLevels(group["levels"], scales[p], latent)
+                _quantize(latent, p, levels, group, offset, clip and group["clip"])
+                self._wrote(p)
+
     def update_scales_(self, epoch: float | None = None) -> None:
-        """Compute scales as `ASkewSGD.update_scales_`, and quantize with them."""
+        """Compute scales as `ASkewSGD.update_scales_`, and quantize with them.
+
+        Raises:
+            RuntimeError: if others changed the weights; nothing has changed then.
+            ValueError: if a scale is zero or not finite; likewise.
+        """
+        for p, _ in self._pairs():
+            self._unquantized(p)
         super().update_scales_(epoch)
-        self._quantize()
+        self._quantize(self._pending_scales())
+
+    @torch.no_grad()
+    def reset_latent_(self) -> None:
+        """Take weights that were loaded into the model as latent ones, and quantize.
+
+        Parameters that have other values than they got here start anew, as at
+        construction: their present values become the latent weights, of which scales
+        are computed. All others, and the base's moments, stay as they are.
+
+        Raises:
+            ValueError: if a scale is zero or not finite; nothing has changed then.
+        """
+        loaded = [
+            (p, group)
+            for p, group in self._pairs()
+            if "latent" not in self.state.get(p, {})
+            or not self._is_own(p, self.state[p]["latent"])
+        ]
+        scales = {p: scale_of(p, g["levels"], g["scale"]) for p, g in loaded}
+        for p, _ in loaded:
+            self.state[p]["latent"] = p.detach().clone()
+            self._wrote(p)
+            # What was lost in a step of other weights.
+            lost = self.base.state.get(p, {}).get("compensation")
+            if isinstance(lost, Tensor):
+                lost.zero_()
+        self._quantize(scales)
 
     @contextmanager
     def latent(self) -> Iterator[None]:
         """Evaluate with the latent weights; the quantized ones come back."""
         with self._replaced([self._unquantized(p) for p, _ in self._pairs()]):
             yield
+
+
+def _mark(p: Tensor) -> tuple[int, int]:
+    """Return what differs after torch has written to a parameter or moved it."""
+    return p._version, p.data_ptr()
 
 
 def _quantize(

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from ._base import Group
 from ._levels import LevelsLike
-from ._remoteness import check_choice
+from ._remoteness import check_choice, check_number
 from ._scaled_levels import Prox, ScaledLevels
 from ._scales import ScaleLike
 from ._stored import clamp_, stored
@@ -45,6 +45,7 @@ def proximal_map(
         Tensor like ``w``.
 
     Raises:
+        TypeError: if lambda is no number.
         ValueError: if an argument is out of range.
 
     Example:
@@ -65,6 +66,7 @@ def proximal_map(
 
 
 def _check_lam(lam: float) -> None:
+    check_number("lam", lam)
     if not 0 <= lam < math.inf:
         raise ValueError(f"lam must be finite and not negative, got {lam}")
 
@@ -93,7 +95,8 @@ class ProxQuant(AbstractQuantizingOptimizer):
         scale_until: see `ASkewSGD`.
         freeze_at: number of steps after which weights with levels go to the nearest
             ones and stay there, with the scale that they have, while the base goes on
-            with all others; None for never.
+            with all others; None for never. Groups in which it is set later freeze at
+            the next step.
 
     Raises:
         TypeError: if ``base`` is no optimizer or a parameter is not float32 or float64.
@@ -136,6 +139,7 @@ class ProxQuant(AbstractQuantizingOptimizer):
             "scale_until": scale_until,
             "freeze_at": freeze_at,
             "prox_step": 0,
+            "frozen": False,
         }
         super().__init__(base, defaults)
 
@@ -144,7 +148,11 @@ class ProxQuant(AbstractQuantizingOptimizer):
         check_choice("prox", group["prox"], _PROXES)
         _check_lam(group["lam"])
         freeze_at = group["freeze_at"]
-        if freeze_at is not None and freeze_at < 1:
+        if freeze_at is None:
+            return
+        if isinstance(freeze_at, bool) or not isinstance(freeze_at, int):
+            raise TypeError(f"freeze_at must be a number of steps, got {freeze_at!r}")
+        if freeze_at < 1:
             raise ValueError(f"freeze_at must be at least 1 step, got {freeze_at}")
 
     def _step(self, scales: dict[Tensor, Tensor]) -> None:
@@ -162,10 +170,11 @@ class ProxQuant(AbstractQuantizingOptimizer):
                 self._map(p, group, scales[p])
         for group in self.param_groups:
             group["prox_step"] += 1
-            if group["levels"] is not None and group["prox_step"] == group["freeze_at"]:
+            freezes = _is_frozen(group) and not group["frozen"]
+            if freezes and group["levels"] is not None:
                 for p in group["params"]:
-                    levels = ScaledLevels(group["levels"], scales[p], p.detach())
-                    p.copy_(stored(levels.nearest(p.detach()), group))
+                    self._place(p, self._project(p, group, scales[p]))
+            group["frozen"] = _is_frozen(group)
 
     def _keeps_scales(self, group: Group, epoch: float | None) -> bool:
         return _is_frozen(group) or super()._keeps_scales(group, epoch)

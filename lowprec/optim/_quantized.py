@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ._levels import level_table
+from ._remoteness import check_number
 from ._scaled_levels import ScaledLevels
 from ._scales import check_scale, scale_of
 from ._stored import stored
@@ -34,11 +35,14 @@ def check_gradients(groups: Sequence[Group]) -> None:
     """
     for group in groups:
         for p in group["params"]:
-            if p.grad is None or p.grad.layout != torch.strided:
+            if p.grad is None:
                 continue
+            gradient = _values(p.grad)
             # A sum costs no temporary; it may also overflow, hence the second look.
-            if not bool(p.grad.sum().isfinite()) and not bool(p.grad.isfinite().all()):
-                count = int((~p.grad.isfinite()).sum())
+            if not bool(gradient.sum().isfinite()) and not bool(
+                gradient.isfinite().all()
+            ):
+                count = int((~gradient.isfinite()).sum())
                 raise RuntimeError(
                     f"the gradient of a parameter of shape {tuple(p.shape)} has "
                     f"{count} elements that are NaN or infinite; nothing was changed. "
@@ -46,16 +50,27 @@ def check_gradients(groups: Sequence[Group]) -> None:
                 )
 
 
+def _values(gradient: Tensor) -> Tensor:
+    """Return the elements that are stored, of a gradient of any layout."""
+    if gradient.layout == torch.strided:
+        return gradient
+    if gradient.layout == torch.sparse_coo:
+        gradient = gradient.coalesce()
+    return gradient.values()
+
+
 def check_levels(group: Group, params: Sequence[Any]) -> None:
     """Refuse levels and scales that do not fit the parameters of a group.
 
     Raises:
-        TypeError: if a parameter is not float32 or float64.
+        TypeError: if a parameter is not float32 or float64, or a value no number.
         ValueError: if levels or scale are out of range.
     """
     if group["levels"] is None:
         return
     check_scale(group["scale"])
+    if group["scale_until"] is not None:
+        check_number("scale_until", group["scale_until"])
     for p in params:
         tensor = p[1] if isinstance(p, tuple) else p
         if isinstance(tensor, Tensor):
@@ -66,12 +81,15 @@ class QuantizedMixin:
     """Projection on the levels, and evaluation there, for an optimizer's groups.
 
     The groups have ``levels`` and ``scale``. A scale that is computed from the weights
-    is kept in the state from the first step on, until `update_scales_`.
+    is kept in the state from the first step or `project_` on, until `update_scales_`.
     """
 
     if TYPE_CHECKING:
         param_groups: list[Group]
         state: defaultdict[Tensor, Any]
+
+    def _pairs(self) -> list[tuple[Tensor, Group]]:
+        return list(quantized_params(self.param_groups))
 
     def _scale(self, p: Tensor, group: Group) -> Tensor:
         known = self.state.get(p, {}).get("scale")
@@ -83,18 +101,39 @@ class QuantizedMixin:
         """Return the weights that the quantization starts from."""
         return p.detach()
 
-    def _pending_scales(self) -> dict[Tensor, Tensor]:
-        """Return the scales of all parameters that have levels."""
-        return {p: self._scale(p, g) for p, g in quantized_params(self.param_groups)}
+    def _wrote(self, p: Tensor) -> None:
+        """Take note that a parameter has values that this optimizer gave it."""
+
+    def _kept(self, p: Tensor) -> Group:
+        """Return the state that belongs to the weights and moves with them."""
+        state: Group = self.state.get(p, {})
+        return state
+
+    def _pending_scales(
+        self, pairs: Sequence[tuple[Tensor, Group]] | None = None
+    ) -> dict[Tensor, Tensor]:
+        """Return the scales of these parameters, or of all that have levels."""
+        pairs = self._pairs() if pairs is None else pairs
+        return {p: self._scale(p, group) for p, group in pairs}
 
     def _keep_scales(self, scales: dict[Tensor, Tensor]) -> None:
-        for p, group in quantized_params(self.param_groups):
-            if group["scale"] is not None:
+        for p, group in self._pairs():
+            if p in scales and group["scale"] is not None:
                 self.state[p]["scale"] = scales[p]
 
-    def _project(self, p: Tensor, group: Group) -> Tensor:
-        w, scale = self._unquantized(p), self._scale(p, group)
+    def _project(self, p: Tensor, group: Group, scale: Tensor) -> Tensor:
+        w = self._unquantized(p)
         return stored(ScaledLevels(group["levels"], scale, w).nearest(w), group)
+
+    def _place(self, p: Tensor, value: Tensor) -> None:
+        """Set weights to values that no step has led to, and what belongs to them."""
+        p.copy_(value)
+        self._wrote(p)
+        kept = self._kept(p)
+        if isinstance(kept.get("master"), Tensor):
+            kept["master"].copy_(value)
+        if isinstance(kept.get("compensation"), Tensor):
+            kept["compensation"].zero_()
 
     def _keeps_scales(self, group: Group, epoch: float | None) -> bool:
         """Whether `update_scales_` leaves the scales of a group as they are."""
@@ -114,35 +153,46 @@ class QuantizedMixin:
         Raises:
             ValueError: if a scale is zero or not finite; nothing has changed then.
         """
-        chosen = [
-            (p, group)
-            for p, group in quantized_params(self.param_groups)
-            if not self._keeps_scales(group, epoch)
-        ]
-        scales = [
-            scale_of(self._unquantized(p), group["levels"], group["scale"])
-            for p, group in chosen
-        ]
-        for (p, group), scale in zip(chosen, scales, strict=True):
-            if group["scale"] is not None:
-                self.state[p]["scale"] = scale
+        chosen = [x for x in self._pairs() if not self._keeps_scales(x[1], epoch)]
+        self._keep_scales(
+            {
+                p: scale_of(self._unquantized(p), group["levels"], group["scale"])
+                for p, group in chosen
+            }
+        )
 
     @torch.no_grad()
-    def project_(self) -> None:
-        """Move every weight that has levels to its nearest level, in place.
+    def project_(self, params: Tensor | Iterable[Tensor] | None = None) -> None:
+        """Move weights that have levels to their nearest levels, in place.
 
         Training ends near the levels, not on them: without this the weights are not
         in the set. With ``param_format`` the scaled level is rounded to nearest even.
+        Scales are kept from here on, so that a second projection moves nothing.
+
+        Args:
+            params: which parameters; None means all that have levels.
+
+        Raises:
+            ValueError: for parameters that have no levels here, and if a scale is zero
+                or not finite; nothing has changed then.
         """
-        pairs = list(quantized_params(self.param_groups))
-        values = [self._project(p, group) for p, group in pairs]
+        pairs = self._pairs() if params is None else self._chosen(params)
+        scales = self._pending_scales(pairs)
+        values = [self._project(p, group, scales[p]) for p, group in pairs]
+        self._keep_scales(scales)
         for (p, _), value in zip(pairs, values, strict=True):
-            p.copy_(value)
-            state = self.state.get(p, {})
-            if isinstance(state.get("master"), Tensor):
-                state["master"].copy_(value)
-            if isinstance(state.get("compensation"), Tensor):
-                state["compensation"].zero_()
+            self._place(p, value)
+
+    def _chosen(self, params: Tensor | Iterable[Tensor]) -> list[tuple[Tensor, Group]]:
+        ids = {id(p) for p in ([params] if isinstance(params, Tensor) else params)}
+        pairs = [(p, group) for p, group in self._pairs() if id(p) in ids]
+        if len(pairs) < len(ids):
+            raise ValueError(
+                f"{len(ids) - len(pairs)} of {len(ids)} given parameters have no "
+                f"levels in this {type(self).__name__}: give members of its groups, or "
+                "None for all that have"
+            )
+        return pairs
 
     @contextmanager
     def quantized(self) -> Iterator[None]:
@@ -150,21 +200,40 @@ class QuantizedMixin:
 
         Statistics of batch normalization are left as they are.
         """
-        with self._replaced([self._project(*x) for x in self._pairs()]):
+        scales = self._pending_scales()
+        values = [self._project(p, group, scales[p]) for p, group in self._pairs()]
+        with self._holding(scales), self._replaced(values):
             yield
 
-    def _pairs(self) -> list[tuple[Tensor, Group]]:
-        return list(quantized_params(self.param_groups))
+    @contextmanager
+    def _holding(self, scales: dict[Tensor, Tensor]) -> Iterator[None]:
+        """Keep scales while weights are replaced, from which others would follow."""
+        new = [p for p in scales if "scale" not in self.state.get(p, {})]
+        self._keep_scales(scales)
+        try:
+            yield
+        finally:
+            for p in new:
+                state = self.state.get(p, {})
+                state.pop("scale", None)
+                if not state:
+                    self.state.pop(p, None)
 
     @contextmanager
     def _replaced(self, values: list[Tensor]) -> Iterator[None]:
         params = [p for p, _ in self._pairs()]
         kept = [p.detach().clone() for p in params]
-        _assign(params, values)
+        self._assign(params, values)
         try:
             yield
         finally:
-            _assign(params, kept)
+            self._assign(params, kept)
+
+    @torch.no_grad()
+    def _assign(self, params: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        for p, value in zip(params, values, strict=True):
+            p.copy_(value)
+            self._wrote(p)
 
     @torch.no_grad()
     def distance(self) -> tuple[float, float]:
@@ -173,7 +242,7 @@ class QuantizedMixin:
         (0, 0) without any.
         """
         largest, total, count = 0.0, 0.0, 0
-        for p, group in quantized_params(self.param_groups):
+        for p, group in self._pairs():
             if p.numel() == 0:
                 continue
             w, scale = self._unquantized(p), self._scale(p, group)
@@ -182,9 +251,3 @@ class QuantizedMixin:
             total += float(away.sum(dtype=torch.float64))
             count += p.numel()
         return largest, total / max(count, 1)
-
-
-@torch.no_grad()
-def _assign(params: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for p, value in zip(params, values, strict=True):
-        p.copy_(value)

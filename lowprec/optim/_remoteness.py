@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from numbers import Real
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -36,6 +37,17 @@ def check_choice(name: str, value: Any, allowed: tuple[str, ...] = ()) -> None:
         raise ValueError(
             f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}"
         )
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse what is no number.
+
+    Raises:
+        TypeError: saying what was given.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number and not (isinstance(value, Tensor) and value.numel() == 1):
+        raise TypeError(f"{name} must be a number, got {value!r}")
 
 
 def check_cells(levels: LevelsLike, kind: RemotenessLike) -> None:
@@ -313,11 +325,15 @@ def check_skew(
     """Refuse parameters of the skewed direction that are out of range.
 
     Raises:
+        TypeError: for what is no number.
         ValueError: saying what is allowed.
     """
     check_choice("remoteness", kind)
     check_choice("clip_mode", clip_mode)
     check_choice("midpoint", midpoint)
+    check_number("epsilon", epsilon)
+    check_number("alpha", alpha)
+    check_number("clip", math.inf if clip is None else clip)
     check_epsilon(epsilon)
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha must be positive and finite, got {alpha}")

@@ -15,6 +15,7 @@ from ._remoteness import check_choice
 _POLICIES = ("range", "absmax", "mean_abs", "sawb")
 # The constants of 4-bit weights, whose levels span 16 gaps.
 _SAWB = (12.1, 12.2)
+_MOST_SHOWN = 4  # bad channels that an error names
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def check_scale(scale: object) -> None:
     """Refuse what is no scale policy.
 
     Raises:
+        TypeError: for a truth value.
         ValueError: for unknown names, and numbers that are not positive and finite.
     """
     if scale is None or callable(scale) or isinstance(scale, PerChannel):
@@ -59,6 +61,8 @@ def check_scale(scale: object) -> None:
     if isinstance(scale, str):
         check_choice("scale", scale, _POLICIES)
         return
+    if isinstance(scale, bool):
+        raise TypeError(f"scale must be a number or a policy, got {scale}")
     numbers = torch.as_tensor(scale, dtype=torch.float64)
     if not bool(((numbers > 0) & numbers.isfinite()).all()):
         raise ValueError(
@@ -110,9 +114,10 @@ def scale_of(w: Tensor, levels: LevelsLike, scale: ScaleLike) -> Tensor:
     else:
         result = torch.as_tensor(scale)
     result = result.detach().to(w)
-    if not bool(((result > 0) & result.isfinite()).all()):
+    bad = ~((result > 0) & result.isfinite())
+    if bool(bad.any()):
         raise ValueError(
-            f"scale {scale!r} gives {result.tolist()} for weights of shape "
+            f"scale {scale!r} gives {_shown(result, bad)} for weights of shape "
             f"{tuple(w.shape)}: it must be positive and finite; initialize the weights "
             "to other values, or give the scale as a number"
         )
@@ -122,6 +127,18 @@ def scale_of(w: Tensor, levels: LevelsLike, scale: ScaleLike) -> Tensor:
             f"of shape {tuple(w.shape)}"
         )
     return result
+
+
+def _shown(scales: Tensor, bad: Tensor) -> str:
+    """Return the bad scales with their places; the first ones, if there are many."""
+    if scales.dim() == 0:
+        return f"{scales.item():g}"
+    places = bad.nonzero().tolist()
+    named = [
+        f"{scales[tuple(place)].item():g} at {place}" for place in places[:_MOST_SHOWN]
+    ]
+    more = len(places) - len(named)
+    return ", ".join(named) + (f" and at {more} other places" if more else "")
 
 
 def _by_policy(

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from ._askew_sgd import Skewing, check_skew_group, effective_step, warn_if_free
 from ._base import Group
+from ._exact import consecutive
 from ._levels import LevelsLike
 from ._remoteness import ClipMode, Midpoint, RemotenessLike, check_choice
 from ._scales import ScaleLike
@@ -104,7 +105,7 @@ class Skewed(AbstractQuantizingOptimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add a group here and to the base."""
         super().add_param_group(param_group)
-        warn_if_free(self.param_groups[-1], stacklevel=2)
+        warn_if_free(self.param_groups[-1])
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
@@ -114,41 +115,84 @@ class Skewed(AbstractQuantizingOptimizer):
     def _step(self, scales: dict[Tensor, Tensor]) -> None:
         pairs = [(p, group) for p, group in self._pairs() if p.grad is not None]
         gradients = [cast(Tensor, p.grad) for p, _ in pairs]
-        moves: dict[Tensor, Tensor] = {}
-        olds: dict[Tensor, Tensor] = {}
+        skewings = {p: Skewing(group, scales[p], p) for p, group in pairs}
+        # Where weights were before the step, or will be after it.
+        places: dict[Tensor, Tensor] = {}
         try:
             for p, group in pairs:
                 if group["mode"] == "displacement":
-                    olds[p] = p.detach().clone()
+                    places[p] = p.detach().clone()
                     continue
-                gradient = cast(Tensor, p.grad)
-                sign = -1 if group.get("maximize") else 1
-                direction = Skewing(group, scales[p], p)(sign * gradient, p)
                 # torch's fused Adam misreads gradients of another layout than p's.
                 seen = torch.empty_like(p)
-                if group["mode"] == "gradient":
-                    p.grad = torch.mul(direction, sign, out=seen)
-                    continue
-                moves[p] = direction.where(direction != sign * gradient, torch.nan)
-                olds[p] = p.detach().clone()
-                p.grad = seen.copy_(gradient).masked_fill_(~moves[p].isnan(), 0.0)
+                if group["mode"] == "bypass":
+                    places[p] = torch.empty_like(p)
+                _look(p, group, skewings[p], seen, places.get(p))
+                p.grad = seen
             self.base.step()
         finally:
             for (p, _), gradient in zip(pairs, gradients, strict=True):
                 p.grad = gradient
         for p, group in pairs:
-            lr = effective_step(group)
-            if p not in olds or lr == 0:
-                continue
-            if group["mode"] == "displacement":
-                velocity = (olds[p] - p).div_(lr)
-                move = Skewing(group, scales[p], p)(velocity, olds[p])
-                move = move.where(move != velocity, torch.nan)
-            else:
-                move = moves[p]
-            reached = stored(olds[p].sub_(move, alpha=lr), group)
-            p.copy_(torch.where(move.isnan(), p, reached))
-            # What the base's own step lost belongs to a step that was undone.
-            lost = self.base.state.get(p, {}).get("compensation")
-            if isinstance(lost, Tensor):
-                lost.masked_fill_(~move.isnan(), 0.0)
+            if p in places and effective_step(group) > 0:
+                # What the base's own step lost belongs to a step that was undone.
+                lost = self._kept(p).get("compensation")
+                _move(p, group, skewings[p], places[p], lost)
+
+
+def _look(
+    p: Tensor, group: Group, skewing: Skewing, seen: Tensor, reached: Tensor | None
+) -> None:
+    """Write the gradient that the base sees and, to bypass it, where weights go.
+
+    Args:
+        p: the parameter, with its gradient.
+        group: of the parameter.
+        skewing: of the parameter.
+        seen: -u where the gradient is skewed or, to bypass the base, 0.
+        reached: w + lr u where it is, else NaN; None if the base moves all weights.
+    """
+    lr, negate = effective_step(group), bool(group.get("maximize"))
+    tensors = [p.detach(), cast(Tensor, p.grad).detach(), seen]
+    if reached is not None:
+        tensors.append(reached)
+    zero, nan = (p.new_tensor(x) for x in (0.0, torch.nan))
+    for first, (w, gradient, out, *targets) in consecutive(tensors, skewing.cuttable):
+        downhill = gradient.neg() if negate else gradient
+        skewing(downhill, w, first, out)
+        for target in targets:
+            free = out == downhill
+            torch.sub(w, out, alpha=lr, out=target)
+            torch.where(free, nan, stored(target, group), out=target)
+            torch.where(free, out, zero, out=out)
+        if negate:
+            out.neg_()
+
+
+def _move(
+    p: Tensor, group: Group, skewing: Skewing, place: Tensor, lost: Tensor | None
+) -> None:
+    """Move skewed weights after a step of the base.
+
+    Args:
+        p: the parameter.
+        group: of the parameter.
+        skewing: of the parameter.
+        place: where they were or, to bypass the base, are to be.
+        lost: by the base's own step.
+    """
+    lr, displaced = effective_step(group), group["mode"] == "displacement"
+    tensors = [p.detach(), place]
+    if lost is not None:
+        tensors.append(lost)
+    for first, (w, target, *losses) in consecutive(tensors, skewing.cuttable):
+        if displaced:
+            velocity = torch.sub(target, w).div_(lr)
+            move = skewing(velocity, target, first)
+            free = move == velocity
+            target = stored(target.sub_(move, alpha=lr), group)
+        else:
+            free = target.isnan()
+        torch.where(free, w, target, out=w)
+        for loss in losses:
+            loss.masked_fill_(free.logical_not(), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ._base import Closure, Group
+from ._base import Closure, Group, refuse_sparse
 from ._quantized import QuantizedMixin, check_gradients, check_levels
 
 
@@ -23,16 +24,29 @@ class AbstractQuantizingOptimizer(QuantizedMixin, Optimizer):
     """
 
     def __init__(self, base: Optimizer, defaults: Group) -> None:
-        if not isinstance(base, Optimizer):
-            raise TypeError(
-                f"{type(self).__name__} wraps a torch.optim.Optimizer, got "
-                f"{type(base).__name__}"
-            )
+        self._check_base(base)
         for group in base.param_groups:
             self._check_group({**defaults, **group})
             self._check_new({**defaults, **group})
         self.base = base
         super().__init__(base.param_groups, defaults)
+
+    def _check_base(self, base: object) -> None:
+        """Refuse what cannot be wrapped."""
+        name, given = type(self).__name__, type(base).__name__
+        if not isinstance(base, Optimizer):
+            raise TypeError(f"{name} wraps a torch.optim.Optimizer, got {given}")
+        if isinstance(base, QuantizedMixin):
+            raise TypeError(
+                f"{name} around {given} would quantize twice, by the same keys of the "
+                "same groups: wrap a plain optimizer, as torch.optim.SGD"
+            )
+        closure = inspect.signature(type(base).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise TypeError(
+                f"{name} wraps optimizers that step along the gradients that are "
+                f"there, but {given} needs a closure: use another, as torch.optim.SGD"
+            )
 
     def __getstate__(self) -> Group:
         """Return what copies and pickles need, the base included."""
@@ -70,17 +84,42 @@ class AbstractQuantizingOptimizer(QuantizedMixin, Optimizer):
                 "reach: use 'fused', 'two_step' or 'kahan'"
             )
 
+    def _kept(self, p: Tensor) -> Group:
+        state: Group = self.base.state.get(p, {})
+        return state
+
+    def _check_shared(self) -> None:
+        """Refuse groups that only the base has.
+
+        Raises:
+            RuntimeError: saying where to add and to load them.
+        """
+        if list(map(id, self.param_groups)) != list(map(id, self.base.param_groups)):
+            name, base = type(self).__name__, type(self.base).__name__
+            raise RuntimeError(
+                f"the groups of {base} are no longer those of the {name} around it: "
+                f"use add_param_group and load_state_dict of {name}, which change "
+                "both; nothing was changed here"
+            )
+
     def state_dict(self) -> Group:
-        """Return the state of both optimizers."""
+        """Return the state of both optimizers.
+
+        Raises:
+            RuntimeError: if groups were added to the base, or loaded into it.
+        """
+        self._check_shared()
         return {**super().state_dict(), "base": self.base.state_dict()}
 
     def load_state_dict(self, state_dict: Group) -> None:
         """Restore both optimizers, or neither.
 
         Raises:
+            RuntimeError: if groups were added to the base, or loaded into it.
             ValueError: if the state is not of a wrapped optimizer, or does not fit the
                 groups; nothing has changed then.
         """
+        self._check_shared()
         if "base" not in state_dict:
             raise ValueError(
                 f"this is no state_dict of {type(self).__name__}, which has the base's "
@@ -113,15 +152,21 @@ class AbstractQuantizingOptimizer(QuantizedMixin, Optimizer):
             The closure's result, or None.
 
         Raises:
-            RuntimeError: for gradients that are not finite; nothing has changed then.
-            ValueError: if the group's values are out of range; likewise.
+            RuntimeError: for gradients that are not finite, or sparse where there are
+                levels, and if groups were added to the base, or loaded into it;
+                nothing has changed then.
+            TypeError: if a value of a group is of a wrong type; likewise.
+            ValueError: if one is out of range; likewise.
         """
+        self._check_shared()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             self._check_group(group)
+        for p, _ in self._pairs():
+            refuse_sparse(p, self)
         check_gradients(self.param_groups)
         scales = self._pending_scales()
         self._step(scales)

@@ -13,6 +13,7 @@ from lowprec.optim import (
     Annealing,
     ASkewSGD,
     ExponentialEpsilon,
+    Skewed,
     feasible_set,
     nearest,
     skewed_direction,
@@ -353,61 +354,19 @@ def test_a_zero_learning_rate_moves_nothing():
     assert p.tolist() == [0.0, 0.5, -3.0]
 
 
-def test_annealing_of_the_specification():
-    schedule = ExponentialEpsilon(30)
-    values = [schedule(t) for t in (0, 30, 31, 45.5, 60)]
-    expected = [1, 1, 0.88, 0.137873696, 0.021601314]
-    # The specification prints nine decimals.
-    assert values == pytest.approx(expected, rel=1e-9, abs=5e-10)
-    assert ExponentialEpsilon(0, floor=0.5)(100) == 0.5
-
-
-@pytest.mark.parametrize("fractional", [True, False])
-def test_annealing_counts_epochs(fractional):
+@pytest.mark.parametrize(
+    "options",
+    [{"alpha": "x"}, {"clip": "x"}, {"epsilon": "x"}, {"hull": ("a", "b")}],
+    ids=str,
+)
+def test_texts_are_no_numbers(options):
     p = torch.nn.Parameter(torch.ones(3))
-    optimizer = ASkewSGD([{"params": [p], "levels": BINARY}], 0.1)
-    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
-    schedule = ExponentialEpsilon(1, 0.5)
-    annealing = Annealing(
-        optimizer, "epsilon", schedule, steps_per_epoch=4, fractional=fractional
-    )
-    seen = []
-    for _ in range(8):
-        seen.append(optimizer.param_groups[0]["epsilon"])
-        annealing.step()
-    inside = [0.5 ** (i / 4) for i in range(4)] if fractional else [1] * 4
-    assert seen == pytest.approx([1, 1, 1, 1, *inside])
-    annealing.set_epoch(3)
-    assert optimizer.param_groups[0]["epsilon"] == 0.25
-    assert optimizer.param_groups[1]["epsilon"] == 1.0
-
-
-def test_schedules_that_go_negative_are_refused():
-    p = torch.nn.Parameter(torch.ones(3))
-    optimizer = ASkewSGD([p], 0.1, BINARY)
-    annealing = Annealing(optimizer, "epsilon", lambda t: 1 - t)
-    annealing.step()
-    with pytest.raises(ValueError, match=r"-1\.0 at time 2"):
-        annealing.step()
-    assert optimizer.param_groups[0]["epsilon"] == 0.0
-    assert annealing.state_dict() == {"count": 1}
-    with pytest.raises(ValueError, match="lam"):
-        Annealing(optimizer, "lam", lambda t: t)
-    optimizer.param_groups[0]["epsilon"] = -1.0
-    p.grad = torch.ones(3)
-    with pytest.raises(ValueError, match="epsilon"):
-        optimizer.step()
-    assert p.tolist() == [1.0] * 3
-
-
-@pytest.mark.parametrize(("kind", "time"), [("quadratic", 11), ("quartic", 22)])
-def test_a_slack_above_its_maximum_warns(kind, time):
-    p = torch.nn.Parameter(torch.ones(3))
-    with pytest.warns(lp.NumericalWarning, match="free until epsilon"):
-        optimizer = ASkewSGD([p], 0.1, INT2, remoteness=kind)
-    with pytest.warns(lp.NumericalWarning, match=f"from time {time} on"):
-        Annealing(optimizer, "epsilon", ExponentialEpsilon(0))
-    ASkewSGD([torch.nn.Parameter(torch.ones(3))], 0.1, INT2, epsilon=None)
+    options = {"epsilon": 0.1, **options}
+    with pytest.raises(TypeError, match="must be a number, got"):
+        ASkewSGD([p], 0.1, BINARY, **options)
+    if "hull" not in options:
+        with pytest.raises(TypeError, match="must be a number, got"):
+            Skewed(torch.optim.SGD([p], 0.1), BINARY, **options)
 
 
 def test_splitting_a_model():

@@ -262,3 +262,176 @@ def test_bad_arguments_are_refused():
         BinaryConnect(master, BINARY)
     with pytest.raises(ValueError, match="base"):
         BinaryConnect(sgd, BINARY).load_state_dict(sgd.state_dict())
+
+
+CHANGES = {
+    "filled": lambda p: torch.nn.init.constant_(p, 0.375),
+    "loaded": lambda p: load(p, 0.375),
+    "of other data": lambda p: setattr(p, "data", torch.full_like(p, 0.375)),
+}
+changes = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+
+
+def load(p, value):
+    module = torch.nn.Module()
+    module.register_parameter("p", p)
+    module.load_state_dict({"p": torch.full_like(p, value)})
+
+
+def one(mode="deterministic", scale=None, base=BASES["sgd"]):
+    p, q = (torch.nn.Parameter(torch.tensor([0.25, -0.5])) for _ in range(2))
+    optimizer = BinaryConnect(base([p, q]), BINARY, mode, scale=scale)
+    p.grad, q.grad = torch.ones(2), torch.ones(2)
+    optimizer.step()
+    return p, q, optimizer
+
+
+@changes
+@modes
+def test_weights_that_others_write_are_not_discarded(change, mode):
+    p, _, optimizer = one(mode)
+    state = copy.deepcopy(optimizer.state_dict())
+    with torch.no_grad():
+        change(p)
+
+    def evaluate(context):
+        with context():
+            pass
+
+    for call in (
+        optimizer.step,
+        optimizer.update_scales_,
+        optimizer.project_,
+        optimizer.distance,
+        lambda: evaluate(optimizer.quantized),
+        lambda: evaluate(optimizer.latent),
+    ):
+        with pytest.raises(RuntimeError, match=r"Call reset_latent_\(\) to train on"):
+            call()
+        assert p.tolist() == [0.375, 0.375]
+        now = optimizer.state_dict()
+        assert now["param_groups"] == state["param_groups"]
+        for ours, its in ((now, state), (now["base"], state["base"])):
+            torch.testing.assert_close(ours["state"], its["state"], rtol=0, atol=0)
+
+
+@changes
+@modes
+def test_written_weights_become_latent(change, mode):
+    p, q, optimizer = one(mode, scale="absmax")
+    _, kept, twin = one(mode, scale="absmax")
+    latents = optimizer.state[q]["latent"].clone()
+    with torch.no_grad():
+        change(p)
+    optimizer.reset_latent_()
+    assert set(p.tolist()) <= {-0.375, 0.375}
+    assert optimizer.state[p]["scale"] == 0.375
+    # The other parameter was not written.
+    assert torch.equal(optimizer.state[q]["latent"], latents)
+    with optimizer.latent():
+        assert p.tolist() == [0.375, 0.375]
+        assert torch.equal(q, latents)
+    before = optimizer.base.state[p]["momentum_buffer"].clone()
+    assert torch.equal(before, twin.base.state[kept]["momentum_buffer"])
+    optimizer.step()
+    # lr = 0.05, momentum = 0.9 and the second step along 1.
+    expected = torch.full((2,), 0.375) - 0.05 * 1.9
+    torch.testing.assert_close(optimizer.state[p]["latent"], expected)
+
+
+def test_latent_weights_that_are_reset_lost_nothing():
+    base = lambda g: lp.optim.SGD(g, 0.01, param_format="bfloat16", update="kahan")  # noqa: E731
+    p, q, optimizer = one(base=base)
+    lost = [optimizer.base.state[x]["compensation"] for x in (p, q)]
+    before = lost[1].clone()
+    assert all(x.all() for x in lost)
+    load(p, 0.375)
+    optimizer.reset_latent_()
+    assert not lost[0].any()
+    assert torch.equal(lost[1], before)
+
+
+def test_a_reset_without_a_scale_changes_nothing():
+    p, q, optimizer = one(scale="absmax")
+    state = copy.deepcopy(optimizer.state_dict()["state"])
+    load(p, 0.5)
+    load(q, 0.0)
+    with pytest.raises(ValueError, match="positive and finite"):
+        optimizer.reset_latent_()
+    torch.testing.assert_close(optimizer.state_dict()["state"], state, rtol=0, atol=0)
+    assert p.tolist() == [0.5, 0.5]
+
+
+@modes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("projects", [False, True])
+def test_its_own_values_are_known_again(mode, dtype, projects):
+    model, x, y = problem()
+    levels = lp.Levels([-0.7, 0.1, 0.3])
+    optimizer = BinaryConnect(BASES["sgd"](groups(model)), levels, mode, scale=0.3)
+    run(model, x, y, optimizer, 2)
+    if projects:
+        optimizer.project_()
+    again = copy.deepcopy(model.state_dict())
+    twins = [
+        (model, optimizer),
+        copy.deepcopy((model, optimizer)),
+        pickle.loads(pickle.dumps((model, optimizer))),
+    ]
+    for other, twin in twins:
+        other.load_state_dict(again)
+        other.to(dtype)
+        with twin.latent(), twin.quantized():
+            twin.distance()
+        with pytest.raises(KeyError), twin.latent():
+            raise KeyError
+        run(other, x.to(dtype), y.to(dtype), twin, 2)
+
+
+@every
+@modes
+def test_a_base_that_fails_wrote_nothing(base, mode):
+    model, x, y = problem()
+    optimizer = BinaryConnect(base(groups(model)), BINARY, mode)
+    run(model, x, y, optimizer, 1)
+    step = type(optimizer.base).step
+
+    def failing(self, closure=None):
+        step(self)
+        raise KeyError
+
+    optimizer.base.step = failing.__get__(optimizer.base)
+    with pytest.raises(KeyError):
+        optimizer.step()
+    del optimizer.base.step
+    run(model, x, y, optimizer, 1)
+
+
+def test_a_projection_lasts_until_the_next_sample():
+    p = torch.nn.Parameter(torch.full((64,), 0.25))
+    optimizer = BinaryConnect(torch.optim.SGD([p], 0.1), BINARY, "stochastic")
+    sample = p.detach().clone()
+    assert set(sample.tolist()) == {-1.0, 1.0}
+    state = copy.deepcopy(optimizer.state_dict())
+    for sampled_again in (
+        optimizer.update_scales_,
+        lambda: optimizer.load_state_dict(state),
+    ):
+        optimizer.project_()
+        assert p.tolist() == [1.0] * 64
+        sampled_again()
+        assert torch.equal(p, sample)
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_a_group_may_get_levels_later(resets):
+    p = torch.nn.Parameter(torch.tensor([0.25, -0.5]))
+    optimizer = BinaryConnect(torch.optim.SGD([p], lr=0.125))
+    p.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.param_groups[0]["levels"] = BINARY
+    if resets:
+        optimizer.reset_latent_()
+    optimizer.step()
+    assert p.tolist() == [1.0, -1.0]
+    assert optimizer.state[p]["latent"].tolist() == [0.0, -0.75]

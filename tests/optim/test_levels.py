@@ -44,6 +44,7 @@ def test_constructors():
         (3.0, TypeError, "iterable"),
         ("12", TypeError, "iterable"),
         ([[-1, 1], [-2, 2]], TypeError, "tensor"),
+        (["-1", "1"], TypeError, "numbers"),
     ],
 )
 def test_bad_levels_are_refused(values, error, text):

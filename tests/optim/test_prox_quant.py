@@ -203,3 +203,58 @@ def test_frozen_weights_keep_their_scale(freeze_at):
     assert optimizer.distance() == (0.0, 0.0)
     with optimizer.quantized():
         assert torch.equal(model.weight, frozen)
+
+
+@pytest.mark.parametrize("freeze_at", [2.5, True, "3"])
+def test_steps_are_counted_by_integers(freeze_at):
+    model, x, y = problem()
+    with pytest.raises(TypeError, match="freeze_at must be a number of steps"):
+        ProxQuant(torch.optim.SGD(groups(model), 0.1), INT2, freeze_at=freeze_at)
+    optimizer = ProxQuant(torch.optim.SGD(groups(model), 0.1), INT2)
+    optimizer.param_groups[0]["freeze_at"] = freeze_at
+    before = model.weight.detach().clone()
+    with pytest.raises(TypeError, match="freeze_at must be a number of steps"):
+        run(model, x, y, optimizer, 1)
+    assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_group_that_freezes_late_freezes_at_its_levels(resumes):
+    model, x, y = problem()
+    optimizer = ProxQuant(torch.optim.SGD(groups(model), 0.05), INT2, scale=0.25)
+    run(model, x, y, optimizer, 5)
+    optimizer.param_groups[0]["freeze_at"] = 3
+    if resumes:
+        state = optimizer.state_dict()
+        optimizer = ProxQuant(torch.optim.SGD(groups(model), 0.05), INT2, scale=0.25)
+        optimizer.load_state_dict(state)
+    latest = model.weight.detach().clone()
+    for steps in (1, 3):
+        run(model, x, y, optimizer, steps)
+        assert torch.equal(model.weight, nearest(latest / 0.25, INT2) * 0.25)
+    optimizer.param_groups[0]["freeze_at"] = None
+    run(model, x, y, optimizer, 1)
+    assert optimizer.distance()[0] > 0
+    latest = model.weight.detach().clone()
+    optimizer.param_groups[0]["freeze_at"] = 3
+    run(model, x, y, optimizer, 1)
+    assert torch.equal(model.weight, nearest(latest / 0.25, INT2) * 0.25)
+
+
+def test_a_strength_that_is_no_number_is_refused():
+    p = torch.nn.Parameter(torch.ones(1))
+    for call in (
+        lambda: proximal_map(torch.ones(1), BINARY, "x"),
+        lambda: ProxQuant(torch.optim.SGD([p], 0.1), BINARY, lam="x"),
+        lambda: LinearLambda("x"),
+        lambda: LinearLambda(0.1, start="x"),
+    ):
+        with pytest.raises(TypeError, match="must be a number, got 'x'"):
+            call()
+
+
+@pytest.mark.parametrize("start", [-1.0, math.nan])
+def test_starts_are_times_from_zero(start):
+    with pytest.raises(ValueError, match="start must not be negative"):
+        LinearLambda(0.1, start)
+    assert math.isnan(LinearLambda(0.1)(math.nan))

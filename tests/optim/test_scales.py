@@ -66,5 +66,17 @@ def test_what_cannot_be_is_refused():
         scale_of(weights(3, 4), LEVELS["int2"], PerChannel("absmax", 2))
     zero = weights(3, 4)
     zero[1] = 0
-    with pytest.raises(ValueError, match="positive and finite"):
+    with pytest.raises(ValueError, match=r"gives 0 at \[1, 0\] for weights"):
         scale_of(zero, LEVELS["int2"], PerChannel("absmax"))
+    with pytest.raises(TypeError, match="scale must be a number or a policy, got True"):
+        scale_of(zero, LEVELS["int2"], True)
+
+
+def test_many_bad_channels_are_counted():
+    w = torch.zeros(512, 3)
+    w[0] = 1
+    with pytest.raises(
+        ValueError, match=r"gives 0 at \[1, 0\], .* and at 507 other"
+    ) as error:
+        scale_of(w, LEVELS["int2"], PerChannel("absmax"))
+    assert len(str(error.value)) < 400

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 import lowprec as lp
 from lowprec.optim import ASkewSGD, Skewed, remoteness
@@ -208,3 +209,35 @@ def test_a_compensation_goes_with_the_step_that_is_undone(mode):
         assert ((lost == kept) | (lost == 0)).all()
         counts.add((bool((~alike & (kept != 0)).any()), bool(lost.any())))
     assert counts == {(True, True)}
+
+
+def allocated(step):
+    """Return the most bytes that tensors of a step hold at once."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        step()
+    events = trace.profiler.kineto_results.events()
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+@every
+@pytest.mark.parametrize("backend", ["native", "portable"])
+def test_a_step_needs_two_buffers_at_most(mode, backend):
+    generator = torch.Generator().manual_seed(6)
+    params = [
+        torch.nn.Parameter(torch.randn(2**21, generator=generator)) for _ in range(2)
+    ]
+    for p in params:
+        p.grad = torch.randn(2**21, generator=generator)
+    optimizer = Skewed(
+        torch.optim.SGD(params, 0.01, foreach=False), BINARY, mode, epsilon=0.5
+    )
+    with lp.kernels.using(backend):
+        peak = allocated(optimizer.step)
+    # Beside them, temporaries of 2^16 elements.
+    own = 4 * 2**21 * len(params)
+    assert own < peak < 2.2 * own if mode == "bypass" else 0 < peak < 1.2 * own
