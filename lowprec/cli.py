@@ -270,6 +270,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2
     """
     parsed = _parser().parse_args(arguments)
+    if sys.stdout is None:  # Python's way to say that it was closed
+        print("lowprec: error: standard output is closed", file=sys.stderr)
+        return 2
     try:
         with _threads(getattr(parsed, "threads", None)):
             parsed.handler(parsed)

@@ -10,6 +10,7 @@ from typing import Any
 from ._exact import floor_log2
 from ._format import Format
 from ._parse import format as as_format
+from ._validation import check_name
 
 __all__ = ["BlockFormat", "ScaleRule", "SharedExponent"]
 
@@ -175,6 +176,7 @@ class BlockFormat:
             "tensor_scale",
             None if tensor_scale is None else as_format(tensor_scale),
         )
+        check_name(name)
         set_field(self, "name", name)
         _validate(self)
 
