@@ -15,7 +15,15 @@ from importlib import import_module
 from typing import Any
 
 from . import __version__
-from .formats import Posit, block_format, describe, format, formats, is_block_name
+from .formats import (
+    Posit,
+    block_format,
+    describe,
+    format,
+    formats,
+    is_block_name,
+    other_tables,
+)
 
 _INTERRUPTED = 130
 _USER_ERRORS = (
@@ -90,7 +98,8 @@ def _format_command(arguments: argparse.Namespace) -> None:
 
 def _formats_command(arguments: argparse.Namespace) -> None:
     known = formats()
-    print(known._repr_markdown_() if arguments.markdown else known)
+    first = known._repr_markdown_() if arguments.markdown else str(known)
+    print("\n\n".join([first, *other_tables(markdown=arguments.markdown)]))
 
 
 def _vectors_command(arguments: argparse.Namespace) -> None:

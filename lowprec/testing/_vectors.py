@@ -30,6 +30,7 @@ __all__ = ["INEXACT", "Vector", "exact_flags", "vectors"]
 
 INEXACT, UNDERFLOW, OVERFLOW, DIVIDE_BY_ZERO, INVALID = (1 << bit for bit in range(5))
 
+_TRANSCENDENTAL = ("exp", "log", "tanh", "sigmoid")
 _MOST_COMPLETE = 1 << 18
 _COUNT = 10_000
 _CLOSE = 8  # codes
@@ -228,6 +229,8 @@ def vectors(
     Raises:
         ValueError: for an unknown operation, a negative ``count``, or a ``source``
             where it means nothing.
+        NotImplementedError: for functions other than algebraic ones of formats with
+            values that binary64 does not hold.
 
     Example:
         >>> all_pairs = vectors("add", Rounding("e2m1"))
@@ -243,6 +246,13 @@ def vectors(
     if count is not None and count < 0:
         raise ValueError(f"count must not be negative, got {count}")
     target = rounding.format
+    ends = (target.max, target.smallest_subnormal)
+    if operation in _TRANSCENDENTAL and not all(isinstance(x, float) for x in ends):
+        raise NotImplementedError(
+            f"vectors of {operation!r} are for formats whose values binary64 holds, "
+            f"unlike those of {target.name or target!r}; round, add, sub, mul, div, "
+            "sqrt and fma have no such limit"
+        )
     if operation == "round":
         given = as_format("binary32" if source is None else source)
         chosen = _sources(target, given, count, seed)
