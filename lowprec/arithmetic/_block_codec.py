@@ -19,7 +19,6 @@ from ._codec import decode, encode, plain_codes
 from ._overrides import overridable
 from ._round import check_carrier
 
-
 _E8M0 = as_format("e8m0fnu")  # of which torch has a dtype; its codes are the same
 
 
@@ -75,8 +74,7 @@ def _check_tensor_scale(second: Any, scale: Format | None) -> None:
         return
     if not isinstance(second, Tensor) or second.dtype not in CARRIERS:
         raise TypeError(
-            "the tensor scale must be a 0-d float32 or float64 tensor, got "
-            f"{second!r}"
+            f"the tensor scale must be a 0-d float32 or float64 tensor, got {second!r}"
         )
     if second.dim() != 0:
         raise ValueError(

@@ -193,8 +193,7 @@ def _check_storable(name: str, x: Any) -> None:
         )
     if x.layout != torch.strided:
         raise TypeError(
-            f"{name!r} must be a dense tensor, got layout {x.layout}: give "
-            "x.to_dense()"
+            f"{name!r} must be a dense tensor, got layout {x.layout}: give x.to_dense()"
         )
 
 
