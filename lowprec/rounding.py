@@ -66,8 +66,7 @@ class Saturation(StrEnum):
     ``sub``, ``mul`` and ``fma`` are values of the format, and others do not wrap.
 
     References:
-        P3109/D1, section 4.7.5: SatNone / SatFinite / SatPropagate; the last is
-        ``finite`` in a format without infinities.
+        P3109 interim report 3.2.2, OvfInf / SatFinite / SatPropagate.
     """
 
     NONE = "none"
