@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from . import __version__
-from .formats import Format, any_format, describe, formats
+from .formats import Format, any_format, describe, formats, other_tables
 
 _INTERRUPTED = 130
 _USER_ERRORS = (
@@ -85,7 +85,8 @@ def _format_command(arguments: argparse.Namespace) -> None:
 
 def _formats_command(arguments: argparse.Namespace) -> None:
     known = formats()
-    print(known._repr_markdown_() if arguments.markdown else known)
+    first = known._repr_markdown_() if arguments.markdown else str(known)
+    print("\n\n".join([first, *other_tables(markdown=arguments.markdown)]))
 
 
 def _vectors_command(arguments: argparse.Namespace) -> None:
@@ -275,6 +276,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2
     """
     parsed = _parser().parse_args(arguments)
+    if sys.stdout is None:  # Python's way to say that it was closed
+        print("lowprec: error: standard output is closed", file=sys.stderr)
+        return 2
     try:
         with _threads(getattr(parsed, "threads", None)):
             parsed.handler(parsed)

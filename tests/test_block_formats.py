@@ -575,3 +575,66 @@ def test_refusals_say_what_is_allowed(make, text):
 
 def test_rules_are_an_enumeration():
     assert [rule.value for rule in ScaleRule][:4] == SHARED_RULES
+
+
+MX = lp.BlockCodes(torch.tensor([0, 1, 6]), torch.tensor([130]), None)
+NV = lp.BlockCodes(
+    torch.tensor([0, 1, 6]), torch.tensor([64]), torch.tensor(2.0, dtype=torch.float64)
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"codes": MX.codes.float()}, TypeError, "must be an integer tensor"),
+        ({"codes": [0, 1, 6]}, TypeError, "codes must be an integer tensor, got list"),
+        ({"scales": [130]}, TypeError, "scales must be an integer tensor, got list"),
+        ({"scales": torch.tensor([127.9])}, TypeError, "must be an integer tensor"),
+        ({"scales": torch.tensor([True])}, TypeError, "must be an integer tensor"),
+        ({"scales": torch.tensor([-1])}, ValueError, "from 0 to 255"),
+    ],
+)
+def test_codes_that_are_none_are_refused(changes, error, text):
+    with pytest.raises(error, match=text):
+        lp.decode_blocks(MX._replace(**changes), "mxfp4")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"scales": torch.tensor([0.5])}, TypeError, "must be an integer tensor"),
+        ({"scales": torch.tensor([64 + 128])}, ValueError, "non-negative scales"),
+        ({"scales": torch.tensor([128])}, ValueError, "non-negative scales"),
+        ({"scales": torch.tensor([255])}, ValueError, "non-negative scales"),
+        ({"tensor_scale": 2.0}, TypeError, "0-d float32 or float64 tensor, got 2.0"),
+        ({"tensor_scale": torch.tensor(2)}, TypeError, "0-d float32 or float64"),
+        ({"tensor_scale": torch.ones(3)}, ValueError, r"got shape \(3,\)"),
+        ({"tensor_scale": torch.tensor(-2.0)}, ValueError, "non-negative value of"),
+        ({"tensor_scale": torch.tensor(-0.0)}, ValueError, "non-negative value of"),
+        ({"tensor_scale": torch.tensor(math.nan)}, ValueError, "finite, non-negative"),
+        (
+            {"tensor_scale": torch.tensor(0.1, dtype=torch.float64)},
+            ValueError,
+            "value of 'binary32', got 0.1",
+        ),
+    ],
+)
+def test_scales_that_are_none_are_refused(changes, error, text):
+    with pytest.raises(error, match=text):
+        lp.decode_blocks(NV._replace(**changes), "nvfp4")
+
+
+def test_scales_in_dtypes_of_torch():
+    held = MX._replace(scales=MX.scales.to(torch.uint8).view(torch.float8_e8m0fnu))
+    assert_bit_equal(lp.decode_blocks(held, "mxfp4"), lp.decode_blocks(MX, "mxfp4"))
+    held = NV._replace(scales=NV.scales.to(torch.uint8).view(torch.float8_e4m3fn))
+    assert_bit_equal(lp.decode_blocks(held, "nvfp4"), lp.decode_blocks(NV, "nvfp4"))
+    missing = lp.BlockFormat("e2m1fn", "e4m3fnuz")  # whose NaN has the code of -0
+    codes = lp.encode_blocks(torch.tensor([math.nan, 1.0]), missing)
+    assert codes.scales.tolist() == [128]
+    assert lp.decode_blocks(codes, missing).isnan().all()
+
+
+def test_names_are_strings():
+    with pytest.raises(TypeError, match="name must be a str or None, got 3"):
+        BlockFormat("e2m1fn", name=3)

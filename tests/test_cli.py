@@ -188,3 +188,17 @@ def test_report_of_a_directory_without_results_is_refused(capsys, tmp_path):
     status, _, err = outcome(capsys, "report", str(tmp_path))
     assert status == 2
     assert "has no metrics.jsonl: give the directory" in err
+
+
+@pytest.mark.parametrize("command", [["formats"], ["vectors", "e2m1"]])
+def test_closed_standard_output_is_said(capsys, monkeypatch, command):
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it after `>&-`
+    assert main(command) == 2
+    monkeypatch.undo()
+    err = capsys.readouterr().err
+    assert err == "lowprec: error: standard output is closed\n"
+
+
+def test_formats_lists_block_formats_and_posits(capsys):
+    _, out, _ = outcome(capsys, "formats")
+    assert all(name in out for name in ("nvfp4", "msfp12", "posit8_0", "positN_ES"))

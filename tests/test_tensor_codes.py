@@ -192,3 +192,54 @@ def test_nan_is_a_value_only_where_it_has_a_code(name):
     else:
         with pytest.raises(ValueError, match="1 of 2 elements are not values"):
             target.encode(x)
+
+
+OWN = {
+    "binary64": torch.float64,
+    "binary32": torch.float32,
+    "binary16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    **{
+        str(t).removeprefix("torch."): t for t in (torch.int8, torch.int16, torch.int32)
+    },
+    **{
+        str(t).removeprefix("torch."): t
+        for t in (torch.uint8, torch.uint16, torch.uint32)
+    },
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_dtypes_of_torch_hold_the_codes_of_their_formats(name):
+    dtype, target = OWN[name], lp.format(name)
+    assert lp.format(dtype) == target
+    assert str(dtype) == f"torch.{target.dtype}"
+    x = torch.tensor([0.0, 1.0, 3.0, target.min, target.max], dtype=torch.float64)
+    codes = lp.encode(x, target, dtype=dtype)
+    assert codes.dtype == dtype
+    assert torch.equal(codes.double(), x)  # torch reads the same numbers
+    back = lp.decode(codes, target, dtype=torch.float64)
+    assert_bit_equal(back, x)
+    wide = lp.encode(x, target)
+    assert_bit_equal(lp.decode(wide, target, dtype=torch.float64), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint64])
+def test_integers_of_64_bits_have_no_codes_in_tensors(dtype):
+    target = lp.format(dtype)
+    assert str(dtype) == f"torch.{target.dtype}"
+    x = torch.ones(1, dtype=torch.float64)
+    for call in (
+        lambda: lp.encode(x, target),
+        lambda: lp.encode(x, target, dtype=dtype),
+        lambda: lp.decode(torch.ones(1, dtype=dtype), target),
+    ):
+        with pytest.raises(NotImplementedError, match="float64 does not hold"):
+            call()
+
+
+def test_what_is_no_dtype_is_refused():
+    with pytest.raises(TypeError, match=r"dtype must be a torch\.dtype, got 'int64'"):
+        lp.encode(torch.ones(1), "int8", dtype="int64")
+    with pytest.raises(TypeError, match=r"'int8' is not torch\.int16|must be one of"):
+        lp.encode(torch.ones(1), "int8", dtype=torch.bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,12 +11,15 @@ from torch import Tensor
 from .. import kernels
 from ..block_rounding import BlockRounding, BlockRoundingLike
 from ..formats import BlockFormat, Format, SharedExponent, block_format
+from ..formats import format as as_format
 from ..kernels.portable import CARRIERS
 from ..random import as_seed
 from ._block import block_code, normalised_axis, refuse_unheld, with_tensor_scale
-from ._codec import decode, encode
+from ._codec import decode, encode, plain_codes
 from ._overrides import overridable
 from ._round import check_carrier
+
+_E8M0 = as_format("e8m0fnu")  # of which torch has a dtype; its codes are the same
 
 
 class BlockCodes(NamedTuple):
@@ -44,11 +47,46 @@ def _encode_scales(scales: Tensor, scale: SharedExponent | Format) -> Tensor:
 
 def _decode_scales(codes: Tensor, scale: SharedExponent | Format) -> Tensor:
     if isinstance(scale, Format):
+        _check_unsigned(plain_codes(codes, scale), scale)
         return decode(codes, scale, dtype=torch.float64)
+    codes = plain_codes(codes, _E8M0)
     _check_range(codes, scale.bits, "codes of shared exponents")
     exponent = codes.to(torch.int64) - scale.bias
     powers = torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), exponent)
     return torch.where(exponent > scale.bias, math.nan, powers)
+
+
+def _check_unsigned(codes: Tensor, scale: Format) -> None:
+    """Refuse negative scales, -0 among them; NaN may have the code of -0."""
+    wide = codes.to(torch.int64)
+    used = wide[wide != scale.encode(math.nan)]
+    _check_range(used, scale.bits - scale.signed, "codes of non-negative scales")
+
+
+def _check_tensor_scale(second: Any, scale: Format | None) -> None:
+    """Refuse what is no scale of a whole tensor.
+
+    Raises:
+        TypeError: if it is no floating-point tensor.
+        ValueError: if it has dimensions, is negative, or no value of the format.
+    """
+    if scale is None or second is None:
+        return
+    if not isinstance(second, Tensor) or second.dtype not in CARRIERS:
+        raise TypeError(
+            f"the tensor scale must be a 0-d float32 or float64 tensor, got {second!r}"
+        )
+    if second.dim() != 0:
+        raise ValueError(
+            f"the tensor scale must be a 0-d tensor, got shape {tuple(second.shape)}"
+        )
+    value = second.item()
+    usable = math.isfinite(value) and math.copysign(1.0, value) > 0
+    if not (usable and scale.is_representable(value)):
+        raise ValueError(
+            "the tensor scale must be a finite, non-negative value of "
+            f"{scale.name or scale!r}, got {value!r}"
+        )
 
 
 def _check_range(codes: Tensor, bits: int, what: str) -> None:
@@ -148,9 +186,11 @@ def decode_blocks(
         Tensor of the elements' shape.
 
     Raises:
-        TypeError: if codes are no integer tensors, or ``dtype`` no carrier.
-        ValueError: if a code is out of range, the number of scales does not fit, or a
-            tensor scale is missing or not expected.
+        TypeError: if codes are no integer tensors, a tensor scale no tensor, or
+            ``dtype`` no carrier.
+        ValueError: if a code is out of range, a scale negative, the number of scales
+            does not fit, or a tensor scale is missing, not expected, or no
+            non-negative value of its format.
 
     Example:
         >>> codes = encode_blocks(torch.tensor([0.3, 5.0, 40.0]), "mxfp4")
@@ -162,6 +202,11 @@ def decode_blocks(
     """
     target = block_format(format)
     codes, scales, second = blocks
+    for what, given in (("codes", codes), ("scales", scales)):
+        if not isinstance(given, Tensor):
+            raise TypeError(
+                f"{what} must be an integer tensor, got {type(given).__name__}"
+            )
     if dtype not in CARRIERS:
         raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     along = normalised_axis(axis, codes.dim())
@@ -177,6 +222,7 @@ def decode_blocks(
             f"{target!r} has {'no' if target.tensor_scale is None else 'a'} tensor "
             f"scale, got {second!r}"
         )
+    _check_tensor_scale(second, target.tensor_scale)
     refuse_unheld(target, dtype)
     quantized = kernels.Quantized(
         decode(codes, target.element, dtype=torch.float64),

@@ -22,11 +22,22 @@ _WIDEST_CODE = 63
 
 
 def _check_width(target: Format) -> None:
-    if target.bits > _WIDEST_CODE and target != as_format("binary64"):
+    """Refuse codes that have no tensors.
+
+    Raises:
+        NotImplementedError: beyond 63 bits, but for binary64's.
+    """
+    if target.bits <= _WIDEST_CODE or target == as_format("binary64"):
+        return
+    if target.bits == 64 and target.encoding == "integer":
         raise NotImplementedError(
-            f"codes of {target.bits} bits do not fit int64 tensors; encode single "
-            "numbers with Format.encode"
+            f"{target.name or target!r} has values that float64 does not hold: encode "
+            "and decode single numbers with Format.encode and Format.decode"
         )
+    raise NotImplementedError(
+        f"codes of {target.bits} bits do not fit int64 tensors; encode single "
+        "numbers with Format.encode"
+    )
 
 
 _INTEGERS = {
@@ -37,6 +48,9 @@ _INTEGERS = {
     torch.uint32: 32,
     torch.int64: 64,
 }
+
+# With the bits of torch's own dtypes.
+_UNSIGNED = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.int64}
 
 
 @functools.lru_cache(maxsize=256)
@@ -114,7 +128,10 @@ def as_coded(format: Format | TableFormat | str) -> Format | TableFormat:
 def _check_integer(dtype: torch.dtype, target: Format | TableFormat) -> None:
     if dtype not in _INTEGERS:
         allowed = ", ".join(str(one) for one in _INTEGERS)
-        raise TypeError(f"dtype must be one of {allowed}, got {dtype}")
+        raise TypeError(
+            f"dtype must be one of {allowed}, or torch's own for the format; "
+            f"{target.name or target!r} is not {dtype}"
+        )
     if target.bits > 64:
         raise NotImplementedError(
             f"codes of {target.bits} bits are beyond tensors, which hold 64: encode "
@@ -143,8 +160,9 @@ def encode(
         format: a `Format`, a `Posit`, the name of one, or `Levels`, whose codes are
             their numbers from 0.
         dtype: integer type of the codes, one that holds 0 to 2^bits - 1; or torch's own
-            dtype of the format, such as torch.float8_e4m3fn, as which the codes are
-            viewed; torch.float4_e2m1fn_x2 holds pairs along the last dimension.
+            dtype of the format, such as torch.float8_e4m3fn, torch.float32 or
+            torch.int8, as which the codes are viewed; torch.float4_e2m1fn_x2 holds
+            pairs along the last dimension.
 
     Returns:
         Tensor of ``dtype`` and of ``x``'s shape, but for pairs.
@@ -154,6 +172,8 @@ def encode(
             integer type nor the format's own.
         ValueError: if an element is not a value of the format: round first; or
             ``dtype`` is too narrow for the codes.
+        NotImplementedError: for codes of more than 63 bits, but for binary64's, whose
+            codes are int64 with the same bits.
 
     Example:
         >>> encode(torch.tensor([1.0, -448.0]), "e4m3fn").tolist()
@@ -164,14 +184,23 @@ def encode(
     """
     check_carrier(x, "x")
     target = as_coded(format)
-    if not dtype.is_floating_point or dtype in (torch.float32, torch.float64):
-        return _encoded(x, target, dtype)
-    return _viewed(x, target, dtype)
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
+    if _is_own(dtype, target):
+        return _viewed(x, target, dtype)
+    return _encoded(x, target, dtype)
+
+
+def _is_own(dtype: torch.dtype, target: Format | TableFormat) -> bool:
+    """Whether a dtype is torch's own for a format."""
+    if dtype == torch.float4_e2m1fn_x2:
+        return target == as_format("e2m1fn")
+    return isinstance(target, Format) and str(dtype) == f"torch.{target.dtype}"
 
 
 def _viewed(x: Tensor, target: Format | TableFormat, dtype: torch.dtype) -> Tensor:
     """Return codes as elements of torch's own dtype for a format."""
-    if dtype == torch.float4_e2m1fn_x2 and target == as_format("e2m1fn"):
+    if dtype == torch.float4_e2m1fn_x2:
         if x.dim() == 0 or x.shape[-1] % 2:
             raise ValueError(
                 f"{dtype} holds pairs of elements: the last dimension must be even, "
@@ -180,13 +209,7 @@ def _viewed(x: Tensor, target: Format | TableFormat, dtype: torch.dtype) -> Tens
         low, high = _encoded(x, target, torch.uint8).unflatten(-1, (-1, 2)).unbind(-1)
         pairs: Tensor = low | high << 4
         return pairs.view(dtype)
-    if not isinstance(target, Format) or str(dtype) != f"torch.{target.dtype}":
-        raise TypeError(
-            f"dtype must be {', '.join(str(one) for one in _INTEGERS)}, or torch's own "
-            f"for the format; {target.name or target!r} is not {dtype}"
-        )
-    integer = torch.uint8 if dtype.itemsize == 1 else torch.uint16
-    return _encoded(x, target, integer).view(dtype)
+    return _encoded(x, target, _UNSIGNED[dtype.itemsize]).view(dtype)
 
 
 def _encoded(x: Tensor, target: Format | TableFormat, dtype: torch.dtype) -> Tensor:
@@ -249,7 +272,7 @@ def decode(
 
     Args:
         codes: integer tensor with values in [0, 2^bits), or a tensor of torch's own
-            dtype of the format, such as torch.float8_e4m3fn.
+            dtype of the format, such as torch.float8_e4m3fn or torch.int8.
         format: a `Format`, a `Posit`, the name of one, or `Levels`.
         dtype: carrier of the result, float32 or float64; None takes float32 where it
             holds every value of the format, else float64.
@@ -261,6 +284,7 @@ def decode(
         TypeError: if ``codes`` is not an integer tensor or ``dtype`` not a carrier.
         ValueError: if a code is out of range or denotes nothing, or the carrier
             cannot hold the values.
+        NotImplementedError: as `encode`.
 
     Example:
         >>> decode(torch.tensor([56, 254]), "e4m3fn").tolist()
@@ -272,20 +296,20 @@ def decode(
     if not isinstance(codes, Tensor):
         raise TypeError(f"codes must be an integer tensor, got {type(codes).__name__}")
     target = as_coded(format)
-    codes = _plain_codes(codes, target)
+    codes = plain_codes(codes, target)
+    if dtype is None:
+        dtype = torch.float32 if fits(target, torch.float32) else torch.float64
+    if dtype not in CARRIERS:
+        raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     if not isinstance(target, Format):
         _check_range(codes, target)
-        return decode_table(codes, target, torch.float32 if dtype is None else dtype)
+        return decode_table(codes, target, dtype)
     _check_width(target)
     if not fits(target, torch.float64):
         raise ValueError(
             f"float64 cannot hold every value of {target.name or target!r}: decode "
             "single codes with Format.decode"
         )
-    if dtype is None:
-        dtype = torch.float32 if fits(target, torch.float32) else torch.float64
-    if dtype not in CARRIERS:
-        raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     _check_range(codes, target)
     exact = dtype if fits(target, dtype) else torch.float64
     value = _values(codes, target, exact)
@@ -300,20 +324,18 @@ def decode(
     return result
 
 
-def _plain_codes(codes: Tensor, target: Format | TableFormat) -> Tensor:
+def plain_codes(codes: Tensor, target: Format | TableFormat) -> Tensor:
     """Return the integers behind elements of torch's own dtype for a format.
 
     Raises:
         TypeError: if the dtype is another one.
     """
     kind = codes.dtype
-    if kind == torch.float4_e2m1fn_x2 and target == as_format("e2m1fn"):
-        pairs = codes.view(torch.uint8)
-        return torch.stack([pairs & 15, pairs >> 4], -1).flatten(-2)
-    if kind.is_floating_point and isinstance(target, Format):
-        own = str(kind) == f"torch.{target.dtype}" and kind.itemsize <= 2
-        if own:
-            return codes.view(torch.uint8 if kind.itemsize == 1 else torch.uint16)
+    if _is_own(kind, target):
+        plain = codes.view(_UNSIGNED[kind.itemsize])
+        if kind != torch.float4_e2m1fn_x2:
+            return plain
+        return torch.stack([plain & 15, plain >> 4], -1).flatten(-2)
     if kind.is_floating_point or kind.is_complex or kind == torch.bool:
         name = str(kind).removeprefix("torch.")
         raise TypeError(

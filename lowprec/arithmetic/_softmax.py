@@ -52,7 +52,7 @@ def softmax(
         Tensor of the operand's shape and dtype.
 
     Raises:
-        TypeError: as `exp`.
+        TypeError: as `exp`, and if ``dim`` is no int.
         ValueError: as `exp`.
         NotImplementedError: as `exp`.
         IndexError: if there is no such dimension.
@@ -66,6 +66,8 @@ def softmax(
         Blanchard, Higham and Higham 2021, Accurately computing the log-sum-exp and
         softmax functions; Ziv 1991.
     """
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim must be an int, got {dim!r} of type {type(dim).__name__}")
     fl = chosen(rounding, mode, saturation, random_bits, variant)
     refuse_compiled_transforms("lowprec.softmax")
     if seed is not None and generator is not None:

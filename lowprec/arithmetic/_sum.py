@@ -89,7 +89,7 @@ def sum_over(
 
 def _dims(x: Tensor, dim: int | tuple[int, ...] | None) -> tuple[int, ...]:
     """Return which to add up, in ascending order; None and () mean all, as torch's."""
-    if dim is None or dim == ():
+    if dim is None or dim in ((), []):
         return tuple(range(x.dim()))
     given = dim if isinstance(dim, (tuple, list)) else (dim,)
     if not all(isinstance(one, int) and not isinstance(one, bool) for one in given):

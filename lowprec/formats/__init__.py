@@ -15,6 +15,7 @@ from ._encoding import encode_value as encode_value
 from ._format import Format as Format
 from ._levels import Levels as Levels
 from ._line import Line as Line
+from ._other_tables import other_tables as other_tables
 from ._parse import format as format
 from ._posit import Posit as Posit
 from ._registry import FormatTable as FormatTable

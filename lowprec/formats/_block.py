@@ -13,6 +13,7 @@ from ._html import page
 from ._line import FormatLine, Line
 from ._parse import format as as_format
 from ._text import columns
+from ._validation import check_name
 
 __all__ = ["BlockFormat", "ScaleRule", "SharedExponent"]
 
@@ -178,6 +179,7 @@ class BlockFormat:
             "tensor_scale",
             None if tensor_scale is None else as_format(tensor_scale),
         )
+        check_name(name)
         set_field(self, "name", name)
         _validate(self)
 

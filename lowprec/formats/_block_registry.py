@@ -9,7 +9,13 @@ from ._block import BlockFormat
 from ._format import Format
 from ._peers import from_peer
 
-__all__ = ["KNOWN_BLOCKS", "block_format", "block_formats", "is_block_name"]
+__all__ = [
+    "KNOWN_BLOCKS",
+    "block_aliases",
+    "block_format",
+    "block_formats",
+    "is_block_name",
+]
 
 # Without the most negative number, which has no counterpart: OCP allows to leave it
 # unused.
@@ -42,6 +48,11 @@ _NAMES = KNOWN_BLOCKS | {alias: one for one, aliases in _TABLE for alias in alia
 def is_block_name(name: str) -> bool:
     """Return whether a name is that of a known block format."""
     return name.strip().lower() in _NAMES
+
+
+def block_aliases(name: str) -> tuple[str, ...]:
+    """Return the other names of a known block format."""
+    return next((aliases for one, aliases in _TABLE if one.name == name), ())
 
 
 def block_formats() -> tuple[BlockFormat, ...]:

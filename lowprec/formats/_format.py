@@ -37,8 +37,8 @@ class Format:
     Contract:
         Exact: integers and fractions inside, no rounding anywhere. Numeric properties
         are floats where binary64 holds the number exactly, fractions otherwise. Two
-        formats are equal when they denote the same numbers with the same codes; the
-        name does not count. An unsigned format has no negative zero, whatever
+        formats are equal when their fields are, defaults resolved; the name does not
+        count. An unsigned format has no negative zero, whatever
         ``signed_zero`` says.
 
     Args:
@@ -207,8 +207,9 @@ class Format:
 
         Contract:
             One zero, one NaN, subnormals; infinities if extended. A finite format has
-            the values and codes of an ``fnuz`` one (signed) or ``fn`` one. P3109's
-            projection to it never makes NaN of numbers: ``saturation="finite"``.
+            the values and codes of an ``fnuz`` one (signed) or ``fn`` one and is equal
+            to it; what is too large for it becomes NaN as there, which is SatNone of
+            the draft D1. SatFinite and SatPropagate are ``saturation="finite"``.
 
         Args:
             bits: K, 3 to 16.
@@ -229,7 +230,7 @@ class Format:
             (49152.0, 57344.0)
 
         References:
-            IEEE P3109 interim report 3.2.2, section 4.
+            IEEE P3109 interim report 3.2.2, section 4; P3109/D1, section 4.7.5.
         """
         check_p3109(bits, precision, signed, extended)
         bias = 1 << (bits - precision - signed)
@@ -339,7 +340,7 @@ class Format:
 
     @property
     def dtype(self) -> str | None:
-        """Name of the torch dtype with the same values and codes, or None."""
+        """Name of the torch dtype that stands for this format, or None."""
         from ._registry import dtype_of
 
         return dtype_of(self)

@@ -66,6 +66,11 @@ class Levels:
             )
         try:
             values = tuple(map(_level, self.values))
+        except OverflowError:
+            raise ValueError(
+                "levels must be finite floats, got an integer or fraction beyond "
+                "binary64"
+            ) from None
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"levels must be numbers, got {self.values!r}: give levels that differ "

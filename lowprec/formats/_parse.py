@@ -16,8 +16,9 @@ __all__ = ["format"]
 
 _HELP = (
     "write eXmY for an IEEE-like format with X exponent and Y stored significand bits "
-    "(X >= 2, Y >= 1), such as 'e6m8', eXmYbB for one with bias B, intN, fixedWfF for "
-    "fixed point, binaryKpP for P3109, or see lowprec.formats()"
+    "(X >= 2, Y >= 1), such as 'e6m8', eXmYbB for one with bias B, eXmYbBfn or "
+    "eXmYbBfnuz for one without infinities, intN, fixedWfF for fixed point, binaryKpP "
+    "for P3109, or see lowprec.formats()"
 )
 _PLACES = (
     "stands where lowprec.round, or a Precision's input, weight or grad_output does"
@@ -83,7 +84,10 @@ def format(obj: Any) -> Format:
 
     ``eXmY`` has X exponent bits and Y stored significand bits in the manner of IEEE
     754: precision = Y + 1, emax = 2^(X-1) - 1, subnormals, infinities and NaN;
-    ``eXmYbB`` has the exponent bias B instead of 2^(X-1) - 1. ``intN`` and ``uintN``
+    ``eXmYbB`` has the exponent bias B instead of 2^(X-1) - 1. With ``fn`` behind the
+    bias every code is a finite value (HFP8 with another bias: ``e4m3b5fn``), with
+    ``fnuz`` every code but that of -0, which is NaN. ``e4m3fn``, without a bias, is
+    the format of OCP, whose last code is NaN. ``intN`` and ``uintN``
     are integers of N bits, ``fixedWfF`` and ``ufixedWfF`` fixed point of W bits, F of
     them behind the point. ``binaryKpP`` are the formats of P3109, followed by ``s`` or
     ``u`` (signed, unsigned) and ``e`` or ``f`` (extended by infinity, finite); left

@@ -46,7 +46,7 @@ _TABLE: tuple[tuple[Format, tuple[str, ...]], ...] = (
     (Format(precision=11, emax=127, name="tf32"), ()),
     (Format(precision=11, emax=15, name="binary16"), ("float16", "half", "fp16")),
     (Format(precision=8, emax=127, name="bfloat16"), ("bf16",)),
-    (Format(precision=3, emax=15, name="e5m2"), ("float8_e5m2",)),
+    (Format(precision=3, emax=15, name="e5m2"), ("float8_e5m2", "hfp8_e5m2")),
     (
         Format(precision=4, emax=8, emin=-6, max_significand=14, name="e4m3fn", **_FN),
         ("float8_e4m3fn",),
@@ -129,7 +129,9 @@ _TORCH_DTYPES = (
     *("int8", "int16", "int32", "uint8", "uint16", "uint32"),
 )
 _DTYPE_OF: dict[Format, str] = {
-    KNOWN[ALIASES.get(name, name)]: name for name in _TORCH_DTYPES
+    **{KNOWN[ALIASES.get(name, name)]: name for name in _TORCH_DTYPES},
+    _integer(64, signed=True): "int64",
+    _integer(64, signed=False): "uint64",
 }
 
 

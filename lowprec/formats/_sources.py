@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SOURCES"]
+__all__ = ["BLOCK_SOURCES", "SOURCES"]
 
 _IEEE, _OCP8, _MX = "IEEE 754-2019", "OCP FP8 1.0", "OCP MX 1.0"
 _FNUZ, _ML_DTYPES = "Noune et al. 2022", "ml_dtypes"
@@ -31,4 +31,11 @@ SOURCES = {
     "hfp8_e4m3": "Sun et al. 2019",
     **{f"int{width}": _INTEGER for width in (4, 8, 16, 32)},
     **{f"uint{width}": "unsigned binary" for width in (4, 8, 16, 32)},
+}
+
+_MX_NAMES = ("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8")
+BLOCK_SOURCES = {
+    **dict.fromkeys(_MX_NAMES, _MX),
+    "nvfp4": "NVIDIA 2025",
+    **{f"msfp{total}": "Rouhani et al. 2020" for total in range(11, 17)},
 }

@@ -12,7 +12,15 @@ from ._sources import SOURCES
 if TYPE_CHECKING:
     from ._format import Format
 
-__all__ = ["columns", "decimal", "describe", "markdown", "properties", "table"]
+__all__ = [
+    "columns",
+    "decimal",
+    "describe",
+    "markdown",
+    "power_form",
+    "properties",
+    "table",
+]
 
 # Factors up to here have at most four decimals.
 _SHORT_DENOMINATOR = 16
@@ -28,7 +36,7 @@ def _yes(flag: bool) -> str:
     return "yes" if flag else "no"
 
 
-def _power_form(value: Real) -> str:
+def power_form(value: Real) -> str:
     """Return a positive number exactly, as ``2^e`` or ``factor*2^e``."""
     exact = Fraction(value)
     exponent = floor_log2(exact)
@@ -45,11 +53,11 @@ def _power_form(value: Real) -> str:
 
 def decimal(value: Real) -> str:
     """Return seven digits, or the exact form where binary64 has no such number."""
-    return f"{value:.7g}" if isinstance(value, float) else _power_form(value)
+    return f"{value:.7g}" if isinstance(value, float) else power_form(value)
 
 
 def _both(value: Real) -> str:
-    form, short = _power_form(value), decimal(value)
+    form, short = power_form(value), decimal(value)
     return short if form == short else f"{short} = {form}"
 
 
@@ -158,9 +166,9 @@ def _rows(formats: Sequence[Format], aliases: Sequence[str]) -> list[tuple[str, 
             f"{one.emin}",
             f"{one.emax}",
             decimal(one.max),
-            _power_form(one.smallest_normal),
-            _power_form(one.smallest_subnormal),
-            _power_form(one.unit_roundoff),
+            power_form(one.smallest_normal),
+            power_form(one.smallest_subnormal),
+            power_form(one.unit_roundoff),
             _yes(one.infinities),
             _yes(one.nans),
             _yes(one.signed_zero),

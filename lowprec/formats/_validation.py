@@ -59,6 +59,14 @@ def check_integer(name: str, value: Any) -> None:
         )
 
 
+def check_name(name: Any) -> None:
+    """Refuse names that are no str; None is none."""
+    if not (isinstance(name, str) or name is None):
+        raise TypeError(
+            f"name must be a str or None, got {name!r} of type {type(name).__name__}"
+        )
+
+
 def _check_types(format: Format) -> None:
     check_integer("precision", format.precision)
     check_integer("emax", format.emax)
@@ -67,13 +75,12 @@ def _check_types(format: Format) -> None:
             check_integer(name, getattr(format, name))
     for name in _FLAGS:
         _check_flag(name, getattr(format, name))
-    for name, optional in (("encoding", False), ("name", True)):
-        value = getattr(format, name)
-        if not (isinstance(value, str) or (optional and value is None)):
-            raise TypeError(
-                f"{name} must be a str{' or None' * optional}, got {value!r} of type "
-                f"{type(value).__name__}"
-            )
+    if not isinstance(format.encoding, str):
+        raise TypeError(
+            f"encoding must be a str, got {format.encoding!r} of type "
+            f"{type(format.encoding).__name__}"
+        )
+    check_name(format.name)
 
 
 def _check_encoding(format: Format) -> None:

@@ -131,7 +131,8 @@ def save_file(
         metadata: more entries of the file's metadata.
 
     Raises:
-        TypeError: if a format is none, or a tensor with a format no carrier.
+        TypeError: if a format is none, a tensor no dense tensor, or a tensor with a
+            format no carrier.
         ValueError: if an element is not a value of its format, a format has no tensor,
             or ``metadata`` has the entry that is written here; or if parts of a tensor
             in a block format have the name of another tensor.
@@ -166,6 +167,7 @@ def save_file(
             parts, described[name] = _blocks(name, x, formats.get(name))
             stored |= parts
             continue
+        _check_storable(name, x)
         if name not in formats:
             stored[name] = x.detach().contiguous()
             continue
@@ -184,6 +186,23 @@ def save_file(
         }
     entry = json.dumps({"version": _VERSION, "tensors": described}, sort_keys=True)
     save(stored, path, metadata={**(metadata or {}), _KEY: entry})
+
+
+def _check_storable(name: str, x: Any) -> None:
+    """Refuse what is no dense tensor.
+
+    Raises:
+        TypeError: saying what it is.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{name!r} must be a tensor, or BlockCodes, got {x!r} of type "
+            f"{type(x).__name__}"
+        )
+    if x.layout != torch.strided:
+        raise TypeError(
+            f"{name!r} must be a dense tensor, got layout {x.layout}: give x.to_dense()"
+        )
 
 
 def _blocks(
@@ -226,6 +245,11 @@ def load_file(path: Path) -> Loaded:
     formats: dict[str, AnyFormat | BlockFormat] = {}
     for name, description in _descriptions(metadata).items():
         blocked = isinstance(description, dict) and set(description) == BLOCK_FIELDS
+        if blocked and name in stored:
+            raise ValueError(
+                f"{path}: {name!r} is a tensor of the file, and the metadata describe "
+                "another in a block format"
+            )
         if not blocked and name not in stored:
             raise ValueError(f"the metadata describe {name!r}, which the file has not")
         try:
@@ -247,7 +271,7 @@ def _descriptions(metadata: Mapping[str, str]) -> dict[str, Any]:
         return {}
     try:
         entry = json.loads(metadata[_KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # brackets can be nested too deeply
         raise ValueError(f"the metadata entry {_KEY!r} is no JSON: {error}") from None
     if not isinstance(entry, dict) or not isinstance(entry.get("tensors"), dict):
         raise ValueError(f"the metadata entry {_KEY!r} has no tensors")

@@ -17,7 +17,7 @@ from ..rounding import (
     as_accumulator,
     as_scalar_rounding,
 )
-from ._exact_sum import exact_dot, minus, plus, times, to_odd_binary64
+from ._exact_sum import exact_dot, minus, plus, stand_in, times, to_odd_binary64
 from ._oracle import Real, exact_round, floor_log2, simplest
 
 __all__ = [
@@ -35,20 +35,22 @@ _ALMOST_NOTHING = Fraction(1, 1 << 2 * _LARGEST_ARGUMENT)
 
 
 def _quotient(a: Real, b: Real) -> Real:
-    if math.isnan(a) or math.isnan(b) or a == b == 0:
+    # Fractions may be beyond binary64: whether they are special is asked of floats.
+    x, y = stand_in(a), stand_in(b)
+    if math.isnan(x) or math.isnan(y) or x == y == 0:
         return math.nan
-    sign = math.copysign(1.0, a) * math.copysign(1.0, b)
-    if math.isinf(a):
-        return math.nan if math.isinf(b) else sign * math.inf
-    if b == 0:
+    sign = math.copysign(1.0, x) * math.copysign(1.0, y)
+    if math.isinf(x):
+        return math.nan if math.isinf(y) else sign * math.inf
+    if y == 0:
         return sign * math.inf
-    if a == 0 or math.isinf(b):
+    if x == 0 or math.isinf(y):
         return sign * 0.0
     return Fraction(a) / Fraction(b)
 
 
 def _root(a: Real) -> Real:
-    if a == 0 or math.isnan(a) or a == math.inf:
+    if a == 0 or math.isnan(stand_in(a)) or a == math.inf:
         return a
     if a < 0:
         return math.nan

@@ -35,7 +35,7 @@ def _finite(x: Real) -> bool:
     return isinstance(x, Fraction) or math.isfinite(x)
 
 
-def _stand_in(x: Real) -> float:
+def stand_in(x: Real) -> float:
     """Return a float of the same kind and sign: NaN, +-inf, +-0 or +-1."""
     if x == 0 or not _finite(x):
         return float(x)
@@ -44,14 +44,14 @@ def _stand_in(x: Real) -> float:
 
 def times(a: Real, b: Real) -> Real:
     """Return the exact product; specials and signs of zero as in IEEE 754."""
-    special = _stand_in(a) * _stand_in(b)
+    special = stand_in(a) * stand_in(b)
     return Fraction(a) * Fraction(b) if abs(special) == 1 else special
 
 
 def plus(a: Real, b: Real, mode: RoundingMode) -> Real:
     """Return the exact sum; specials and signs of zero as in IEEE 754, section 6.3."""
     if not (_finite(a) and _finite(b)):
-        return _stand_in(a) + _stand_in(b)
+        return stand_in(a) + stand_in(b)
     total = Fraction(a) + Fraction(b)
     if total != 0:
         return total

@@ -25,6 +25,7 @@ __all__ = ["INEXACT", "Coded", "Vector", "coded", "exact_flags", "vectors"]
 
 INEXACT, UNDERFLOW, OVERFLOW, DIVIDE_BY_ZERO, INVALID = (1 << bit for bit in range(5))
 
+_TRANSCENDENTAL = ("exp", "log", "tanh", "sigmoid")
 _MOST_COMPLETE = 1 << 18
 _COUNT = 10_000
 _CLOSE = 8  # codes
@@ -249,6 +250,8 @@ def vectors(
         TypeError: for block formats, which `block_vectors` is for.
         ValueError: for an unknown operation, a negative ``count``, or a ``source``
             where it means nothing.
+        NotImplementedError: for functions other than algebraic ones of formats with
+            values that binary64 does not hold.
 
     Example:
         >>> all_pairs = vectors("add", Rounding("e2m1"))
@@ -265,6 +268,12 @@ def vectors(
         raise ValueError(f"count must not be negative, got {count}")
     target = coded(rounding.format)
     given: Coded
+    if operation in _TRANSCENDENTAL and not _in_binary64(target):
+        raise NotImplementedError(
+            f"vectors of {operation!r} are for formats whose values binary64 holds, "
+            f"unlike those of {target.name or target!r}; round, add, sub, mul, div, "
+            "sqrt and fma have no such limit"
+        )
     if operation == "round":
         given = coded("binary32" if source is None else source)
         chosen = _sources(target, given, count, seed)
@@ -274,6 +283,14 @@ def vectors(
         given = target
         chosen = _operands(target, EXACT_OPERATIONS[operation], count, seed)
     return _computed(operation, rounding, given, chosen, seed)
+
+
+def _in_binary64(target: Coded) -> bool:
+    """Whether binary64 holds every value; it always does those of tables."""
+    if not isinstance(target, Format):
+        return True
+    ends = (target.max, target.smallest_subnormal)
+    return all(isinstance(end, float) for end in ends)
 
 
 def coded(source: Coded | str) -> Coded:

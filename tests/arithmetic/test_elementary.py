@@ -197,6 +197,12 @@ def test_softmax_of_many_and_of_float32():
         lp.softmax(x, 1, "bfloat16", seed=1, generator=torch.Generator())
 
 
+@pytest.mark.parametrize("dim", [None, True, 1.0, "0"])
+def test_the_dimension_of_softmax_is_an_int(dim):
+    with pytest.raises(TypeError, match="dim must be an int, got"):
+        lp.softmax(torch.ones(2, 2), dim, "bfloat16")
+
+
 @pytest.mark.parametrize("name", [*FUNCTIONS, "softmax"])
 @pytest.mark.parametrize("mode", ["nearest_even", "stochastic"])
 def test_gradients_and_torch_func(name, mode):

@@ -149,11 +149,12 @@ def test_refusals(call, kind, message):
 
 def test_no_dimensions_are_all_of_them_as_torch_has_it():
     x = torch.arange(6.0).reshape(2, 3).requires_grad_()
-    for keepdim in (False, True):
-        result = lp.sum(x, (), keepdim, accumulator="binary32")
-        assert_bit_equal(result.detach(), torch.sum(x, (), keepdim).detach())
-    (gradient,) = torch.autograd.grad(result.sum(), x)
-    assert torch.equal(gradient, torch.ones(2, 3))
+    for dim in ((), []):
+        for keepdim in (False, True):
+            result = lp.sum(x, dim, keepdim, accumulator="binary32")
+            assert_bit_equal(result.detach(), torch.sum(x, dim, keepdim).detach())
+        (gradient,) = torch.autograd.grad(result.sum(), x)
+        assert torch.equal(gradient, torch.ones(2, 3))
     assert lp.sum(x.detach(), [0, 1], accumulator="binary32") == 15
 
 

@@ -297,3 +297,22 @@ def test_stochastic_rounding_refuses_levels_farther_apart_than_float64_goes():
     with pytest.raises(ValueError, match="levels whose distances float64 holds"):
         lp.round(x, levels, "stochastic", seed=1)
     assert lp.round(x, levels).tolist() == list(levels.values)
+
+
+@pytest.mark.parametrize("target", [lp.Levels([0.1, 0.2]), lp.Posit(16, 4)])
+def test_values_that_float32_does_not_hold_are_decoded_to_float64(target):
+    codes = torch.tensor([0, 1])
+    values = lp.decode(codes, target)
+    assert values.dtype == torch.float64
+    assert values.tolist() == target.decode([0, 1])
+    assert lp.decode(codes, lp.Levels.ternary()).dtype == torch.float32
+    with pytest.raises(ValueError, match="float32 cannot hold every value"):
+        lp.decode(codes, target, dtype=torch.float32)
+    with pytest.raises(TypeError, match=r"must be torch\.float32 or torch\.float64"):
+        lp.decode(codes, target, dtype=torch.int8)
+
+
+@pytest.mark.parametrize("huge", [10**400, -(10**400), Fraction(10**400, 3)])
+def test_levels_beyond_binary64_are_refused(huge):
+    with pytest.raises(ValueError, match="levels must be finite floats"):
+        lp.Levels([huge])

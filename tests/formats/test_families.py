@@ -14,6 +14,7 @@ from gfloat.types import Domain, Signedness
 import lowprec as lp
 from lowprec.arithmetic import fits
 from lowprec.formats import Format, format
+from lowprec.testing import exact_round
 
 # hardware.md section 4: P3109 binary8, signed; extended and finite maxima, bias.
 BINARY8 = {
@@ -109,6 +110,57 @@ def test_p3109_without_infinities_has_older_codes():
     assert format("binary8p4sf") == format("e4m3fnuz")
     assert format("binary8p3sf") == format("e5m2fnuz")
     assert format("binary8p1sf") != format("binary8p1se")
+
+
+@pytest.mark.parametrize(
+    ("mode", "saturation", "wanted"),
+    [  # of P3109/D1, section 4.7.5: SatNone, SatFinite and SatPropagate
+        ("nearest_even", "none", [math.nan, math.nan, math.nan]),
+        ("toward_zero", "none", [240.0, -240.0, math.nan]),
+        ("toward_negative", "none", [240.0, math.nan, math.nan]),
+        ("toward_positive", "none", [math.nan, -240.0, math.nan]),
+        ("nearest_even", "finite", [240.0, -240.0, 240.0]),
+    ],
+)
+def test_overflow_of_finite_p3109_formats(mode, saturation, wanted):
+    rounding = lp.Rounding("binary8p4sf", mode, saturation)
+    numbers = [1000.0, -1000.0, math.inf]
+    actual = lp.round(torch.tensor(numbers), rounding).tolist()
+    assert all(map(same, actual, wanted))
+    exact = [exact_round(x, rounding) for x in numbers]
+    assert all(map(same, exact, wanted))
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("e4m3b4fn", "hfp8_e4m3"),
+        ("hfp8_e5m2", "e5m2"),
+        ("e4m3b8fnuz", "e4m3fnuz"),
+        ("e4m3b11fnuz", "e4m3b11fnuz"),
+        ("e5m2b16fnuz", "e5m2fnuz"),
+        ("e3m2b3fn", "e3m2fn"),
+        ("e2m1b1fn", "e2m1fn"),
+    ],
+)
+def test_biased_names_are_those_of_known_formats(name, known):
+    assert format(name) == format(known)
+
+
+@pytest.mark.parametrize("bias", [-3, 0, 5, 9])
+def test_hfp8_with_any_bias(bias):
+    target = format(f"e4m3b{bias}fn")
+    assert (target.name, target.bias, target.bits) == (f"e4m3b{bias}fn", bias, 8)
+    assert target.max == 1.875 * 2.0 ** (15 - bias)
+    assert target.smallest_normal == 2.0 ** (1 - bias)
+    assert (target.nans, target.infinities) == (False, False)
+    check_codes(target)
+
+
+def test_biased_names_without_room_are_refused():
+    for name in ("e0m3b1fn", "e21m3b0fnuz"):
+        with pytest.raises(ValueError, match="needs X from 1 to 20"):
+            format(name)
 
 
 @pytest.mark.parametrize("unsigned", [False, True])

@@ -1,5 +1,6 @@
 """docs/reference/formats.md: its table is current, and its names mean what it says."""
 
+import math
 import random
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from lowprec.cli import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "formats.md"
 TABLE = "<!-- lowprec formats --markdown -->"
+BLOCKS = "<!-- lowprec formats --markdown: block formats -->"
+POSITS = "<!-- lowprec formats --markdown: posits -->"
 NAMES = "<!-- names in other libraries -->"
 
 
@@ -24,7 +27,24 @@ def table_below(mark):
 
 def test_table_is_what_the_command_prints(capsys):
     assert main(["formats", "--markdown"]) == 0
-    assert table_below(TABLE) == capsys.readouterr().out.strip()
+    printed = capsys.readouterr().out.strip().split("\n\n")
+    assert [table_below(mark) for mark in (TABLE, BLOCKS, POSITS)] == printed
+
+
+def test_every_block_format_and_posit_of_the_table_is_what_it_says():
+    _, _, *rows = table_below(BLOCKS).splitlines()
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    assert [name for name, *_ in cells] == [one.name for one in lp.block_formats()]
+    for name, _, size, *_, bits, aliases, source in cells:
+        fmt = lp.block_format(name)
+        assert (fmt.block_size, fmt.bits_per_value) == (int(size), float(bits))
+        assert all(lp.block_format(one) is fmt for one in aliases.split(", ") if one)
+        assert source
+    _, _, *rows, _ = table_below(POSITS).splitlines()
+    for row in rows:
+        name, bits, es, largest, *_ = (cell.strip() for cell in row.split("|")[1:-1])
+        posit = lp.Posit(int(bits), int(es))
+        assert (posit.name, f"2^{math.frexp(posit.max)[1] - 1}") == (name, largest)
 
 
 def test_every_known_format_has_a_source():

@@ -234,6 +234,7 @@ def test_metadata_that_lie_are_refused(tensors, tmp_path, name, changes, text):
     ("entry", "text"),
     [
         ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
         ("[]", "has no tensors"),
         ('{"version": 9, "tensors": {}}', "have version 9; this lowprec reads 1"),
         ('{"version": 1, "tensors": {"y": {}}}', "describe 'y', which the file has"),
@@ -255,3 +256,31 @@ def test_changed_bytes_are_refused(tensors, tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="the digest is not that of"):
         safetensors.load_file(path)
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    safetensors.save_file(
+        {"w": lp.encode_blocks(torch.randn(32), "mxfp4")}, path, {"w": "mxfp4"}
+    )
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        stored = {key: file.get_tensor(key) for key in ("w.codes", "w.scales")}
+    plain_save(stored | {"w": torch.ones(2)}, path, metadata)
+    with pytest.raises(ValueError, match="'w' is a tensor of the file, and the"):
+        safetensors.load_file(path)
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (3, "'w' must be a tensor, or BlockCodes, got 3 of type int"),
+        (torch.eye(3).to_sparse(), r"'w' must be a dense tensor.*to_dense"),
+    ],
+)
+def test_what_is_no_dense_tensor_is_refused(tmp_path, x, text):
+    path = tmp_path / "w.safetensors"
+    for formats in ({}, {"w": "e4m3fn"}):
+        with pytest.raises(TypeError, match=text):
+            safetensors.save_file({"w": x}, path, formats)
+    assert not path.exists()

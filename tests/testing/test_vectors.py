@@ -3,6 +3,7 @@
 import csv
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -240,3 +241,28 @@ def test_random_words_decide_what_is_invalid():
     for random, wanted in ((0, 1), (2**32 - 1, 16)):
         result = exact_operation("round", (-0.5,), rounding, random)
         assert exact_flags("round", (-0.5,), rounding, result, random) == wanted
+
+
+@pytest.mark.parametrize("name", ["binary16p1se", "e15m3"])
+def test_vectors_of_formats_beyond_binary64(name):
+    target = lp.format(name)
+    assert isinstance(target.max, Fraction)
+    rounding = Rounding(target, "toward_zero")
+    for operation in ("sqrt", "div"):
+        wide = 0
+        for vector in vectors(operation, rounding, count=60, seed=1):
+            operands = [target.decode(code) for code in vector.operands]
+            y = target.decode(vector.result)
+            if any(not isinstance(x, Fraction) or x <= 0 for x in (*operands, y)):
+                continue
+            if y == target.max:  # whatever is beyond it
+                continue
+            wide += 1
+            above = Fraction(target.decode(vector.result + 1))
+            if operation == "sqrt":
+                assert y**2 <= operands[0] < above**2
+            else:
+                assert y * operands[1] <= operands[0] < above * operands[1]
+        assert wide >= 3
+    with pytest.raises(NotImplementedError, match="'exp' are for formats whose values"):
+        vectors("exp", rounding)
