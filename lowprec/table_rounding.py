@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from .formats import Levels, Posit
 from .rounding import Rounding, RoundingMode, Variant
@@ -11,6 +11,8 @@ from .rounding import Rounding, RoundingMode, Variant
 __all__ = ["TableFormat", "TableRounding", "is_table_name"]
 
 TableFormat: TypeAlias = "Posit | Levels"
+
+_TAPERED = 4 + 8 + 512  # flags of posits: NaN, a sign, and what they are
 
 
 def is_table_name(name: str) -> bool:
@@ -56,6 +58,7 @@ class TableRounding:
     mode: RoundingMode
     random_bits: int
     variant: Variant
+    _code: ClassVar[tuple[int, ...]]  # not a field: it follows from them
 
     def __init__(
         self,
@@ -84,6 +87,7 @@ class TableRounding:
         set_field(self, "format", chosen)
         for name in ("mode", "random_bits", "variant"):
             set_field(self, name, getattr(plain, name))
+        set_field(self, "_code", _integers(chosen, plain.code))
 
     def __repr__(self) -> str:
         """Return one line that evaluates back, only what differs from the default."""
@@ -97,6 +101,22 @@ class TableRounding:
         return f"TableRounding({', '.join(parts)})"
 
     @property
+    def code(self) -> tuple[int, ...]:
+        """The integers that kernels take (`lowprec.kernels.RoundingCode`).
+
+        Of levels only the last four of nine mean something.
+        """
+        return self._code
+
+    @property
     def stochastic(self) -> bool:
         """Whether results depend on random bits."""
         return self.mode in (RoundingMode.STOCHASTIC, RoundingMode.STOCHASTIC_EQUAL)
+
+
+def _integers(format: TableFormat, plain: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the code of a rounding to ``format`` instead of another one's."""
+    if isinstance(format, Levels):
+        return (*plain[:4], 0, *plain[5:])
+    end = (format.bits - 2) << format.es
+    return (format.bits, -end, end, 1, _TAPERED, *plain[5:])

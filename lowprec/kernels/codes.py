@@ -14,6 +14,7 @@ ASYMMETRIC = 32  # negative values go one quantum further: two's complement
 ALTERNATING = 64  # of one bit: 2^e is odd where e - emin is even
 NO_ZERO = 128  # what would be zero is the smallest value
 NO_POWER = 256  # 2^emin is no value: the smallest is one quantum above
+TAPERED = 512  # posits: see `exponent_bits`
 
 NEAREST_EVEN = 0
 NEAREST_AWAY = 1
@@ -66,6 +67,11 @@ class RoundingCode(NamedTuple):
     def stochastic(self) -> bool:
         """Whether the mode consumes random words."""
         return self.mode >= STOCHASTIC
+
+
+def exponent_bits(code: RoundingCode) -> int:
+    """Return es of posits: their width is `precision`, their ends 2^emin and 2^emax."""
+    return max(code.emax // max(code.precision - 2, 1), 1).bit_length() - 1
 
 
 def is_portable_only(code: Sequence[int]) -> bool:

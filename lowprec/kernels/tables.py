@@ -1,100 +1,120 @@
 """Rounding to a finite set of numbers, by search and exact comparisons.
 
-`lowprec.testing.exact_table_round` says the same in fractions.
+In a deterministic mode the result is a step function: where its steps are is found
+once, and a search does the rest. `lowprec.testing.exact_table_round` says the same in
+fractions.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import codes
+from ..random import philox_words
+from . import codes, native_tables
+from ._library import native_serves
+from .deciding import stochastic_threshold
 from .exact import two_product, two_sum
-from .portable import stochastic_threshold
+from .portable import linear_index
+
+# Beyond these, distances and their products may be no normal float64 numbers.
+_FARTHEST, _NEAREST = 2.0**960, 2.0**-900
 
 
-class TableCode(NamedTuple):
-    """A set of numbers as float64 tensors, all on one device.
+class Table(NamedTuple):
+    """Levels, ascending, and what deciding between them takes.
 
     Args:
-        values: [N] numbers, ascending.
-        ties: [N - 1] ties between neighbours, rounded up to float64.
-        exact: [N - 1] whether float64 holds the tie.
-        upper: [N - 1] whether ``nearest_even`` takes the tie up.
-        odd: [N] whether the code is odd.
-        infinite_is_nan: whether infinity becomes NaN, rather than an end.
+        levels: [N] levels in the carrier.
+        steps: [N - 1] smallest numbers of the carrier that become the next level;
+            of stochastic modes, the next levels themselves.
     """
 
-    values: Tensor
-    ties: Tensor
-    exact: Tensor
-    upper: Tensor
-    odd: Tensor
-    infinite_is_nan: bool
+    levels: Tensor
+    steps: Tensor
 
 
-def round_to_table(
+def _step(low: float, high: float, mode: int) -> tuple[Fraction, bool]:
+    """Return where numbers begin to become ``high``, and whether from there on."""
+    if mode == codes.TOWARD_ZERO:
+        inward = abs(high) <= abs(low)
+        mode = codes.TOWARD_POSITIVE if inward else codes.TOWARD_NEGATIVE
+    if mode == codes.TOWARD_POSITIVE:
+        return Fraction(low), False
+    if mode == codes.TOWARD_NEGATIVE or mode >= codes.STOCHASTIC:
+        return Fraction(high), True
+    tie = (Fraction(low) + Fraction(high)) / 2
+    if mode == codes.NEAREST_EVEN:
+        return tie, True
+    return tie, tie >= 0 if mode == codes.NEAREST_AWAY else tie < 0
+
+
+def _steps(levels: tuple[float, ...], mode: int, dtype: torch.dtype) -> Tensor:
+    """Return the smallest numbers of the carrier that become the next level."""
+    exact = [_step(a, b, mode) for a, b in pairwise(levels)]
+    near = torch.tensor([float(value) for value, _ in exact], dtype=dtype)
+    reached = [
+        x > value or (x == value and included)
+        for x, (value, included) in zip(near.tolist(), exact, strict=True)
+    ]
+    above = near.nextafter(torch.full_like(near, math.inf))
+    return torch.where(torch.tensor(reached, dtype=torch.bool), near, above)
+
+
+@functools.lru_cache(maxsize=64)
+def _prepared(
+    levels: tuple[float, ...], mode: int, dtype: torch.dtype, device: torch.device
+) -> Table:
+    """Return levels as tensors.
+
+    Raises:
+        ValueError: if the carrier does not hold them, or probabilities would be wrong.
+    """
+    wide = torch.tensor(levels, dtype=torch.float64)
+    given = wide.to(dtype)
+    if not torch.equal(given.to(torch.float64), wide):
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(f"{name} cannot hold every value of {levels}: use float64")
+    for a, b in pairwise(levels) if mode == codes.STOCHASTIC else ():
+        gap = b - a
+        if math.isinf(gap) or Fraction(gap) != Fraction(b) - Fraction(a):
+            raise ValueError(
+                "stochastic rounding needs levels whose distances float64 holds, "
+                f"unlike those of {a!r} and {b!r}: round the levels first"
+            )
+    return Table(given.to(device), _steps(levels, mode, dtype).to(device))
+
+
+def _portable(
     x: Tensor,
-    table: TableCode,
+    levels: Sequence[float],
     mode: int,
     random_bits: int,
     variant: int,
-    words: Tensor | None,
+    seed: Tensor | None,
+    offset: int,
 ) -> Tensor:
-    """Round every element to a number of the set.
-
-    Args:
-        x: float32 or float64 tensor; its dtype holds the numbers.
-        table: the set.
-        mode: NEAREST_EVEN to STOCHASTIC_EQUAL.
-        random_bits: of stochastic modes.
-        variant: VARIANT_A, VARIANT_B or VARIANT_C.
-        words: int64 tensor of ``x``'s shape with 32-bit words; stochastic modes only.
-
-    Returns:
-        A new tensor of ``x``'s dtype and shape.
-    """
-    given = x.to(torch.float64)
-    values, last = table.values, len(table.values) - 1
-    inside = given.clamp(values[0], values[-1])
-    upper = torch.searchsorted(values, inside.contiguous()).clamp(max=last)
-    lower = torch.where(values[upper] == inside, upper, upper - 1).clamp(min=0)
-    low, high = values[lower], values[upper]
-    if last == 0:
-        up = torch.zeros_like(inside, dtype=torch.bool)
-    elif mode in (codes.STOCHASTIC, codes.STOCHASTIC_EQUAL):
-        if words is None:
-            raise ValueError("a stochastic rounding needs random words")
-        up = _up_at_random(inside, low, high, mode, random_bits, variant, words)
+    table = _prepared(tuple(levels), mode, x.dtype, x.device)
+    x = x.contiguous()
+    index = torch.bucketize(x, table.steps, right=True)
+    if seed is not None and len(levels) > 1:
+        words = philox_words(linear_index(x, offset), seed)
+        index = index.clamp(max=len(levels) - 2)
+        low, high = table.levels[index], table.levels[index + 1]
+        inside = x.clamp(levels[0], levels[-1])
+        wide = (inside.double(), low.double(), high.double())
+        up = _up_at_random(*wide, mode, random_bits, variant, words)
+        result = torch.where((up & (inside != low)) | (inside == high), high, low)
     else:
-        up = _up(inside, lower, upper, table, mode)
-    result = torch.where(up & (inside != low), high, low)
-    missing = given.isnan() | (given.isinf() & table.infinite_is_nan)
-    return torch.where(missing, torch.nan, result).to(x.dtype)
-
-
-def _up(x: Tensor, lower: Tensor, upper: Tensor, table: TableCode, mode: int) -> Tensor:
-    """Decide whether x goes to its upper neighbour, in a deterministic mode."""
-    if mode == codes.TOWARD_POSITIVE:
-        return torch.ones_like(x, dtype=torch.bool)
-    if mode == codes.TOWARD_NEGATIVE:
-        return torch.zeros_like(x, dtype=torch.bool)
-    if mode == codes.TOWARD_ZERO:
-        return table.values[upper].abs() <= table.values[lower].abs()
-    if mode == codes.TO_ODD:
-        return ~table.odd[lower]
-    gap = lower.clamp(max=len(table.ties) - 1)
-    tie = table.ties[gap]
-    if mode == codes.NEAREST_EVEN:
-        upward = table.upper[gap]
-    elif mode == codes.NEAREST_AWAY:
-        upward = tie >= 0
-    else:
-        upward = tie < 0
-    # Where float64 is above the tie, reaching it is exceeding the tie.
-    return (x > tie) | ((x == tie) & (upward | ~table.exact[gap]))
+        result = table.levels[index]
+    return torch.where(x.isnan(), math.nan, result)
 
 
 def _up_at_random(
@@ -106,7 +126,7 @@ def _up_at_random(
     variant: int,
     words: Tensor,
 ) -> Tensor:
-    """Decide likewise at random: the fraction is counted from the end nearer to 0."""
+    """Decide between neighbours: the fraction is counted from the end nearer to 0."""
     below = high <= 0
     if mode == codes.STOCHASTIC_EQUAL:
         return (words >= 1 << 31) ^ below
@@ -120,3 +140,78 @@ def _up_at_random(
     away = (distance > reached) | (equal & (error > rest))
     away = away | (equal & (error == rest) & ~strict)
     return away ^ below
+
+
+def _on_cpu(
+    x: Tensor,
+    levels: Sequence[float],
+    mode: int,
+    random_bits: int,
+    variant: int,
+    seed: Tensor | None,
+    offset: int,
+) -> Tensor:
+    if not native_serves() or (mode == codes.STOCHASTIC and not _moderate(levels)):
+        return _portable(x, levels, mode, random_bits, variant, seed, offset)
+    table = _prepared(tuple(levels), mode, x.dtype, x.device)
+    if seed is None:
+        return native_tables.round_levels(x, table.levels, table.steps)
+    return native_tables.sample_levels(
+        x, table.levels, table.steps, mode, random_bits, variant, seed, offset
+    )
+
+
+def _moderate(levels: Sequence[float]) -> bool:
+    """Whether no product of distances comes near the ends of float64's range."""
+    least = min((b - a for a, b in pairwise(levels)), default=1.0)
+    return least > _NEAREST and levels[-1] - levels[0] < _FARTHEST
+
+
+def _fake(
+    x: Tensor,
+    levels: Sequence[float],
+    mode: int,
+    random_bits: int,
+    variant: int,
+    seed: Tensor | None,
+    offset: int,
+) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+_LIBRARY = torch.library.Library("lowprec", "FRAGMENT")
+_LIBRARY.define(
+    "round_levels(Tensor x, float[] levels, int mode, int random_bits, int variant, "
+    "Tensor? seed, SymInt offset) -> Tensor"
+)
+_LIBRARY.impl("round_levels", _portable, "CompositeExplicitAutograd")
+_LIBRARY.impl("round_levels", _on_cpu, "CPU")
+_LIBRARY.impl("round_levels", _fake, "Meta")
+
+round_levels = torch.ops.lowprec.round_levels.default
+
+
+@torch.library.register_vmap("lowprec::round_levels", lib=_LIBRARY)
+def _vmap(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    x: Tensor,
+    levels: Sequence[float],
+    mode: int,
+    random_bits: int,
+    variant: int,
+    seed: Tensor | None,
+    offset: int,
+) -> tuple[Tensor, int]:
+    given = (levels, mode, random_bits, variant)
+    if seed is None:
+        return round_levels(x, *given, None, offset), in_dims[0]
+    # Element indices count inside one example, as in `round_stochastic`.
+    size = info.batch_size
+    xs = x.expand(size, *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
+    seeds = seed.expand(size) if in_dims[5] is None else seed
+    rows = [
+        round_levels(x_i, *given, seed_i, offset)
+        for x_i, seed_i in zip(xs.unbind(), seeds.unbind(), strict=True)
+    ]
+    return torch.stack(rows) if rows else torch.empty_like(xs), 0
