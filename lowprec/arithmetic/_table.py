@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..formats import Levels, Posit
-from ..kernels.portable import CARRIERS
+from ..kernels import Encoding
 from ..kernels.tables import round_levels
 from ..table_rounding import TableFormat, TableRounding
 
@@ -40,23 +39,20 @@ class ToTable:
             levels = list(chosen.format.values)
             result: Tensor = round_levels(x, levels, mode, bits, variant, seed, offset)
             return result
-        if code[2] > CARRIERS[x.dtype].bias:
-            raise ValueError(
-                f"float32 cannot hold every value of {chosen.format!r}: use float64"
-            )
+        _check_held(chosen.format, x.dtype)
         if seed is None:
             return kernels.eager_round(x, code)
         return kernels.eager_round_stochastic(x, code, seed, offset)
 
 
 @functools.lru_cache(maxsize=64)
-def _values(format: TableFormat, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _levels(format: Levels, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the numbers of a set as float64.
 
     Raises:
         ValueError: if ``dtype`` does not hold them.
     """
-    values = torch.tensor(format.table.values, dtype=torch.float64)
+    values = torch.tensor(format.values, dtype=torch.float64)
     if not torch.equal(values.to(dtype).to(torch.float64), values):
         raise ValueError(
             f"{str(dtype).removeprefix('torch.')} cannot hold every value of "
@@ -66,37 +62,55 @@ def _values(format: TableFormat, dtype: torch.dtype, device: torch.device) -> Te
 
 
 def encode_table(x: Tensor, format: TableFormat, dtype: torch.dtype) -> Tensor:
-    """Return the codes of values of the set, which the caller has checked to be such.
+    """Return the codes of values of the set.
 
     Raises:
         ValueError: if an element is no value.
     """
-    values = _values(format, torch.float64, x.device)
-    wide = x.detach().to(torch.float64)
+    x = x.detach()
+    if isinstance(format, Posit):
+        wide = x.to(torch.float64) if _largest_exponent(format) > 127 else x
+        rounded = kernels.eager_round(wide, TableRounding(format).code)
+        known = ((rounded == wide) & ~((x == 0) & x.signbit())) | x.isnan()
+        _require(known, x, format)
+        result: Tensor = kernels.encode(wide, list(_encoding(format)), dtype)
+        return result
+    values = _levels(format, torch.float64, x.device)
+    wide = x.to(torch.float64)
     index = torch.searchsorted(values, wide.contiguous())
     index = index.clamp(max=len(values) - 1)
-    known = (values[index] == wide) & ~((wide == 0) & wide.signbit())
-    code = index
-    if isinstance(format, Posit):
-        known = known | wide.isnan()
-        code = (index - len(values) // 2) & ((1 << format.bits) - 1)
-        code = torch.where(wide.isnan(), 1 << (format.bits - 1), code)
+    _require((values[index] == wide) & ~((wide == 0) & wide.signbit()), x, format)
+    return index.to(dtype)
+
+
+def _require(known: Tensor, x: Tensor, format: TableFormat) -> None:
     if not bool(known.all()):
-        first = x.detach()[~known].flatten()[0].item()
+        first = x[~known].flatten()[0].item()
         raise ValueError(
             f"{int((~known).sum())} of {x.numel()} elements are not values of "
             f"{format.name or format!r}, the first is {first!r}: round the tensor first"
         )
-    return code.to(dtype)
 
 
 def decode_table(codes: Tensor, format: TableFormat, dtype: torch.dtype) -> Tensor:
     """Return the values of codes that are in range."""
-    values = _values(format, dtype, codes.device)
-    index = codes.to(torch.int64)
     if isinstance(format, Levels):
-        return values[index].to(dtype)
-    index = (index + len(values) // 2) & ((1 << format.bits) - 1)
-    missing = index == len(values)  # NaR is one beyond the largest
-    found = values[index.clamp(max=len(values) - 1)]
-    return torch.where(missing, math.nan, found).to(dtype)
+        return _levels(format, dtype, codes.device)[codes.to(torch.int64)].to(dtype)
+    _check_held(format, dtype)
+    result: Tensor = kernels.decode(codes, list(_encoding(format)), dtype)
+    return result
+
+
+def _largest_exponent(format: Posit) -> int:
+    """Return log2 of the largest posit, without the table of all of them."""
+    return (format.bits - 2) << format.es
+
+
+def _check_held(format: Posit, dtype: torch.dtype) -> None:
+    if dtype == torch.float32 and _largest_exponent(format) > 127:
+        raise ValueError(f"float32 cannot hold every value of {format!r}: use float64")
+
+
+def _encoding(format: Posit) -> Encoding:
+    nar = 1 << (format.bits - 1)
+    return Encoding(0, format.es, format.bits, 1, 0, 0, 0, 0, nar)

@@ -18,6 +18,16 @@ def power_of_two(exponent: Tensor) -> Tensor:
     return torch.ones_like(exponent) << exponent
 
 
+def bit_length(value: Tensor) -> Tensor:
+    """Bits needed for each non-negative integer below 2^53, by binary search."""
+    length = torch.zeros_like(value)
+    for step in (32, 16, 8, 4, 2, 1):
+        large = value >= (1 << step)
+        length = torch.where(large, length + step, length)
+        value = torch.where(large, value >> step, value)
+    return length + value
+
+
 def round_up(
     code: RoundingCode,
     significand: Tensor,

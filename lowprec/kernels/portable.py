@@ -18,7 +18,13 @@ from torch import Tensor
 from ..random import philox_words
 from . import codes
 from .codes import RoundingCode
-from .deciding import LARGEST_SHIFT, power_of_two, round_up, stochastic_threshold
+from .deciding import (
+    LARGEST_SHIFT,
+    bit_length,
+    power_of_two,
+    round_up,
+    stochastic_threshold,
+)
 from .tapered import round_tapered
 
 
@@ -105,16 +111,6 @@ def _smallest_bits(code: RoundingCode, carrier: Carrier) -> int:
         )
     bits = 1 << (carrier.precision - code.precision)
     return ((code.emin + carrier.bias) << (carrier.precision - 1)) + bits
-
-
-def bit_length(value: Tensor) -> Tensor:
-    """Bits needed for each non-negative integer below 2^53, by binary search."""
-    length = torch.zeros_like(value)
-    for step in (32, 16, 8, 4, 2, 1):
-        large = value >= (1 << step)
-        length = torch.where(large, length + step, length)
-        value = torch.where(large, value >> step, value)
-    return length + value
 
 
 def _small_up(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import codes
 from .codes import RoundingCode
-from .deciding import power_of_two, round_up, stochastic_threshold
+from .deciding import bit_length, power_of_two, round_up, stochastic_threshold
 
 if TYPE_CHECKING:
     from .portable import Carrier
@@ -116,3 +116,38 @@ def _stochastic_up(
     equal = distance == reached
     up = (distance > reached) | (equal & (error > 0)) | (equal & (error == 0) & ~strict)
     return up & (size != start)
+
+
+def encode_tapered(x: Tensor, width: int, es: int, carrier: Carrier) -> Tensor:
+    """Return the codes of posits as int64; those of NaN are that of NaR."""
+    bits = x.view(carrier.integer).to(torch.int64)
+    magnitude = bits & ((1 << (carrier.width - 1)) - 1)
+    fraction_bits = carrier.precision - 1
+    aligned = magnitude + (1 << fraction_bits)
+    regime = ((magnitude >> fraction_bits) - carrier.bias) >> es
+    room = (width - 3 - torch.where(regime < 0, ~regime, regime)).clamp(-1, width)
+    behind = aligned & ((1 << (fraction_bits + es)) - 1)
+    ones = (1 << (width - 1)) - power_of_two(room + 1)
+    code = torch.where(regime < 0, power_of_two(room.clamp(min=0)), ones)
+    code = code + (behind >> (fraction_bits + es - room))
+    code = torch.where(bits < 0, (1 << width) - code, code)
+    code = torch.where(magnitude == 0, 0, code)
+    return torch.where(magnitude > carrier.infinity, 1 << (width - 1), code)
+
+
+def decode_tapered(codes: Tensor, width: int, es: int, carrier: Carrier) -> Tensor:
+    """Return the carrier's bits of the values of codes as int64; NaR is NaN."""
+    nar = 1 << (width - 1)
+    negative = codes >= nar
+    size = torch.where(negative, 2 * nar - codes, codes)
+    ones = (size & (nar >> 1)) != 0
+    # The highest bit that is not one of the regime's, or none behind the longest one.
+    end = bit_length(torch.where(ones, ~size, size) & (nar - 1)) - 1
+    regime = torch.where(ones, width - 3 - end, end - width + 2)
+    room = end.clamp(min=0)
+    fraction_bits = carrier.precision - 1
+    behind = (size & (power_of_two(room) - 1)) << (fraction_bits + es - room)
+    bits = (((regime << es) + carrier.bias) << fraction_bits) + behind
+    bits = torch.where(size == 0, 0, bits)
+    bits = torch.where(negative, bits - (1 << (carrier.width - 1)), bits)
+    return torch.where(codes == nar, carrier.nan, bits)

@@ -86,9 +86,8 @@ struct Choosing : AlwaysExact<C> {
       const double lost = __builtin_fma(gap[lane], share[lane], -reached);
       const bool strict = threshold.variant == kC && missing[lane] % 2 != 0;
       const bool same = size == reached;
-      over[lane] = size > reached || (same && (rest > lost || (rest == lost && !strict)))
-                       ? -1
-                       : 0;
+      const bool more = same && (rest > lost || (rest == lost && !strict));
+      over[lane] = size > reached || more ? -1 : 0;
     }
     return over;
   }

@@ -134,7 +134,8 @@ Status round_array(const Elementwise& given) {
   const bool stream = task.finished && x != out &&
                       given.count > given.cache / int64_t(sizeof(Bits));
   for_parts(given.count, given.threads, loop.direction, [&](int64_t i, int64_t count) {
-    if (task.finished) return loop.part(x + i, out + i, count, shared, task.plan, stream);
+    if (task.finished)
+      return loop.part(x + i, out + i, count, shared, task.plan, stream);
     finish_chunks<C>(x + i, out + i, count, finish, 0, 0, [&](int64_t j, int64_t some) {
       loop.part(x + i + j, out + i + j, some, shared, task.plan, false);
     });

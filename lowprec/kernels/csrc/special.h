@@ -74,7 +74,8 @@ struct Finish {
                 ((VInt<C>)below >= Int(0)) &
                 ((VInt<C>)below < (VInt<C>)splat<VBits<C>>(self.smallest - Bits(1)));
             if (__builtin_expect(any<VInt<C>>(small), false))
-              rounded = self.with_small(given, rounded, small, seed, first + uint64_t(i));
+              rounded =
+                  self.with_small(given, rounded, small, seed, first + uint64_t(i));
           }
           VFloat<C> value = (VFloat<C>)rounded;
           if (self.asymmetric)

@@ -30,7 +30,7 @@ struct Tapered {
         exponent_bits(exponent_bits_of(code)),
         smallest(power(code.emin)),
         largest(shared.largest),
-        lowest(power((exponent_bits + 1 - widest - 2) * (int64_t(1) << exponent_bits))),
+        lowest(power((exponent_bits - 1 - widest) * (int64_t(1) << exponent_bits))),
         highest(power((widest - exponent_bits + 1) * (int64_t(1) << exponent_bits)) -
                 1) {}
 
@@ -106,7 +106,10 @@ struct Tapered {
     }
     VInt<C> up =
         steps_up<C, mode, variant>(plan, dropped, unit, shift, odd, negative, word);
-    if (wide) up = up_between_powers(inside, kept, unit, ~tiny & (shift > Int(L::fraction)), word, up);
+    if (wide) {
+      const VInt<C> far = ~tiny & (shift > Int(L::fraction));
+      up = up_between_powers(inside, kept, unit, far, word, up);
+    }
     const VBits<C> low = tiny ? VBits<C>{} : kept;
     const VBits<C> step = tiny ? splat<VBits<C>>(smallest) : unit;
     VBits<C> result = low + (step & (VBits<C>)up);
