@@ -17,6 +17,7 @@ from ..table_rounding import TableFormat
 from ._block import holds
 from ._round import apply, check_carrier
 from ._table import decode_table, encode_table
+from ._table import fits as table_fits
 
 _WIDEST_CODE = 63
 
@@ -223,8 +224,7 @@ def _check_members(x: Tensor, target: Format) -> None:
 def fits(target: Format | BlockFormat | TableFormat, dtype: torch.dtype) -> bool:
     """Whether a carrier holds every value of the format."""
     if isinstance(target, (Posit, Levels)):
-        values = torch.tensor(target.table.values, dtype=torch.float64)
-        return torch.equal(values.to(dtype).to(torch.float64), values)
+        return table_fits(target, dtype)
     if isinstance(target, BlockFormat):
         return holds(target, dtype)
     carrier = CARRIERS[dtype]

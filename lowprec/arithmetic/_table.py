@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import kernels
 from ..formats import Levels, Posit
 from ..kernels import Encoding
+from ..kernels.portable import CARRIERS
 from ..kernels.tables import round_levels
 from ..table_rounding import TableFormat, TableRounding
 
@@ -47,18 +48,13 @@ class ToTable:
 
 @functools.lru_cache(maxsize=64)
 def _levels(format: Levels, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the numbers of a set as float64.
+    """Return levels as a tensor.
 
     Raises:
         ValueError: if ``dtype`` does not hold them.
     """
-    values = torch.tensor(format.values, dtype=torch.float64)
-    if not torch.equal(values.to(dtype).to(torch.float64), values):
-        raise ValueError(
-            f"{str(dtype).removeprefix('torch.')} cannot hold every value of "
-            f"{format!r}: use float64"
-        )
-    return values.to(device)
+    _check_held(format, dtype)
+    return torch.tensor(format.values, dtype=dtype, device=device)
 
 
 def encode_table(x: Tensor, format: TableFormat, dtype: torch.dtype) -> Tensor:
@@ -67,23 +63,26 @@ def encode_table(x: Tensor, format: TableFormat, dtype: torch.dtype) -> Tensor:
     Raises:
         ValueError: if an element is no value.
     """
-    x = x.detach()
+    x = x.detach().contiguous()
+    if not fits(format, x.dtype):
+        x = x.to(torch.float64)
+    rounded = ToTable(TableRounding(format)).apply(x, None, 0)
+    integer = CARRIERS[x.dtype].integer
+    kept = torch.equal(rounded.view(integer), x.view(integer))
+    if not kept or (isinstance(format, Levels) and bool(x.isnan().any())):
+        _check_members(x, rounded, format)
     if isinstance(format, Posit):
-        wide = x.to(torch.float64) if _largest_exponent(format) > 127 else x
-        rounded = kernels.eager_round(wide, TableRounding(format).code)
-        known = ((rounded == wide) & ~((x == 0) & x.signbit())) | x.isnan()
-        _require(known, x, format)
-        result: Tensor = kernels.encode(wide, list(_encoding(format)), dtype)
+        result: Tensor = kernels.encode(x, list(_encoding(format)), dtype)
         return result
-    values = _levels(format, torch.float64, x.device)
-    wide = x.to(torch.float64)
-    index = torch.searchsorted(values, wide.contiguous())
-    index = index.clamp(max=len(values) - 1)
-    _require((values[index] == wide) & ~((wide == 0) & wide.signbit()), x, format)
-    return index.to(dtype)
+    levels = _levels(format, x.dtype, x.device)
+    return torch.bucketize(x, levels[1:], right=True, out_int32=True).to(dtype)
 
 
-def _require(known: Tensor, x: Tensor, format: TableFormat) -> None:
+def _check_members(x: Tensor, rounded: Tensor, format: TableFormat) -> None:
+    """Refuse what rounding changes, but for the bits of NaN, and NaN where none is."""
+    known = (rounded == x) & ~((x == 0) & x.signbit())
+    if isinstance(format, Posit):
+        known = known | x.isnan()
     if not bool(known.all()):
         first = x[~known].flatten()[0].item()
         raise ValueError(
@@ -106,9 +105,20 @@ def _largest_exponent(format: Posit) -> int:
     return (format.bits - 2) << format.es
 
 
-def _check_held(format: Posit, dtype: torch.dtype) -> None:
-    if dtype == torch.float32 and _largest_exponent(format) > 127:
-        raise ValueError(f"float32 cannot hold every value of {format!r}: use float64")
+def fits(format: TableFormat, dtype: torch.dtype) -> bool:
+    """Whether a carrier holds every number of the set."""
+    if dtype == torch.float64:
+        return True
+    if isinstance(format, Posit):
+        return _largest_exponent(format) <= 127
+    values = torch.tensor(format.values, dtype=torch.float64)
+    return torch.equal(values.to(dtype).to(torch.float64), values)
+
+
+def _check_held(format: TableFormat, dtype: torch.dtype) -> None:
+    if not fits(format, dtype):
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(f"{name} cannot hold every value of {format!r}: use float64")
 
 
 def _encoding(format: Posit) -> Encoding:
