@@ -12,7 +12,7 @@ from .. import kernels
 from ..formats import Levels, Posit
 from ..kernels import Encoding
 from ..kernels.portable import CARRIERS
-from ..kernels.tables import round_levels
+from ..kernels.tables import eager_round_levels, level_numbers
 from ..table_rounding import TableFormat, TableRounding
 
 
@@ -37,9 +37,8 @@ class ToTable:
         code = chosen.code
         if isinstance(chosen.format, Levels):
             mode, _, bits, variant = code[5:]
-            levels = list(chosen.format.values)
-            result: Tensor = round_levels(x, levels, mode, bits, variant, seed, offset)
-            return result
+            levels = chosen.format.values
+            return eager_round_levels(x, levels, mode, bits, variant, seed, offset)
         _check_held(chosen.format, x.dtype)
         if seed is None:
             return kernels.eager_round(x, code)
@@ -75,7 +74,7 @@ def encode_table(x: Tensor, format: TableFormat, dtype: torch.dtype) -> Tensor:
         result: Tensor = kernels.encode(x, list(_encoding(format)), dtype)
         return result
     levels = _levels(format, x.dtype, x.device)
-    return torch.bucketize(x, levels[1:], right=True, out_int32=True).to(dtype)
+    return level_numbers(x, levels).to(dtype)
 
 
 def _check_members(x: Tensor, rounded: Tensor, format: TableFormat) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..random import philox_words
 from . import codes, native_tables
-from ._library import native_serves
+from ._library import is_plain, native_serves, unobserved
 from .deciding import stochastic_threshold
 from .exact import two_product, two_sum
 from .portable import linear_index
@@ -35,10 +35,12 @@ class Table(NamedTuple):
         levels: [N] levels in the carrier.
         steps: [N - 1] smallest numbers of the carrier that become the next level;
             of stochastic modes, the next levels themselves.
+        moderate: whether no product of distances leaves float64's normal numbers.
     """
 
     levels: Tensor
     steps: Tensor
+    moderate: bool
 
 
 def _step(low: float, high: float, mode: int) -> tuple[Fraction, bool]:
@@ -89,7 +91,10 @@ def _prepared(
                 "stochastic rounding needs levels whose distances float64 holds, "
                 f"unlike those of {a!r} and {b!r}: round the levels first"
             )
-    return Table(given.to(device), _steps(levels, mode, dtype).to(device))
+    least = min((b - a for a, b in pairwise(levels)), default=1.0)
+    moderate = least > _NEAREST and levels[-1] - levels[0] < _FARTHEST
+    steps = _steps(levels, mode, dtype)
+    return Table(given.to(device), steps.to(device), moderate)
 
 
 def _portable(
@@ -151,9 +156,9 @@ def _on_cpu(
     seed: Tensor | None,
     offset: int,
 ) -> Tensor:
-    if not native_serves() or (mode == codes.STOCHASTIC and not _moderate(levels)):
-        return _portable(x, levels, mode, random_bits, variant, seed, offset)
     table = _prepared(tuple(levels), mode, x.dtype, x.device)
+    if not native_serves() or (mode == codes.STOCHASTIC and not table.moderate):
+        return _portable(x, levels, mode, random_bits, variant, seed, offset)
     if seed is None:
         return native_tables.round_levels(x, table.levels, table.steps)
     return native_tables.sample_levels(
@@ -161,10 +166,20 @@ def _on_cpu(
     )
 
 
-def _moderate(levels: Sequence[float]) -> bool:
-    """Whether no product of distances comes near the ends of float64's range."""
-    least = min((b - a for a, b in pairwise(levels)), default=1.0)
-    return least > _NEAREST and levels[-1] - levels[0] < _FARTHEST
+def level_numbers(x: Tensor, levels: Tensor) -> Tensor:
+    """Return the numbers, from 0, of the last levels that are not above x.
+
+    Args:
+        x: float32 or float64 tensor.
+        levels: [N] levels, ascending, of the same dtype and device, at most 2^24.
+
+    Returns:
+        Integers, of some dtype.
+    """
+    if not (x.is_cpu and native_serves()):
+        return torch.bucketize(x, levels[1:], right=True)
+    numbers = torch.arange(len(levels), dtype=x.dtype)
+    return native_tables.round_levels(x, numbers, levels[1:])
 
 
 def _fake(
@@ -189,6 +204,40 @@ _LIBRARY.impl("round_levels", _on_cpu, "CPU")
 _LIBRARY.impl("round_levels", _fake, "Meta")
 
 round_levels = torch.ops.lowprec.round_levels.default
+
+
+def eager_round_levels(
+    x: Tensor,
+    levels: tuple[float, ...],
+    mode: int,
+    random_bits: int,
+    variant: int,
+    seed: Tensor | None,
+    offset: int,
+) -> Tensor:
+    """Call `round_levels`, without the dispatcher where nothing needs it.
+
+    Args:
+        x: float32 or float64 tensor; gradients are the caller's.
+        levels: finite numbers, ascending.
+        mode: NEAREST_EVEN to STOCHASTIC_EQUAL, but TO_ODD; ties go up.
+        random_bits: of stochastic modes.
+        variant: VARIANT_A, VARIANT_B or VARIANT_C.
+        seed: key of the random words, 0-d int64; None in deterministic modes.
+        offset: linear index of the first element.
+
+    Returns:
+        A new contiguous tensor.
+
+    Raises:
+        ValueError: if the carrier does not hold the levels, or float64 not their
+            distances, which stochastic rounding needs.
+    """
+    if unobserved(x) and (seed is None or is_plain(seed)):
+        return _on_cpu(x, levels, mode, random_bits, variant, seed, offset)
+    given = (mode, random_bits, variant, seed, offset)
+    result: Tensor = round_levels(x, list(levels), *given)
+    return result
 
 
 @torch.library.register_vmap("lowprec::round_levels", lib=_LIBRARY)
