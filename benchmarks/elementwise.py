@@ -27,6 +27,16 @@ from tables import FORMATS, MODES, VARIANTS, fits, name_of
 
 SIZES = (100_000, 1_000_000, 10_000_000, 100_000_000)
 COMMON = ("bfloat16", "binary16", "e4m3fn", "e5m2")
+RARE: tuple[Any, ...] = (
+    lp.Posit(8),
+    lp.Posit(16),
+    lp.Levels.ternary(),
+    lp.Levels.int_bits(8),
+    "dlfloat16",
+    "e8m0fnu",
+    "binary8p1",
+    lp.Format.fixed_point(16, 8, name="fixed16_8 wrapped"),
+)
 CHECKED = 10_000  # elements compared with the portable kernels before timing
 
 
@@ -125,6 +135,36 @@ def every_format(size: int, carrier: torch.dtype, isa: int) -> list[dict[str, An
     return rows
 
 
+def rare(size: int) -> list[dict[str, Any]]:
+    """Time posits, levels, and formats that the tests' tables do not have."""
+    x = torch.randn(size)
+    out = torch.empty_like(x)
+    rows = []
+    for target in RARE:
+        given = lp.format(target) if isinstance(target, str) else target
+        saturation = "wrap" if given in RARE[-1:] else None
+        calls: dict[str, Callable[[], object]] = {"copy_": lambda: out.copy_(x)}
+        for mode in ("nearest_even", "toward_zero", "stochastic"):
+
+            def call(
+                x: torch.Tensor,
+                given: Any = given,
+                mode: str = mode,
+                saturation: str | None = saturation,
+            ) -> torch.Tensor:
+                seed = 1 if mode == "stochastic" else None
+                return lp.round(x, given, mode, saturation=saturation, seed=seed)
+
+            head = x[:CHECKED]
+            with kernels.using("portable"):
+                expected = call(head)
+            require_equal(f"{given!r} {mode}", call(head), expected)
+            calls[mode] = lambda call=call: call(x)
+        what = {"size": size, "format": given.name or f"{len(given)} levels"}
+        rows += row(compare(calls, rounds=21, seconds=10), "copy_", **what)
+    return rows
+
+
 def _peer(name: str, make: Callable[[Any], Any]) -> dict[str, Callable[[], object]]:
     try:
         return {name: make(importlib.import_module(name))}
@@ -180,6 +220,7 @@ def main() -> None:
     for isa in reversed(native.instruction_sets()):
         rows += every_format(arguments.size, torch.float32, isa)
     rows += every_format(arguments.size, torch.float64, native.instruction_sets()[-1])
+    rows += rare(arguments.size)
     rows += peers(1_000_000)
     show(rows, "size", "format", "codes", "carrier", "isa", "mode")
     print(save("elementwise", rows))

@@ -22,9 +22,9 @@ __all__ = ["TableFormat", "TableRounding", "is_table_name"]
 
 TableFormat: TypeAlias = "Posit | Levels"
 
-# Of a format in place of the set, for kernels that ask how far its values reach.
+# Of a format in place of levels, for kernels that ask how far values reach.
 _DIGITS, _LARGEST_EXPONENT = 51, 840
-_NANS, _SIGNED, _POSIT, _LEVELS = 4, 8, 512, 1024  # of lowprec.kernels.codes
+_NANS, _SIGNED, _TAPERED, _LEVELS = 4, 8, 512, 1024  # of lowprec.kernels.codes
 
 
 def is_table_name(name: str) -> bool:
@@ -123,26 +123,27 @@ class TableRounding:
 
     @property
     def code(self) -> tuple[int, ...]:
-        """The integers that kernels take: nine, as of a format, and the set's own."""
+        """The integers that kernels take: nine, and the bits of levels behind them."""
         return self._code
 
     def _integers(self) -> tuple[int, ...]:
         target = self.format
+        mode = (
+            position(self.mode),
+            position(Saturation.NONE),
+            self.random_bits,
+            position(self.variant),
+        )
         if isinstance(target, Posit):
-            flags, own = _POSIT | _SIGNED | _NANS, (target.bits, target.es)
-        else:
-            count = len(target)
-            flags = _LEVELS | _SIGNED
-            own = struct.unpack(f"<{count}q", struct.pack(f"<{count}d", *target.values))
+            end = (target.bits - 2) << target.es
+            return (target.bits, -end, end, 1, _TAPERED | _SIGNED | _NANS, *mode)
+        levels = struct.pack(f"<{len(target)}d", *target.values)
         return (
             _DIGITS,
             -_LARGEST_EXPONENT,
             _LARGEST_EXPONENT,
             (1 << _DIGITS) - 1,
-            flags,
-            position(self.mode),
-            position(Saturation.NONE),
-            self.random_bits,
-            position(self.variant),
-            *own,
+            _LEVELS | _SIGNED,
+            *mode,
+            *struct.unpack(f"<{len(target)}q", levels),
         )

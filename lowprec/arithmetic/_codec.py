@@ -17,6 +17,7 @@ from ..table_rounding import TableFormat
 from ._block import holds
 from ._round import apply, check_carrier
 from ._table import decode_table, encode_table
+from ._table import fits as table_fits
 
 _WIDEST_CODE = 63
 
@@ -246,7 +247,7 @@ def _check_members(x: Tensor, target: Format) -> None:
 def fits(target: Format | BlockFormat | TableFormat, dtype: torch.dtype) -> bool:
     """Whether a carrier holds every value of the format."""
     if isinstance(target, (Posit, Levels)):
-        return dtype == torch.float64 or target.in_binary32
+        return table_fits(target, dtype)
     if isinstance(target, BlockFormat):
         return holds(target, dtype)
     carrier = CARRIERS[dtype]

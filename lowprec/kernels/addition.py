@@ -24,7 +24,7 @@ class Rounder(NamedTuple):
     code: RoundingCode
     elements: Tensor
     seed: Tensor
-    numbers: tuple[int, ...]  # of a table
+    numbers: tuple[int, ...]  # of levels
 
     @classmethod
     def of(cls, code: Sequence[int], elements: Tensor, seed: Tensor) -> Rounder:
@@ -92,7 +92,9 @@ class PlainAddition(NamedTuple):
         """
         if code.mode != codes.NEAREST_EVEN or code.precision < 2:
             return None
-        if not code.flags & codes.SIGNED or bool((start != 0).any()):
+        if code.flags & codes.TABLE or not code.flags & codes.SIGNED:
+            return None
+        if bool((start != 0).any()):
             return None
         largest = heads.abs().sum(dim=0).max().item() if heads.numel() else 0.0
         if not math.isfinite(largest):

@@ -21,6 +21,7 @@ from .addition import negative_zero
 from .codes import (
     SATURATE_WRAP,
     SUBNORMALS,
+    TABLE,
     TOWARD_NEGATIVE,
     RoundingCode,
     decode,
@@ -37,6 +38,7 @@ from .exact import (
     to_odd,
     two_sum,
 )
+from .levels import check_decidable
 from .nearly import (
     Nearest,
     fused_of,
@@ -46,7 +48,6 @@ from .nearly import (
     round_nearest,
     sum_of,
 )
-from .tables import check_decidable
 from .transcendental import Scaled
 
 ADD, MUL, DIV, SQRT, FMA, EXP, LOG, TANH, SIGMOID = range(9)
@@ -200,7 +201,7 @@ def _shifted(
 def rounder(
     seed: Tensor | None, offset: int, numbers: tuple[int, ...]
 ) -> Callable[..., Tensor]:
-    """Return the kernel that rounds by a code, or to the numbers of a table."""
+    """Return the kernel that rounds by a code, or to levels."""
 
     def round(x: Tensor, code: RoundingCode) -> Tensor:
         result: Tensor
@@ -246,7 +247,7 @@ def _piece(
     if code.precision > WIDEST_TO_ODD:
         return _nearly(operation, wide, code, round)
     exponent = None
-    if narrow and operation == DIV and not (code.stochastic or numbers):
+    if narrow and operation == DIV and not (code.stochastic or code.flags & TABLE):
         # A quotient of 24-bit numbers is a 25-bit number, or further than 2^-49 of
         # itself from all of them: what the rounding needs survives in float64.
         value = wide[0] / wide[1]
@@ -400,7 +401,7 @@ def basic(
         b: second operand; not used by functions of one.
         c: third operand; used by FMA only.
         code: integers of a rounding to at most 51 bits whose values float64 holds, or
-            of one to a table that is decidable (`lowprec.kernels.tables`).
+            of one to levels that `levels.check_decidable` takes.
         seed: 0-d int64, of stochastic modes only.
         offset: linear index of the first element.
 

@@ -14,10 +14,10 @@ ASYMMETRIC = 32  # negative values go one quantum further: two's complement
 ALTERNATING = 64  # of one bit: 2^e is odd where e - emin is even
 NO_ZERO = 128  # what would be zero is the smallest value
 NO_POWER = 256  # 2^emin is no value: the smallest is one quantum above
-# Sets of numbers that are no format, but a table: see `numbers_of`.
-POSIT = 512
-LEVELS = 1024
-TABLE = POSIT | LEVELS
+# Sets of numbers that are no formats.
+TAPERED = 512  # posits: see `exponent_bits`
+LEVELS = 1024  # any numbers: see `numbers_of`
+TABLE = TAPERED | LEVELS
 
 NEAREST_EVEN = 0
 NEAREST_AWAY = 1
@@ -56,7 +56,7 @@ PURPOSE_KAHAN_CORRECTION = 6
 class RoundingCode(NamedTuple):
     """A rounding as nine integers; `lowprec.Rounding.code` makes it.
 
-    `lowprec.TableRounding.code` has more behind them: `numbers_of` them.
+    Levels have more behind them: `numbers_of` them.
     """
 
     precision: int
@@ -73,6 +73,11 @@ class RoundingCode(NamedTuple):
     def stochastic(self) -> bool:
         """Whether the mode consumes random words."""
         return self.mode >= STOCHASTIC
+
+
+def exponent_bits(code: RoundingCode) -> int:
+    """Return es of posits: their width is `precision`, their ends 2^emin and 2^emax."""
+    return max(code.emax // max(code.precision - 2, 1), 1).bit_length() - 1
 
 
 def is_portable_only(code: Sequence[int]) -> bool:
@@ -104,17 +109,14 @@ def unfinished(code: Sequence[int]) -> RoundingCode | None:
 def decode(code: Sequence[int]) -> RoundingCode:
     """Return the named form of the integers a torch operation received."""
     plain = len(RoundingCode._fields)
-    if len(code) < plain or (len(code) > plain) != bool(code[4] & TABLE):
+    if len(code) < plain or (len(code) > plain) != bool(code[4] & LEVELS):
         raise ValueError(
             f"a rounding code has {plain} integers {RoundingCode._fields}, and more "
-            f"only for tables, got {list(code)}"
+            f"only for levels, got {list(code)}"
         )
     return RoundingCode(*code[:plain])
 
 
 def numbers_of(code: Sequence[int]) -> tuple[int, ...]:
-    """Return the integers that define the numbers of a table, () of a format.
-
-    They are the bits and exponent bits of posits, or of levels the bits of each.
-    """
+    """Return the float64 bits of the numbers of levels, () of all others."""
     return tuple(code[len(RoundingCode._fields) :])

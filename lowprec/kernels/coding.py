@@ -1,7 +1,8 @@
 """Integer codes of a format's values: portable and C++ kernels, one operation each.
 
 The code of |x| is (max(e, emin) - emin) 2^(p-1) + |x| / q with the quantum q, so codes
-are ordered as the values are; the sign is the highest bit. Operands have been checked:
+are ordered as the values are; the sign is the highest bit. Posits have the two's
+complement of a code whose exponent is behind a regime. Operands have been checked:
 `lowprec.arithmetic.encode` and `decode` say what is refused.
 """
 
@@ -17,10 +18,13 @@ from torch import Tensor
 from . import native_coding
 from ._library import native_serves
 from .portable import CARRIERS
+from .tapered import decode_tapered, encode_tapered
 
 
 class Encoding(NamedTuple):
     """How values are written as codes, as nine integers.
+
+    Those of posits are 0 but for `bits`, `signed`, `nan`, and es in place of `emin`.
 
     Args:
         precision: significant bits p.
@@ -45,6 +49,11 @@ class Encoding(NamedTuple):
     nan: int
 
     @property
+    def tapered(self) -> bool:
+        """Whether the codes are posits."""
+        return self.precision == 0
+
+    @property
     def sign(self) -> int:
         """The sign bit, as the int64 with that bit."""
         if not self.signed:
@@ -60,6 +69,8 @@ class Encoding(NamedTuple):
 def portable_encode(x: Tensor, encoding: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return the codes of values of the format, by torch operations on any device."""
     code = Encoding(*encoding)
+    if code.tapered:
+        return encode_tapered(x, code.bits, code.emin, CARRIERS[x.dtype]).to(dtype)
     negative = x.view(CARRIERS[x.dtype].integer) < 0
     x = x.to(torch.float64)
     size = x.abs()
@@ -84,6 +95,10 @@ def portable_decode(
     """Return the values of codes, NaN for those that denote none."""
     code = Encoding(*encoding)
     codes = codes.to(torch.int64)
+    if code.tapered:
+        carrier = CARRIERS[dtype]
+        bits = decode_tapered(codes, code.bits, code.emin, carrier)
+        return bits.to(carrier.integer).view(dtype)
     negative = (codes & code.sign) != 0
     magnitude = codes & code.magnitudes
     field = magnitude >> (code.precision - 1)

@@ -3,8 +3,8 @@
 ``available()`` says whether the library was built and loaded; ``status()`` says with
 which instruction set it runs. The functions below take CPU tensors (float32 or float64,
 any strides, no autograd) and the integers of `lowprec.kernels.codes`, and return what
-the portable kernels return, bit for bit, by these where the library does not know the
-code (`codes.is_portable_only`)::
+the portable kernels return, bit for bit; products of codes that are not for them
+(`codes.is_portable_only`) are left to these::
 
     round(x, code, out=None) -> Tensor
     round_stochastic(x, code, seed, offset=0, out=None) -> Tensor
@@ -33,7 +33,7 @@ from torch import Tensor
 
 from . import codes, portable, sums
 
-_INTERFACE = 6
+_INTERFACE = 7
 _SERIAL = 65536  # elements that one thread rounds alone (kGrain in environment.h)
 _NAMES = {2: "baseline", 3: "x86-64-v3", 4: "x86-64-v4"}
 _WIDTHS = {torch.float32: 32, torch.float64: 64}
@@ -98,6 +98,10 @@ def load(path: str | Path | None = None) -> bool:
         *(_long, _long, _ulong, _ulong, _int),
     ]
     library.lowprec_levels.argtypes = [_int, _pointer]
+    library.lowprec_sample_levels.argtypes = [
+        *(_int, _pointer, _pointer, _long, _pointer, _long),
+        *(_long, _long, _long, _ulong, _ulong, _int),
+    ]
     library.lowprec_descent.argtypes = [_int, _pointer, _pointer]
     _library = library
     return True
@@ -153,11 +157,12 @@ def _address(code: tuple[int, ...]) -> tuple[int, _CodeArray]:
     return ctypes.addressof(array), array
 
 
-def _key(seed: int | Tensor) -> int:
+def key_of(seed: int | Tensor) -> int:
+    """Return the 64 bits of a seed."""
     return int(seed) & _MASK
 
 
-def _signed(key: int) -> int:
+def signed(key: int) -> int:
     """Return the int64 with the bits of a 64-bit key."""
     return key - (1 << 64) if key >> 63 else key
 
@@ -191,7 +196,8 @@ def memory_of(x: Tensor) -> int:
     return pointer
 
 
-def _checked_offset(offset: int, count: int) -> int:
+def checked_offset(offset: int, count: int) -> int:
+    """Return the offset; a ValueError says what is out of range."""
     if not 0 <= offset <= _MASK - count:
         raise ValueError(
             f"offset must be from 0 to 2^64 - {count + 1} for {count} elements, "
@@ -240,22 +246,32 @@ def target_for(x: Tensor, out: Tensor | None) -> Tensor:
     return torch.empty_like(x) if shifted or not out.is_contiguous() else out
 
 
-def _refuse(code: Sequence[int], dtype: torch.dtype) -> None:
-    """Raise what the portable kernel raises for a code that was refused."""
-    portable.max_bits(codes.decode(code), portable.CARRIERS[dtype])
-    raise ValueError(f"not a valid rounding code for this operation: {list(code)}")
+def _serve_rest(
+    x: Tensor,
+    code: tuple[int, ...],
+    seed: int | Tensor | None,
+    offset: int,
+    target: Tensor,
+) -> None:
+    """Round by a code that ``lowprec_round`` refused, or say why it is none.
 
-
-def _unfinished(code: tuple[int, ...], dtype: torch.dtype) -> codes.RoundingCode | None:
-    """Return the code that the library knows instead of one that it refused.
-
-    Raises:
-        ValueError: if the portable kernels refuse the code too.
+    It knows no levels, which have a kernel of their own, and no wrapped words that do
+    not fit a lane of its vectors.
     """
+    if code[4] & codes.LEVELS:
+        from .native_level_rounding import round_into_levels  # which imports this
+
+        round_into_levels(x, code, seed, offset, target)
+        return
+    portable.max_bits(codes.decode(code), portable.CARRIERS[x.dtype])
     if not codes.is_portable_only(code):
-        _refuse(code, dtype)
-    plain = codes.unfinished(code)
-    return None if plain is None or codes.is_portable_only(plain) else plain
+        raise ValueError(f"not a valid rounding code for this operation: {list(code)}")
+    with torch.no_grad():  # as the library, torch's operations leave no trace
+        if seed is None:
+            target.copy_(portable.round(x, code))
+        else:
+            key = torch.tensor(signed(key_of(seed)))
+            target.copy_(portable.round_stochastic(x, code, key, offset))
 
 
 def round(x: Tensor, code: Sequence[int], out: Tensor | None = None) -> Tensor:
@@ -310,13 +326,7 @@ def round_into(x: Tensor, code: tuple[int, ...], target: Tensor) -> None:
         address,
         1 if count < _SERIAL else torch.get_num_threads(),
     ):
-        plain = _unfinished(code, x.dtype)
-        with torch.no_grad():  # as the library, torch's operations leave no trace
-            if plain is None:
-                target.copy_(portable.round(x, code))
-            else:
-                round_into(x, plain, target)
-                portable.finish(target, codes.decode(code))
+        _serve_rest(x, code, None, 0, target)
 
 
 def round_stochastic(
@@ -373,18 +383,11 @@ def round_stochastic_into(
         *_addresses(x, target, width),
         count,
         address,
-        _key(seed),
-        _checked_offset(offset, count),
+        key_of(seed),
+        checked_offset(offset, count),
         1 if count < _SERIAL else torch.get_num_threads(),
     ):
-        plain = _unfinished(code, x.dtype)
-        with torch.no_grad():
-            if plain is None:
-                key = torch.tensor(_signed(_key(seed)))
-                target.copy_(portable.round_stochastic(x, code, key, offset))
-            else:
-                round_stochastic_into(x, plain, seed, offset, target)
-                portable.finish(target, codes.decode(code))
+        _serve_rest(x, code, seed, offset, target)
 
 
 def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -445,7 +448,7 @@ def matmul(
     out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype)
     chosen = (accumulate, product, within)
     if any(len(code) and codes.is_portable_only(code) for code in chosen):
-        key = torch.tensor(_signed(_key(seed)))
+        key = torch.tensor(signed(key_of(seed)))
         return sums.matmul(a, b, *chosen, order, block_size, key, offset)
     random = any(len(code) > 0 and code[5] >= codes.STOCHASTIC for code in chosen)
     wrong = library.lowprec_matmul(
@@ -457,8 +460,8 @@ def matmul(
         *(_packed(tuple(code)) if len(code) else None for code in chosen),
         order,
         block_size,
-        _key(seed) if random else 0,
-        _checked_offset(offset, out.numel()),
+        key_of(seed) if random else 0,
+        checked_offset(offset, out.numel()),
         torch.get_num_threads(),
     )
     if wrong:

@@ -21,6 +21,7 @@ from .codes import (
     TOWARD_ZERO,
     RoundingCode,
 )
+from .deciding import bit_length, round_up
 from .exact import (
     add_to_odd,
     nearest_root,
@@ -29,7 +30,6 @@ from .exact import (
     two_product,
     two_sum,
 )
-from .portable import bit_length, round_up
 
 _BITS, _FRACTION, _BIAS = 53, 52, 1023
 # Places behind the last bit of the nearest number.

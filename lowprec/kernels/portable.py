@@ -17,13 +17,16 @@ from torch import Tensor
 
 from ..random import philox_words
 from . import codes
-from .chance import stochastic_threshold
 from .codes import RoundingCode
-from .tables import round_to_table
-
-# Shifts of int64 are defined up to 63; 62 leaves room for one more bit, and a
-# significand of 53 bits shifted by 62 is below a quarter already.
-_LARGEST_SHIFT = 62
+from .deciding import (
+    LARGEST_SHIFT,
+    bit_length,
+    power_of_two,
+    round_up,
+    stochastic_threshold,
+)
+from .levels import round_to_levels
+from .tapered import round_tapered
 
 
 class Carrier(NamedTuple):
@@ -111,79 +114,6 @@ def _smallest_bits(code: RoundingCode, carrier: Carrier) -> int:
     return ((code.emin + carrier.bias) << (carrier.precision - 1)) + bits
 
 
-def _power_of_two(exponent: Tensor) -> Tensor:
-    return torch.ones_like(exponent) << exponent
-
-
-def bit_length(value: Tensor) -> Tensor:
-    """Bits needed for each non-negative integer below 2^53, by binary search."""
-    length = torch.zeros_like(value)
-    for step in (32, 16, 8, 4, 2, 1):
-        large = value >= (1 << step)
-        length = torch.where(large, length + step, length)
-        value = torch.where(large, value >> step, value)
-    return length + value
-
-
-def round_up(
-    code: RoundingCode,
-    significand: Tensor,
-    quantum: Tensor,
-    shift: Tensor,
-    negative: Tensor,
-    words: Tensor | None,
-) -> Tensor:
-    """Decide by the dropped bits whether the kept significand is increased by one."""
-    clamped = shift.clamp(0, _LARGEST_SHIFT)
-    unit = _power_of_two(clamped)
-    dropped = significand & (unit - 1)
-    odd = ((significand >> clamped) & 1) == 1
-    if code.flags & codes.ALTERNATING:
-        odd = odd & (((quantum - code.emin) & 1) == 0)
-    mode = code.mode
-    if mode in (codes.NEAREST_EVEN, codes.NEAREST_AWAY, codes.NEAREST_ZERO):
-        half = unit >> 1
-        if mode == codes.NEAREST_ZERO:
-            return dropped > half
-        if mode == codes.NEAREST_AWAY:
-            return (dropped >= half) & (shift > 0)
-        return (dropped > half) | ((dropped == half) & odd & (shift > 0))
-    inexact = dropped != 0
-    if mode == codes.TOWARD_POSITIVE:
-        return inexact & ~negative
-    if mode == codes.TOWARD_NEGATIVE:
-        return inexact & negative
-    if mode == codes.TOWARD_ZERO:
-        return torch.zeros_like(inexact)
-    if mode == codes.TO_ODD:
-        return inexact & ~odd
-    if words is None:
-        raise ValueError("a stochastic rounding needs random words")
-    if mode == codes.STOCHASTIC_EQUAL:
-        return inexact & (words >= 1 << 31)
-    return _stochastic_up(code, dropped, shift, words)
-
-
-def _stochastic_up(
-    code: RoundingCode, dropped: Tensor, shift: Tensor, words: Tensor
-) -> Tensor:
-    """Compare random bits, aligned to the top of the dropped fraction, with it."""
-    bits = code.random_bits
-    random = words >> (32 - bits)
-    if code.variant == codes.VARIANT_B:
-        bits, random = bits + 1, 2 * random + 1
-    spare = shift - bits  # bits of the fraction below the random ones
-    below = spare.clamp(0, _LARGEST_SHIFT)
-    fraction = (dropped >> below) << (-spare).clamp(min=0).clamp(max=bits)
-    if code.variant == codes.VARIANT_C:
-        unit = _power_of_two(below)
-        rest, half = dropped & (unit - 1), unit >> 1
-        odd = (fraction & 1) == 1
-        nearest = (rest > half) | ((rest == half) & odd & (below > 0))
-        fraction = fraction + nearest
-    return fraction + random >= 1 << bits
-
-
 def _small_up(
     code: RoundingCode,
     magnitude: Tensor,
@@ -231,10 +161,10 @@ def _wrapped(
     """Return the integers k of fixed point modulo 2^word as float64 numbers k 2^q."""
     signed = bool(code.flags & codes.SIGNED)
     word = code.precision + signed
-    count = (significand >> shift.clamp(0, _LARGEST_SHIFT)) + up
-    left = (-shift).clamp(0, _LARGEST_SHIFT)
+    count = (significand >> shift.clamp(0, LARGEST_SHIFT)) + up
+    left = (-shift).clamp(0, LARGEST_SHIFT)
     # What leaves the 64 bits is a multiple of 2^word.
-    count = torch.where(-shift > _LARGEST_SHIFT, 0, count << left)
+    count = torch.where(-shift > LARGEST_SHIFT, 0, count << left)
     count = torch.where(negative, -count, count) & ((1 << word) - 1)
     if signed:
         count = (count ^ (1 << (word - 1))) - (1 << (word - 1))
@@ -276,13 +206,16 @@ def round_with_words(
     numbers = codes.numbers_of(code)
     code = codes.decode(code)
     if numbers:
-        return round_to_table(x, code, numbers, words)
+        return round_to_levels(x, code, numbers, words)
     plain = codes.unfinished(code)
     if plain is not None:
         return finish(round_with_words(x, plain, words), code)
     carrier = CARRIERS[x.dtype]
     largest = max_bits(code, carrier)
     bits = x.view(carrier.integer).to(torch.int64)
+    if code.flags & codes.TAPERED:
+        rounded = round_tapered(bits, code, carrier, largest, words)
+        return rounded.to(carrier.integer).view(x.dtype)
     negative = bits < 0
     magnitude = bits & ((1 << (carrier.width - 1)) - 1)
 
@@ -311,7 +244,7 @@ def round_with_words(
         wrapped = _wrapped(code, significand, shift, up, negative).to(x.dtype)
         return torch.where(x.isfinite(), wrapped, round_with_words(x, ends, words))
     clamped = shift.clamp(0, carrier.precision)
-    unit = _power_of_two(clamped)
+    unit = power_of_two(clamped)
     # In the bits of the carrier a carry out of the fraction is the next binade.
     rounded = (magnitude & -unit) + torch.where(up, unit, 0)
     vanished = shift >= carrier.precision  # only 0 and one quantum are candidates

@@ -12,7 +12,7 @@ from . import elementary, transcendental
 from .basic import round_scaled, rounder
 from .codes import decode, numbers_of
 from .elementary import Enclosure, resolved, undecided
-from .tables import check_decidable
+from .levels import check_decidable
 from .transcendental import Scaled
 
 _LIBRARY = torch.library.Library("lowprec", "FRAGMENT")

@@ -19,8 +19,8 @@ from . import codes
 from .addition import PlainAddition, Rounder
 from .codes import RoundingCode
 from .exact import Products, exact_product, is_wide, to_odd
+from .levels import check_decidable, prepared
 from .portable import CARRIERS, linear_index
-from .tables import check_decidable, table_of
 
 WIDEST_ACCUMULATOR = 51
 _LARGEST_OPERAND = 2.0**990
@@ -126,7 +126,7 @@ def matmul(
             check_accumulator(codes.decode(code))
             check_decidable(code)
     if numbers := codes.numbers_of(accumulate):
-        table_of(accumulate[4], numbers, a.dtype, a.device)
+        prepared(numbers, accumulate[5], a.dtype, a.device)
     else:
         check_result_dtype(codes.decode(accumulate), a.dtype)
     if a.dtype == torch.float64:
@@ -212,7 +212,7 @@ def _sequence(
 ) -> Tensor:
     """Add head[0], head[1], ... to ``total``, one rounding each."""
     plain = None
-    if error is None and not adder.numbers:
+    if error is None:
         plain = PlainAddition.proved(adder.code, total, head)
     if plain is not None:
         for term in head.unbind():

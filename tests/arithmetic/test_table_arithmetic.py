@@ -468,8 +468,8 @@ def test_refusals():
         lp.mul(x, x, "posit32")
     with pytest.raises(ValueError, match="is a posit, which stands where"):
         lp.optim.SGD([leaf(2)], lr=0.1, param_format="posit16")
-    with pytest.raises(ValueError, match="and more only for tables"):
-        kernels.round(x, list(TableRounding("posit8").code[:9]))
+    with pytest.raises(ValueError, match="and more only for levels"):
+        kernels.round(x, list(TableRounding("ternary").code[:9]))
 
 
 def test_every_format_has_the_gradient_of_the_identity():

@@ -110,6 +110,13 @@ def test_codes_of_tensors(target):
             target.decode(torch.tensor([wrong]))
 
 
+def test_nan_is_no_level():
+    levels = lp.Levels.ternary()
+    for x in (torch.tensor([1.0, math.nan]), torch.tensor([math.nan] * 2)):
+        with pytest.raises(ValueError, match="elements are not values"):
+            levels.encode(x)
+
+
 def test_nar_is_nan():
     target = lp.Posit(8)
     assert target.encode(math.nan) == 128

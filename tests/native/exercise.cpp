@@ -12,6 +12,8 @@
 
 #include <initializer_list>
 
+#include "../../lowprec/kernels/csrc/table.h"
+
 extern "C" {
 int lowprec_set_isa(int isa);
 int lowprec_round(int width, const void* x, void* out, int64_t count,
@@ -27,6 +29,13 @@ int lowprec_matmul(int width, const void* a, const void* b, void* out,
                    const int64_t* geometry, const int64_t* accumulate,
                    const int64_t* product, const int64_t* within, int64_t order,
                    int64_t block_size, uint64_t seed, uint64_t offset, int threads);
+int lowprec_levels(int width, const lowprec::LevelTask* task);
+int lowprec_descent(int width, const lowprec::LevelTask* task,
+                    const lowprec::DescentTask* descent);
+int lowprec_sample_levels(int width, const void* x, void* out, int64_t count,
+                          const void* levels, int64_t level_count, int64_t mode,
+                          int64_t random_bits, int64_t variant, uint64_t seed,
+                          uint64_t offset, int threads);
 }
 
 namespace {
@@ -88,6 +97,16 @@ const int64_t formats[][5] = {
     {16, -126, 127, 65535, 27},
 };
 
+// Posits, fixed point, and formats that lack a zero or 2^emin, or have odd and even
+// powers of two; then fixed point that wraps.
+const int64_t special_formats[][5] = {
+    {8, -24, 24, 1, 524}, {16, -14, 14, 1, 524},  {6, -32, 32, 1, 524},
+    {7, 6, 6, 127, 41},   {1, -126, 127, 1, 132}, {10, -31, 32, 1022, 284},
+    {1, -63, 62, 1, 79},  {9, -63, 64, 510, 260},
+};
+const int64_t wrapping_formats[][5] = {
+    {7, 6, 6, 127, 41}, {8, 3, 3, 255, 1}, {15, 6, 6, 32767, 9}};
+
 const int64_t sizes[] = {0, 1, 3, 7, 15, 16, 17, 31, 33, 64, 65, 127, 128, 129, 1027};
 
 const char* const modes[] = {"nearest_even",    "nearest_away",    "nearest_zero",
@@ -134,6 +153,17 @@ void round_everything(int width) {
   }
 }
 
+void round_specially(int width) {
+  for (int64_t mode = 0; mode < 9; ++mode) {
+    for (const auto& format : special_formats)
+      for (int64_t saturation = 0; saturation < 3; ++saturation)
+        round_arrays(width, Code(format, mode, saturation));
+    for (const auto& format : wrapping_formats)
+      round_arrays(width, Code(format, mode, 3));
+  }
+  report(width, "special_formats");
+}
+
 // Large enough for threads and for streaming stores of a small cache.
 void round_much() {
   const int64_t count = (int64_t(1) << 16) + 5;
@@ -153,6 +183,8 @@ void code_everything(int width) {
       {4, -6, 8, 1, 1, 1, 126, -1, 127},            // e4m3fn
       {4, -7, 8, 1, 0, 1, 127, -1, 128},            // e4m3fnuz
       {11, -14, 16, 1, 1, 1, 31743, 31744, 32256},  // binary16
+      {0, 2, 8, 1, 0, 0, 0, 0, 128},                // posit8
+      {0, 1, 16, 1, 0, 0, 0, 0, 32768},             // posit16_1
   };
   for (const auto& encoding : encodings) {
     for (const int bytes : {1, 2, 4, 8}) {
@@ -171,6 +203,102 @@ void code_everything(int width) {
     }
   }
   report(width, "coding");
+}
+
+// Numbers of moderate size.
+template <class T>
+void fill_numbers(Array& array, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T value = T(int64_t(next() >> 40) % 4001 - 2000) / T(512);
+    memcpy(array.data + i * sizeof(T), &value, sizeof(T));
+  }
+}
+
+// Increasing levels, and what lies between them.
+template <class T>
+void fill_levels(Array& levels, Array& middles, int64_t width) {
+  T level = T(-2);
+  for (int64_t i = 0; i < width; ++i) {
+    const T above = level + T(1 + next() % 8) / T(2 * width);
+    const T middle = level + (above - level) / T(2);
+    memcpy(levels.data + i * sizeof(T), &level, sizeof(T));
+    if (i + 1 < width) memcpy(middles.data + i * sizeof(T), &middle, sizeof(T));
+    level = above;
+  }
+}
+
+// Every function of weights and levels, and descent, for few levels and for many.
+template <class T>
+void level_everything() {
+  const int width = int(8 * sizeof(T));
+  const int64_t lengths[] = {1, 2, 3, 16, 17, 40, 256};
+  for (const int64_t count : sizes) {
+    for (const int64_t length : lengths) {
+      const size_t bytes = size_t(count) * sizeof(T);
+      Array weights(bytes, sizeof(T)), directions(bytes, 0), out(bytes, sizeof(T));
+      Array levels(size_t(length) * sizeof(T), 0);
+      Array middles(size_t(length - 1) * sizeof(T), 0);
+      Array scale(sizeof(T), 0), squares(size_t(count / 4096 + 1) * 8, 0);
+      const T one = T(next() % 2 ? 1 : 0.5);
+      memcpy(scale.data, &one, sizeof(T));
+      fill_levels<T>(levels, middles, length);
+      fill_numbers<T>(weights, count);
+      fill_numbers<T>(directions, count);
+      lowprec::LevelTask task = {};
+      task.weights = weights.data;
+      task.directions = directions.data;
+      task.count = count;
+      task.levels = levels.data;
+      task.middles = middles.data;
+      task.width = length;
+      task.scales = scale.data;
+      task.epsilon = 0.25;
+      task.alpha = 0.5;
+      task.clip = 2;
+      task.factor = 0.125;
+      task.seed = next();
+      task.offset = next() % 64;
+      task.low = -INFINITY;
+      task.high = INFINITY;
+      task.threads = 1;
+      for (task.operation = 0; task.operation <= lowprec::kSquaredDistances;
+           ++task.operation) {
+        const bool squared = task.operation == lowprec::kSquaredDistances;
+        task.out = squared ? squares.data : out.data;
+        require(lowprec_levels(width, &task), "a function of levels");
+        if (!squared) add(out, bytes);
+      }
+      if (count) add(squares, size_t(count + 4095) / 4096 * 8);
+      for (int64_t mode = 7; mode < 9 && length > 1; ++mode) {
+        const int64_t random_bits = int64_t(1 + next() % 32);
+        const uint64_t seed = next(), offset = next() % 64;
+        require(lowprec_sample_levels(width, weights.data, out.data, count, levels.data,
+                                      length, mode, random_bits, count % 3, seed,
+                                      offset, 1),
+                "levels at random");
+        add(out, bytes);
+      }
+      Array gradients(bytes, 0), buffers(bytes, sizeof(T));
+      fill_numbers<T>(gradients, count);
+      fill_numbers<T>(buffers, count);
+      lowprec::DescentTask descent = {};
+      descent.gradients = gradients.data;
+      descent.step_size = 0.25;
+      descent.momentum = 0.5;
+      descent.share = 1;
+      descent.skew_gradient = int64_t(next() % 2);
+      descent.fused = 1;
+      for (task.operation = lowprec::kSkewQuadratic;
+           task.operation <= lowprec::kSkewExtended; ++task.operation) {
+        task.out = task.operation == lowprec::kSkewQuartic ? nullptr : buffers.data;
+        descent.decay = task.operation == lowprec::kSkewExtended ? 0.125 : 0;
+        require(lowprec_descent(width, &task, &descent), "a step");
+        add(weights, bytes);
+        add(buffers, bytes);
+      }
+    }
+  }
+  report(width, "levels");
 }
 
 // Operands: 4 or 24 significant bits with near exponents, or (float32) any pattern.
@@ -271,8 +399,11 @@ int main(int argc, char** argv) {
   }
   for (const int width : {32, 64}) {
     round_everything(width);
+    round_specially(width);
     code_everything(width);
   }
+  level_everything<float>();
+  level_everything<double>();
   round_much();
   multiply_everything<float>();
   multiply_everything<double>();

@@ -10,7 +10,12 @@ enum : int64_t {
   kInfinities = 2,
   kNans = 4,
   kSigned = 8,
-  kSignedZero = 16
+  kSignedZero = 16,
+  kAsymmetric = 32,
+  kAlternating = 64,
+  kNoZero = 128,
+  kNoPower = 256,
+  kTapered = 512
 };
 enum Mode : int64_t {
   kNearestEven,
@@ -23,7 +28,7 @@ enum Mode : int64_t {
   kStochastic,
   kStochasticEqual
 };
-enum Saturation : int64_t { kNone, kFinite, kPropagate };
+enum Saturation : int64_t { kNone, kFinite, kPropagate, kWrap };
 enum Variant : int64_t { kA, kB, kC };
 enum Order : int64_t { kSequential, kBlocked, kPairwise, kKahan };
 enum Purpose : uint32_t {
@@ -40,6 +45,9 @@ struct Code {
   int64_t precision, emin, emax, max_significand, flags, mode, saturation, random_bits,
       variant;
 };
+
+// `valid` and `Plan` know no flags from kAsymmetric on, and no kWrap: elementwise.h
+// reduces such roundings to others.
 
 // What the entry points return; native.py turns them into exceptions.
 enum Status : int {
@@ -103,6 +111,8 @@ struct Plan {
   bool gap;   // no subnormals: nothing between 0 and 2^emin
   bool deep;  // carrier subnormals are normal numbers of the format
   bool unsigned_format;
+  bool alternating;  // powers of two are odd and even in turn; special.h sets it
+  Int odd_parity;    // of the biased exponents of the odd ones
 };
 
 template <class C>
@@ -124,6 +134,8 @@ Status make_plan(const Code& code, Plan<C>* plan) {
   plan->deep = emin < 1;
   plan->unsigned_format = !(code.flags & kSigned);
   plan->keep_sign = code.flags & kSignedZero ? L::sign : 0;
+  plan->alternating = false;
+  plan->odd_parity = typename C::Int(emin & 1);
   plan->random_bits = typename C::Int(code.random_bits);
   plan->random_mask = Bits((uint64_t(1) << code.random_bits) - 1);
 

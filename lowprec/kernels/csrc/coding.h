@@ -6,10 +6,12 @@
 #include "loops.h"
 #include "rounding.h"
 #include "table.h"
+#include "tapered_coding.h"
 
 LOWPREC_BEGIN
 
 inline bool valid(const Encoding& c) {
+  if (tapered(c)) return c.bits >= 2 && c.bits <= 16 && c.emin >= 0 && c.emin <= 4;
   return c.precision >= 1 && c.precision <= 63 && c.bits >= 1 && c.bits <= 64 &&
          c.emin >= -(1 << 21) && c.emin <= 1 << 21;
 }
@@ -114,9 +116,11 @@ void encode_part(const typename C::Bits* x, T* out, int64_t count,
                  const Encoding& shared) {
   using Codes = typename CodeVector<C, T>::Type;
   const Encoding code = shared;
+  const bool posits = tapered(code);
   each_vector<VBits<C>, Codes>(
       x, out, count, [&](VBits<C> bits, int64_t) LOWPREC_LAMBDA {
-        return __builtin_convertvector(encode_bits<C>(bits, code), Codes);
+        return __builtin_convertvector(
+            posits ? encode_posit<C>(bits, code) : encode_bits<C>(bits, code), Codes);
       });
 }
 
@@ -125,9 +129,12 @@ void decode_part(const T* codes, typename C::Bits* out, int64_t count,
                  const Encoding& shared) {
   using Codes = typename CodeVector<C, T>::Type;
   const Encoding code = shared;
+  const bool posits = tapered(code);
   each_vector<Codes, VBits<C>>(codes, out, count,
                                [&](Codes some, int64_t) LOWPREC_LAMBDA {
-                                 return decode_bits<C>(in_lanes<C, T>(some), code);
+                                 const VBits<C> bits = in_lanes<C, T>(some);
+                                 return posits ? decode_posit<C>(bits, code)
+                                               : decode_bits<C>(bits, code);
                                });
 }
 

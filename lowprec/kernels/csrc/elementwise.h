@@ -2,6 +2,8 @@
 #pragma once
 #include "fast.h"
 #include "table.h"
+#include "tapered.h"
+#include "wrapping.h"
 
 LOWPREC_BEGIN
 
@@ -58,38 +60,112 @@ WordsPart<C> general_stochastic(const Code& code) {
   return round_words<C, kStochastic, kA>;
 }
 
+// How a rounding is done: the loop for `plain`, and what then remains.
 template <class C>
-Status round_array(const Elementwise& task) {
-  using Bits = typename C::Bits;
+struct Task {
+  Code plain;
   Plan<C> plan;
-  const Status status = make_plan<C>(task.code, &plan);
+  bool finished;  // nothing remains
+
+  Status make(const Code& code) {
+    plain = unfinished(code);
+    const bool wraps = code.saturation == kWrap, tapered = code.flags & kTapered;
+    if (wraps) plain.saturation = kNone;
+    const Status status = make_plan<C>(plain, &plan);
+    if (status != kOk) return status;
+    if ((wraps && !Wrapping<C>::valid(code)) || !Finish<C>::valid(code) ||
+        (tapered && !Tapered<C>::valid(code)) || code.flags >= 2 * kTapered) {
+      return kBadArgument;
+    }
+    const bool parity = code.mode == kNearestEven || code.mode == kToOdd;
+    plan.alternating = parity && code.flags & kAlternating;
+    finished = wraps || !(code.flags & kFinished);
+    return kOk;
+  }
+};
+
+template <class C>
+RoundLoop<C> round_loop(const Code& code, const Task<C>& task) {
+  if (code.saturation == kWrap) return {wrapping_rounding<C>(code.mode), kNearest};
+  if (code.flags & kTapered) return {tapered_rounding<C>(code.mode), kNearest};
+  if (!task.plan.alternating) {
+    const RoundLoop<C> fast = fast_rounding<C>(task.plain, task.plan);
+    if (fast.part != nullptr) return fast;
+  }
+  return {general_rounding<C>(code.mode), kNearest};
+}
+
+template <class C>
+WordsLoop<C> words_loop(const Code& code, const Task<C>& task) {
+  if (code.saturation == kWrap) return {wrapping_stochastic<C>(code), kNearest};
+  if (code.flags & kTapered) return {tapered_stochastic<C>(code), kNearest};
+  const WordsLoop<C> fast = fast_stochastic<C>(task.plain, task.plan);
+  if (fast.part != nullptr) return fast;
+  return {general_stochastic<C>(code), kNearest};
+}
+
+// Calls `round` with chunks of an array, and finishes each while a cache has it.
+template <class C, class F>
+void finish_chunks(const typename C::Bits* x, typename C::Bits* out, int64_t count,
+                   const Finish<C>& finish, uint64_t seed, uint64_t first, F round) {
+  typename C::Bits given[kChunk];
+  for (int64_t i = 0; i < count; i += kChunk) {
+    const int64_t some = smaller(kChunk, count - i);
+    if (finish.smallest) memcpy(given, x + i, size_t(some) * sizeof(*x));
+    round(i, some);
+    finish.apply(given, out + i, some, seed, first + uint64_t(i));
+  }
+}
+
+template <class C>
+Status round_array(const Elementwise& given) {
+  using Bits = typename C::Bits;
+  const Code& code = given.code;
+  if (code.mode >= kStochastic) return kBadArgument;
+  Task<C> task;
+  const Status status = task.make(code);
   if (status != kOk) return status;
-  if (stochastic(task.code)) return kBadArgument;
-  RoundLoop<C> loop = fast_rounding<C>(task.code, plan);
-  if (loop.part == nullptr) loop = {general_rounding<C>(task.code.mode), kNearest};
-  const Bits* x = (const Bits*)task.x;
-  Bits* out = (Bits*)task.out;
-  const bool stream = x != out && task.count > task.cache / int64_t(sizeof(Bits));
-  for_parts(task.count, task.threads, loop.direction, [&](int64_t i, int64_t count) {
-    loop.part(x + i, out + i, count, task.code, plan, stream);
+  const RoundLoop<C> loop = round_loop<C>(code, task);
+  const bool own = code.saturation == kWrap || code.flags & kTapered;
+  const Code& shared = own ? code : task.plain;
+  const Finish<C> finish(code, task.plan);
+  const Bits* x = (const Bits*)given.x;
+  Bits* out = (Bits*)given.out;
+  const bool stream = task.finished && x != out &&
+                      given.count > given.cache / int64_t(sizeof(Bits));
+  for_parts(given.count, given.threads, loop.direction, [&](int64_t i, int64_t count) {
+    if (task.finished)
+      return loop.part(x + i, out + i, count, shared, task.plan, stream);
+    finish_chunks<C>(x + i, out + i, count, finish, 0, 0, [&](int64_t j, int64_t some) {
+      loop.part(x + i + j, out + i + j, some, shared, task.plan, false);
+    });
   });
   return kOk;
 }
 
 template <class C>
-Status stochastic_array(const Elementwise& task) {
+Status stochastic_array(const Elementwise& given) {
   using Bits = typename C::Bits;
-  Plan<C> plan;
-  const Status status = make_plan<C>(task.code, &plan);
+  const Code& code = given.code;
+  if (code.mode < kStochastic) return kBadArgument;
+  Task<C> task;
+  const Status status = task.make(code);
   if (status != kOk) return status;
-  if (!stochastic(task.code)) return kBadArgument;
-  WordsLoop<C> loop = fast_stochastic<C>(task.code, plan);
-  if (loop.part == nullptr) loop = {general_stochastic<C>(task.code), kNearest};
-  const Bits* x = (const Bits*)task.x;
-  Bits* out = (Bits*)task.out;
-  for_parts(task.count, task.threads, loop.direction, [&](int64_t i, int64_t count) {
-    loop.part(x + i, out + i, count, task.code, plan, task.seed,
-              task.offset + uint64_t(i));
+  const WordsLoop<C> loop = words_loop<C>(code, task);
+  const bool own = code.saturation == kWrap || code.flags & kTapered;
+  const Code& shared = own ? code : task.plain;
+  const Finish<C> finish(code, task.plan);
+  const Bits* x = (const Bits*)given.x;
+  Bits* out = (Bits*)given.out;
+  for_parts(given.count, given.threads, loop.direction, [&](int64_t i, int64_t count) {
+    const uint64_t first = given.offset + uint64_t(i);
+    if (task.finished)
+      return loop.part(x + i, out + i, count, shared, task.plan, given.seed, first);
+    finish_chunks<C>(x + i, out + i, count, finish, given.seed, first,
+                     [&](int64_t j, int64_t some) {
+                       loop.part(x + i + j, out + i + j, some, shared, task.plan,
+                                 given.seed, first + uint64_t(j));
+                     });
   });
   return kOk;
 }

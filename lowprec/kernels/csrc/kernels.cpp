@@ -1,4 +1,5 @@
 // The kernels, compiled once per instruction set (LOWPREC_ISA names the build).
+#include "choosing.h"
 #include "coding.h"
 #include "descent.h"
 #include "elementwise.h"
@@ -20,6 +21,8 @@ const Kernels kernels = {
     matmul<double>,
     level_array<Binary32>,
     level_array<Binary64>,
+    choose_levels<Binary32>,
+    choose_levels<Binary64>,
     descent_array<Binary32>,
     descent_array<Binary64>,
 };

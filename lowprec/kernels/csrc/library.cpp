@@ -19,7 +19,7 @@ extern const Kernels kernels;
 
 namespace {
 
-constexpr int kInterface = 6;  // native.py refuses a library with another number
+constexpr int kInterface = 7;  // native.py refuses a library with another number
 
 int best_isa() {
 #if defined(LOWPREC_X86_BUILDS)
@@ -161,6 +161,16 @@ LOWPREC_EXPORT int lowprec_matmul(int width, const void* a, const void* b, void*
 
 LOWPREC_EXPORT int lowprec_levels(int width, const lowprec::LevelTask* task) {
   return width == 32 ? active().levels_f32(*task) : active().levels_f64(*task);
+}
+
+LOWPREC_EXPORT int lowprec_sample_levels(int width, const void* x, void* out,
+                                         int64_t count, const void* levels,
+                                         int64_t level_count, int64_t mode,
+                                         int64_t random_bits, int64_t variant,
+                                         uint64_t seed, uint64_t offset, int threads) {
+  const lowprec::Choice choice = {x,       out,  count,  levels, level_count, mode,
+                                  random_bits, variant, seed, offset, threads};
+  return width == 32 ? active().choose_f32(choice) : active().choose_f64(choice);
 }
 
 LOWPREC_EXPORT int lowprec_descent(int width, const lowprec::LevelTask* task,

@@ -87,6 +87,29 @@ LOWPREC_INLINE VInt<C> dropped_bits(VBits<C> magnitude, VInt<C> field, VInt<C> l
   return shift;
 }
 
+// Whether to step up, away from zero, from what is kept of a number, of which `dropped`
+// is lost: the last `shift` bits of an integer, less than `unit`.
+template <class C, int64_t mode, int64_t variant>
+LOWPREC_INLINE VInt<C> steps_up(const Plan<C>& plan, VBits<C> dropped, VBits<C> unit,
+                                VInt<C> shift, VBits<C> odd, VInt<C> negative,
+                                VBits<C> word) {
+  using Bits = typename C::Bits;
+  using Int = typename C::Int;
+  // Where nothing is dropped, no fraction may reach one half.
+  const VBits<C> half = (unit >> Bits(1)) | ((VBits<C>)(shift <= Int(0)) & Bits(1));
+  const VInt<C> inexact = dropped != Bits(0);
+  VInt<C> up = {};
+  if (mode == kNearestEven) up = dropped + odd > half;
+  if (mode == kNearestAway) up = dropped >= half;
+  if (mode == kNearestZero) up = dropped > half;
+  if (mode == kTowardPositive) up = inexact & ~negative;
+  if (mode == kTowardNegative) up = inexact & negative;
+  if (mode == kToOdd) up = inexact & (odd == Bits(0));
+  if (mode == kStochastic) up = stochastic_up<C, variant>(plan, dropped, shift, word);
+  if (mode == kStochasticEqual) up = inexact & (word >> Bits(31) != Bits(0));
+  return up;
+}
+
 template <class C, int64_t mode, int64_t variant = kA>
 LOWPREC_INLINE VBits<C> round_bits(VBits<C> bits, const Plan<C>& plan,
                                    VBits<C> word = VBits<C>{}) {
@@ -109,19 +132,13 @@ LOWPREC_INLINE VBits<C> round_bits(VBits<C> bits, const Plan<C>& plan,
       vector_max<VInt<C>>(shift, VInt<C>{}), splat<VInt<C>>(Int(C::width - 2)));
   const VBits<C> unit = splat<VBits<C>>(Bits(1)) << clamped;
   const VBits<C> dropped = significand & (unit - Bits(1));
-  // Where nothing is dropped, no fraction may reach one half.
-  const VBits<C> half = (unit >> Bits(1)) | ((VBits<C>)(shift <= Int(0)) & Bits(1));
-  const VBits<C> odd = (significand >> clamped) & Bits(1);
-  const VInt<C> inexact = dropped != Bits(0);
-  VInt<C> up = {};
-  if (mode == kNearestEven) up = dropped + odd > half;
-  if (mode == kNearestAway) up = dropped >= half;
-  if (mode == kNearestZero) up = dropped > half;
-  if (mode == kTowardPositive) up = inexact & ~negative;
-  if (mode == kTowardNegative) up = inexact & negative;
-  if (mode == kToOdd) up = inexact & (odd == Bits(0));
-  if (mode == kStochastic) up = stochastic_up<C, variant>(plan, dropped, shift, word);
-  if (mode == kStochasticEqual) up = inexact & (word >> Bits(31) != Bits(0));
+  VBits<C> odd = (significand >> clamped) & Bits(1);
+  if (plan.alternating) {  // the quantum is the power of two itself
+    const VInt<C> quantum = shift + lsb - Int(C::precision - 1);
+    odd &= ~(VBits<C>)(quantum - plan.odd_parity);
+  }
+  const VInt<C> up =
+      steps_up<C, mode, variant>(plan, dropped, unit, shift, odd, negative, word);
 
   // In the carrier's bits a carry out of the fraction is the next binade.
   const VBits<C> near = (magnitude & -unit) + (unit & (VBits<C>)up);

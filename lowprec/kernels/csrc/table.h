@@ -104,6 +104,18 @@ struct DescentTask {
   int64_t fused;          // whether products are added without being rounded
 };
 
+// Arrays of `count` elements that become one of `width` increasing levels at random.
+struct Choice {
+  const void* x;
+  void* out;
+  int64_t count;
+  const void* levels;
+  int64_t width;
+  int64_t mode, random_bits, variant;
+  uint64_t seed, offset;
+  int threads;
+};
+
 struct Kernels {
   Status (*coding)(const Coding& task);
   Status (*round_f32)(const Elementwise& task);
@@ -114,6 +126,8 @@ struct Kernels {
   Status (*matmul_f64)(const Matmul& task);
   Status (*levels_f32)(const LevelTask& task);
   Status (*levels_f64)(const LevelTask& task);
+  Status (*choose_f32)(const Choice& choice);
+  Status (*choose_f64)(const Choice& choice);
   Status (*descent_f32)(const LevelTask& task, const DescentTask& descent);
   Status (*descent_f64)(const LevelTask& task, const DescentTask& descent);
 };
