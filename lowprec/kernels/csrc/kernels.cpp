@@ -4,7 +4,7 @@
 #include "descent.h"
 #include "elementwise.h"
 #include "gemm.h"
-#include "levels.h"
+#include "level_maps.h"
 #include "table.h"
 
 namespace lowprec {
