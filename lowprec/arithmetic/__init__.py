@@ -24,7 +24,6 @@ from ._elementary import tanh as tanh
 from ._matmul import check_product_shapes as check_product_shapes
 from ._matmul import dot as dot
 from ._matmul import gemm as gemm
-from ._matmul import kernel_order as kernel_order
 from ._matmul import matmul as matmul
 from ._node import applied as applied
 from ._overrides import overridable as overridable
@@ -38,4 +37,4 @@ from ._softmax import softmax as softmax
 from ._sum import row_sums as row_sums
 from ._sum import sum as sum
 from ._sum import sum_over as sum_over
-from ._sum import summable as summable
+from ._sum import sum_settings as sum_settings

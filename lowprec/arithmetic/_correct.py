@@ -291,14 +291,7 @@ def _check_format(name: str, rounding: Rounding, whole: bool) -> None:
     Raises:
         NotImplementedError: saying why.
     """
-    if whole:  # what no stochastic rounding has, nor fixed point, which may wrap
-        whole = not rounding.stochastic and rounding.format.encoding != "integer"
-    widest = CARRIER_BITS if whole else WIDEST
-    if rounding.format.precision > widest:
-        raise NotImplementedError(
-            f"lowprec.{name} rounds correctly to at most {widest} significant bits "
-            f"in this mode, got {rounding.format.precision}"
-        )
+    check_precision(name, rounding, whole)
     if rounding.saturation is Saturation.WRAP and name not in _WRAPPING:
         raise NotImplementedError(
             f"saturation='wrap' is for lowprec.add, sub, mul, fma, round and sums, got "
@@ -308,6 +301,27 @@ def _check_format(name: str, rounding: Rounding, whole: bool) -> None:
         raise NotImplementedError(
             f"lowprec.{name} wraps words of at most 26 bits, whose products have at "
             f"most 53 bits before, got {rounding.format!r}"
+        )
+
+
+def check_precision(name: str, rounding: Rounding, whole: bool) -> None:
+    """Refuse formats with more bits than results are correctly rounded to.
+
+    Args:
+        name: of the function.
+        rounding: of the exact result.
+        whole: whether deterministic modes may need all bits of float64.
+
+    Raises:
+        NotImplementedError: saying how many bits are possible.
+    """
+    if whole:  # what no stochastic rounding has, nor fixed point, which may wrap
+        whole = not rounding.stochastic and rounding.format.encoding != "integer"
+    widest = CARRIER_BITS if whole else WIDEST
+    if rounding.format.precision > widest:
+        raise NotImplementedError(
+            f"lowprec.{name} rounds correctly to at most {widest} significant bits "
+            f"in this mode, got {rounding.format.precision}"
         )
 
 

@@ -7,39 +7,33 @@ import math
 import torch
 from torch import Tensor
 
+from ..kernels import summable, term_sums
 from ..random import as_seed
-from ..rounding import Accumulator, AccumulatorLike, ScalarRounding, as_accumulator
-from ._correct import check_held, valued
-from ._matmul import gemm
+from ..rounding import Accumulator, AccumulatorLike, Rounding, as_accumulator
+from ._correct import check_held, check_precision, valued
+from ._matmul import kernel_order
 from ._overrides import overridable
 from ._round import check_carrier, refuse_compiled_transforms
 
-# To a format whose values lie well inside the range of the kernels' exact products, a
-# term outside of it is only huge or only a sign.
-_SMALLEST_QUANTUM, _LARGEST_EXPONENT = -900, 900
 
+def sum_settings(
+    accumulator: Accumulator,
+) -> tuple[list[int], list[int], int, int]:
+    """Return what kernels know of an accumulator that adds terms: codes and order.
 
-def _is_ordinary(rounding: ScalarRounding | None) -> bool:
-    """Whether the format's values lie well inside the range of exact products."""
-    if rounding is None:
-        return True
-    precision, emin, emax = rounding.code[:3]
-    return emin - precision >= _SMALLEST_QUANTUM and emax <= _LARGEST_EXPONENT
-
-
-def summable(terms: Tensor, accumulator: Accumulator) -> Tensor:
-    """Return terms with the same sums, all in the range of the kernels.
-
-    Args:
-        terms: float64 tensor.
-        accumulator: that will add them.
+    Raises:
+        ValueError: if float64 cannot hold the values of one of its formats.
+        NotImplementedError: for more than 53 significant bits, or 51 in stochastic
+            modes and of fixed point.
     """
-    if not (_is_ordinary(accumulator.rounding) and _is_ordinary(accumulator.within)):
-        return terms
-    # Literals: Dynamo takes global floats for variables where shapes are dynamic.
-    size = terms.abs().clamp(2.0**-960, 2.0**989)
-    ordinary = terms.isfinite() & (terms != 0)
-    return torch.where(ordinary, size.copysign(terms), terms)
+    given = (accumulator.rounding, accumulator.within)
+    for rounding in given:
+        if isinstance(rounding, Rounding):  # kernels know what tables are possible
+            check_precision("sum", rounding, whole=True)
+            check_held(rounding, torch.float64)
+    accumulate, within = ([] if one is None else list(one.code) for one in given)
+    order = kernel_order(accumulator)
+    return accumulate, within, order, accumulator.block_size or 0
 
 
 def row_sums(
@@ -60,16 +54,16 @@ def row_sums(
         float64 tensor [M].
 
     Raises:
-        ValueError: from the kernels, for terms beyond [2^-960, 2^990] under
-            accumulators whose values reach there.
-        NotImplementedError: for accumulators of more than 51 significant bits.
+        ValueError: as `sum_settings`.
+        NotImplementedError: as `sum_settings`.
     """
     if accumulator is None:
         return terms.sum(1)
     adder = accumulator.replace(product="exact")  # terms are no products
-    ones = terms.new_ones(1, terms.shape[1])
+    settings = sum_settings(adder)
     key = seed if adder.stochastic else None
-    return gemm(ones, summable(terms, adder).mT, adder, key, offset).squeeze(0)
+    columns = summable(terms, *settings[:2]).mT
+    return term_sums(columns, *settings, key, offset)
 
 
 def sum_over(
@@ -121,13 +115,14 @@ def sum(
     """Add up, rounding every addition: acc <- fl(acc + x_k), from +0.
 
     Contract:
-        Each addition rounds the exact sum once, for accumulators of up to 51
-        significant bits, in the accumulator's order: ``sequential``, ``pairwise``,
-        ``blocked`` or ``kahan``; its ``product`` plays no part. Terms are taken in
-        row-major order of the reduced dimensions, exactly: the first addition rounds
-        the first term. The sum of no terms is +0. Infinities, NaN and the signs of
-        zeros follow IEEE 754. Sum number i has the random words of element i + offset
-        of `dot`. The gradient is copied, as torch's, and not emulated:
+        Each addition rounds the exact sum once, for any terms, in the accumulator's
+        order: ``sequential``, ``pairwise``, ``blocked`` or ``kahan``; its ``product``
+        plays no part. Nothing overflows or underflows before the format says so. Terms
+        are taken in row-major order of the reduced dimensions, exactly: the first
+        addition rounds the first term. The sum of no terms is +0. Infinities, NaN and
+        the signs of zeros follow IEEE 754. Stochastic modes see each exact sum rounded
+        to odd to 53 bits; sum number i has the random words of element i + offset of
+        `dot`. The gradient is copied, as torch's, and not emulated:
         `lowprec.functional.sum` emulates it.
 
     Args:
@@ -135,7 +130,8 @@ def sum(
         dim: dimension or dimensions to add up; None and () mean all.
         keepdim: whether reduced dimensions stay, with size one.
         accumulator: an `Accumulator`, or a rounding or its shorthand, such as
-            ``"posit16"``, which mean sequential sums.
+            ``"posit16"``, which mean sequential sums; at most 53 significant bits, 51
+            in stochastic modes.
         generator: source of the seed of stochastic roundings.
         seed: the seed itself instead.
         offset: linear index of the first sum, for shards.
@@ -146,12 +142,13 @@ def sum(
     Raises:
         TypeError: if the input is not a float32 or float64 tensor, or ``dim`` is no
             int.
-        ValueError: if the dtype cannot hold the accumulator's values, a dimension is
-            named twice, both ``generator`` and ``seed`` are given, or terms lie beyond
-            [2^-960, 2^990] and the accumulator's range does too.
+        ValueError: if the dtype cannot hold the accumulator's values, or float64 those
+            of its ``within``, a dimension is named twice, or both ``generator`` and
+            ``seed`` are given.
         IndexError: if there is no such dimension.
-        NotImplementedError: for accumulators of more than 51 significant bits, or of
-            levels, or mid-points that count, of more than 52.
+        NotImplementedError: for accumulators of more than 53 significant bits, of more
+            than 51 in stochastic modes and of fixed point, or of levels, or mid-points
+            that count, of more than 52.
 
     Example:
         >>> x = torch.ones(1000)

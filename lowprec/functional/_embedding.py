@@ -123,8 +123,8 @@ def embedding(
         ValueError: if the table is no matrix, ``padding_idx`` no row of it, or the
             carrier cannot hold the values.
         IndexError: from torch, for rows that do not exist.
-        NotImplementedError: for ``max_norm``, sparse gradients, and accumulators of
-            more than 51 significant bits.
+        NotImplementedError: for ``max_norm``, sparse gradients, and accumulators that
+            `lowprec.sum` does not take.
         RuntimeError: as `linear`.
 
     Example:

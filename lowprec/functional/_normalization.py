@@ -120,7 +120,7 @@ def layer_norm(
         TypeError: if the tensors are not float32 or float64 of one dtype, or
             ``precision`` is not a `Precision`.
         ValueError: if shapes do not match, or the carrier cannot hold the values.
-        NotImplementedError: for accumulators of more than 51 significant bits.
+        NotImplementedError: for accumulators that `lowprec.sum` does not take.
         RuntimeError: from torch, if the gradient is differentiated again.
 
     Example:

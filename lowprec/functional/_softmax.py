@@ -97,7 +97,7 @@ def softmax(
             `Precision`.
         ValueError: if the carrier cannot hold the values.
         IndexError: if there is no such dimension.
-        NotImplementedError: for accumulators of more than 51 significant bits.
+        NotImplementedError: for accumulators that `lowprec.sum` does not take.
         RuntimeError: from torch, if the gradient is differentiated again.
 
     Example:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..arithmetic import kernel_order, row_sums, summable
-from ..kernels.segments import segment_sums as sum_segments
+from ..arithmetic import row_sums, sum_settings
+from ..kernels import segment_sums as sum_segments
+from ..kernels import summable
 from ..rounding import Accumulator
 from ._parts import plain
 
@@ -30,17 +31,10 @@ def segment_sums(
         zeros = terms.new_zeros(size, *terms.shape[1:])
         return zeros.index_add(0, index.clamp(min=0), kept)
     adder = plain(accumulator)
-    within = [] if adder.within is None else list(adder.within.code)
-    return sum_segments(
-        summable(terms, adder),
-        index,
-        size,
-        list(adder.rounding.code),
-        within,
-        kernel_order(adder),
-        adder.block_size or 0,
-        seed if adder.stochastic else None,
-    )
+    settings = sum_settings(adder)
+    key = seed if adder.stochastic else None
+    terms = summable(terms, *settings[:2])
+    return sum_segments(terms, index, size, *settings, key)
 
 
 def running_sums(

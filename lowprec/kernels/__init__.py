@@ -29,3 +29,5 @@ from .coding import Encoding as Encoding
 from .coding import decode as decode
 from .coding import encode as encode
 from .segments import segment_sums as segment_sums
+from .terms import summable as summable
+from .terms import term_sums as term_sums

@@ -16,6 +16,7 @@ from .exact import Products, fused_to_odd, to_odd, two_sum
 from .portable import round_with_words
 
 _FLOAT64_DIGITS = 53
+_WIDEST = _FLOAT64_DIGITS - 2  # after a rounding to odd
 
 
 class Rounder(NamedTuple):
@@ -31,11 +32,13 @@ class Rounder(NamedTuple):
         """Return the rounding of a code."""
         return cls(codes.decode(code), elements, seed, codes.numbers_of(code))
 
+    def words(self, step: int | Tensor, purpose: int) -> Tensor:
+        """Return the random words of this step and purpose."""
+        return philox_words(self.elements, self.seed, step, purpose)
+
     def __call__(self, x: Tensor, step: int | Tensor, purpose: int) -> Tensor:
         """Return fl(x) with the random words of this step and purpose."""
-        words = None
-        if self.code.stochastic:
-            words = philox_words(self.elements, self.seed, step, purpose)
+        words = self.words(step, purpose) if self.code.stochastic else None
         return round_with_words(x, (*self.code, *self.numbers), words)
 
     def add(
@@ -90,7 +93,7 @@ class PlainAddition(NamedTuple):
         rounding never leaves a lower bit than its argument has; and it is at most
         (1 + u)^n times the sum of the magnitudes.
         """
-        if code.mode != codes.NEAREST_EVEN or code.precision < 2:
+        if code.mode != codes.NEAREST_EVEN or not 2 <= code.precision <= _WIDEST:
             return None
         if code.flags & codes.TABLE or not code.flags & codes.SIGNED:
             return None

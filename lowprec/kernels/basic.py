@@ -9,7 +9,7 @@ underflows before the format says so. Elementary functions are first enclosed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -67,6 +67,9 @@ _BELOW, _ABOVE, _WRAPPED_ABOVE = 40, 3, 120
 _EDGE, _SHIFT = 960, 300
 # Elements at a time on CPUs, so that the float64 temporaries stay in the cache.
 _PIECE = 1 << 16
+
+# What rounds float64 numbers by a code.
+Round: TypeAlias = Callable[[Tensor, RoundingCode], Tensor]
 
 _LIBRARY = torch.library.Library("lowprec", "FRAGMENT")
 _LIBRARY.define(
@@ -163,7 +166,7 @@ def _aligned(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def round_scaled(
-    x: Tensor, exponent: Tensor, code: RoundingCode, round: Callable[..., Tensor]
+    x: Tensor, exponent: Tensor, code: RoundingCode, round: Round
 ) -> Tensor:
     """Return fl(x 2^exponent), also where float64 cannot hold the argument."""
     significand, own = _normal(x)
@@ -189,7 +192,7 @@ def _shifted(
     exponent: Tensor,
     shift: int,
     code: RoundingCode,
-    round: Callable[..., Tensor],
+    round: Round,
 ) -> Tensor:
     """Round in the format times 2^shift; elements out of its reach are not used."""
     moved = (exponent + shift).clamp(1 - _BIAS, _BIAS)
@@ -198,9 +201,7 @@ def _shifted(
     return round(significand * _power(moved), target) * 2.0**-shift
 
 
-def rounder(
-    seed: Tensor | None, offset: int, numbers: tuple[int, ...]
-) -> Callable[..., Tensor]:
+def rounder(seed: Tensor | None, offset: int, numbers: tuple[int, ...]) -> Round:
     """Return the kernel that rounds by a code, or to levels."""
 
     def round(x: Tensor, code: RoundingCode) -> Tensor:
@@ -215,7 +216,7 @@ def rounder(
 
 
 def _elementary(
-    function: Elementary, x: Tensor, code: RoundingCode, round: Callable[..., Tensor]
+    function: Elementary, x: Tensor, code: RoundingCode, round: Round
 ) -> Tensor:
     ends = function.enclosure(x)
     rounded = Enclosure(*(round(end, code) for end in ends))
@@ -237,8 +238,25 @@ def _piece(
     seed: Tensor | None,
     offset: int,
 ) -> Tensor:
-    code, numbers = decode(integers), numbers_of(integers)
-    round = rounder(seed, offset, numbers)
+    round = rounder(seed, offset, numbers_of(integers))
+    return correctly_rounded(operation, operands, decode(integers), round)
+
+
+def correctly_rounded(
+    operation: int, operands: Sequence[Tensor], code: RoundingCode, round: Round
+) -> Tensor:
+    """Return the exact result of an operation, rounded once.
+
+    Args:
+        operation: as in `basic`.
+        operands: as many as it has, float32 or float64, of one shape.
+        code: of a rounding as `basic` takes it.
+        round: rounds float64 numbers by a code; stochastic ones by the random words
+            that the caller has chosen.
+
+    Returns:
+        float64 tensor of that shape.
+    """
     if operation in _ELEMENTARY:
         x = operands[0].to(torch.float64)
         return _elementary(_ELEMENTARY[operation], x, code, round)
@@ -267,7 +285,7 @@ def _nearly(
     operation: int,
     operands: Sequence[Tensor],
     code: RoundingCode,
-    round: Callable[..., Tensor],
+    round: Round,
 ) -> Tensor:
     """Round to as many bits as float64 has, or one less, in a deterministic mode."""
     exact, exponent = _NEARLY[operation](*operands)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._library import matmul
+from .terms import term_sums
 
 _LIBRARY = torch.library.Library("lowprec", "FRAGMENT")
 _LIBRARY.define(
@@ -39,11 +39,8 @@ def _segment_sums(
     seed: Tensor | None,
 ) -> Tensor:
     def sums(columns: Tensor, offset: int) -> Tensor:  # [terms, segments, *]
-        ones = terms.new_ones(1, columns.shape[0])
-        key = torch.tensor(0) if seed is None else seed
-        settings: Any = (accumulate, [], within, order, block_size, key, offset)
-        result: Tensor = matmul(ones, columns.flatten(1), *settings)
-        return result.reshape(columns.shape[1:])
+        settings = (accumulate, within, order, block_size, seed, offset)
+        return term_sums(columns.flatten(1), *settings).reshape(columns.shape[1:])
 
     result = terms.new_zeros(size, *terms.shape[1:])
     kept = index >= 0
@@ -120,7 +117,7 @@ def segment_sums(
     """Return s with s[j] = the sum of terms[i] over i with index[i] = j, i ascending.
 
     Args:
-        terms: what to add, float64 [N, *].
+        terms: what to add, float64 [N, *], as `terms.summable` returns it.
         index: where to, int64 [N]; terms with a negative index are dropped.
         size: number of sums; one without terms is +0.
         accumulate: code of the accumulator's rounding.

@@ -10,7 +10,7 @@ outputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -138,27 +138,75 @@ def matmul(
     if terms == 0 or zero.numel() == 0:
         return zero.to(a.dtype)
     index = linear_index(zero, offset)
-    products = _Terms(
+    products = _Products(
         a.to(torch.float64).movedim(-1, 0).unsqueeze(-1),
         b.to(torch.float64).movedim(-2, 0).unsqueeze(-2),
         a.dtype == torch.float64 and (is_wide(a) or is_wide(b)),
         Rounder.of(product, index, seed) if product else None,
     )
     adder = Rounder.of(accumulate, index, seed)
-    if order == codes.PAIRWISE:
-        total = _pairwise(adder, products, terms)
-    elif order == codes.KAHAN:
-        total = _kahan(adder, products, terms, zero)
-    elif order == codes.BLOCKED:
-        inner = Rounder.of(within, index, seed) if within else adder
-        blocks = _blocked(inner, products, terms, min(block_size, terms), zero)
-        total = _sequence(adder, zero, blocks, codes.PURPOSE_COMBINE)
-    else:
-        total = _blocked(adder, products, terms, terms, zero)[0]
+    inner = Rounder.of(within, index, seed) if within else adder
+    total = add_up(adder, inner, products, terms, order, block_size, zero)
     return total.to(a.dtype)  # exact: check_result_dtype
 
 
-class _Terms(NamedTuple):
+class Adder(Protocol):
+    """A rounding inside a sum, as `Rounder` is one."""
+
+    @property
+    def code(self) -> RoundingCode:
+        """Which rounding it is."""
+
+    def __call__(self, x: Tensor, step: int | Tensor, purpose: int) -> Tensor:
+        """Return fl(x) with the random words of this step and purpose."""
+
+    def add(
+        self, total: Tensor, term: Products, step: int | Tensor, purpose: int
+    ) -> Tensor:
+        """Return fl(total + term)."""
+
+
+class Terms(Protocol):
+    """What is added, computed many at a time."""
+
+    def at(self, numbers: Tensor) -> Products:
+        """Return the terms with these numbers, shape [*numbers.shape, *]."""
+
+
+def add_up(
+    adder: Adder,
+    inner: Adder,
+    products: Terms,
+    terms: int,
+    order: int,
+    block_size: int,
+    zero: Tensor,
+) -> Tensor:
+    """Return sums, rounding after every addition.
+
+    Args:
+        adder: the accumulator's rounding.
+        inner: rounding inside blocks, BLOCKED only.
+        products: the terms of every sum.
+        terms: how many there are, at least one.
+        order: SEQUENTIAL, BLOCKED, PAIRWISE or KAHAN.
+        block_size: terms per block, BLOCKED only.
+        zero: +0 for every sum.
+
+    Returns:
+        float64 tensor of ``zero``'s shape.
+    """
+    if order == codes.PAIRWISE:
+        return _pairwise(adder, products, terms, zero)
+    if order == codes.KAHAN:
+        return _kahan(adder, products, terms, zero)
+    if order == codes.BLOCKED:
+        blocks = _blocked(inner, products, terms, min(block_size, terms), zero)
+        return _sequence(adder, zero, blocks, codes.PURPOSE_COMBINE)
+    return _blocked(adder, products, terms, terms, zero)[0]
+
+
+class _Products(NamedTuple):
     """The terms pi(a_k b_k), computed many at a time."""
 
     left: Tensor  # [K, ..., M, 1]
@@ -181,7 +229,7 @@ class _Terms(NamedTuple):
 
 
 def _blocked(
-    adder: Rounder, products: _Terms, terms: int, size: int, zero: Tensor
+    adder: Adder, products: Terms, terms: int, size: int, zero: Tensor
 ) -> Tensor:
     """Return the sums of all blocks, [blocks, ..., M, N], each from +0."""
     blocks = -(-terms // size)
@@ -203,7 +251,7 @@ def _blocked(
 
 
 def _sequence(
-    adder: Rounder,
+    adder: Adder,
     total: Tensor,
     head: Tensor,
     purpose: int,
@@ -227,8 +275,8 @@ def _sequence(
     return total
 
 
-def _pairwise(adder: Rounder, products: _Terms, terms: int) -> Tensor:
-    numbers = torch.arange(terms, device=products.left.device)
+def _pairwise(adder: Adder, products: Terms, terms: int, zero: Tensor) -> Tensor:
+    numbers = torch.arange(terms, device=zero.device)
     term = products.at(numbers)
     leaves = term.head if term.error is None else to_odd(term.head, term.error)
     steps = numbers.view(-1, *[1] * (leaves.dim() - 1))
@@ -244,7 +292,7 @@ def _pairwise(adder: Rounder, products: _Terms, terms: int) -> Tensor:
     return level[0]
 
 
-def _kahan(adder: Rounder, products: _Terms, terms: int, zero: Tensor) -> Tensor:
+def _kahan(adder: Adder, products: Terms, terms: int, zero: Tensor) -> Tensor:
     """Add with the error of each addition carried into the next (Higham 2002, 4.3)."""
     total = correction = zero
     for step in range(terms):

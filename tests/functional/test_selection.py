@@ -176,15 +176,11 @@ def test_torch_func():
 
 @pytest.mark.parametrize("accumulator", ACCUMULATORS, ids=repr)
 def test_opcheck(accumulator):
-    within = accumulator.within
     arguments = (
         torch.randn(12, dtype=torch.float64),
         INDEX.flatten(),
         5,
-        list(accumulator.rounding.code),
-        [] if within is None else list(within.code),
-        lp.arithmetic.kernel_order(accumulator),
-        accumulator.block_size or 0,
+        *lp.arithmetic.sum_settings(accumulator),
         torch.tensor(3) if accumulator.stochastic else None,
     )
     torch.library.opcheck(torch.ops.lowprec.segment_sums.default, arguments)
