@@ -177,6 +177,7 @@ def curves(rows: Sequence[Row], panel: Sequence[str]) -> Any:
         ImportError: if matplotlib is not installed.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     cases = [tuple(row.labels[name] for name in panel) for row in rows]
     panels = list(dict.fromkeys(cases))
@@ -195,6 +196,8 @@ def curves(rows: Sequence[Row], panel: Sequence[str]) -> Any:
         axes.set_title(", ".join(f"{k}: {v}" for k, v in zip(panel, case, strict=True)))
         axes.set_xlabel("epoch")
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter())
         axes.grid(alpha=0.25, which="both")
     grid[0].set_ylabel("test error %")
     handles, labels = grid[0].get_legend_handles_labels()
