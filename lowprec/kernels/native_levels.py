@@ -22,7 +22,7 @@ PROX = {"l1": 3, "sq": 4, "l2": 5}
 SKEW = {"quadratic": 6, "quartic": 7, "quartic_ext": 8}
 SQUARED = 9
 
-# Elements of a sum of squares and lanes that add them (kSquared, kSums in level_maps.h).
+# Elements of a sum of squares and lanes that add them: kSquared, kSums in level_maps.h.
 BLOCK, LANES = 4096, 32
 
 Hull = tuple[float, float] | None
