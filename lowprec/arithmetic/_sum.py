@@ -9,7 +9,13 @@ from torch import Tensor
 
 from ..kernels import summable, term_sums
 from ..random import as_seed
-from ..rounding import Accumulator, AccumulatorLike, Rounding, as_accumulator
+from ..rounding import (
+    Accumulator,
+    AccumulatorLike,
+    Rounding,
+    Saturation,
+    as_accumulator,
+)
 from ._correct import check_held, check_precision, valued
 from ._matmul import kernel_order
 from ._overrides import overridable
@@ -101,6 +107,32 @@ def _dims(x: Tensor, dim: int | tuple[int, ...] | None) -> tuple[int, ...]:
     return tuple(chosen)
 
 
+def _check_wrapping(terms: Tensor, accumulator: Accumulator) -> None:
+    """Refuse terms whose sums may have more than 53 bits before they wrap.
+
+    Contract:
+        As for operands of basic operations, compiled code does not look at values.
+
+    Raises:
+        ValueError: saying how large they may be.
+    """
+    if torch.compiler.is_compiling():
+        return
+    for rounding in (accumulator.rounding, accumulator.within):
+        if not isinstance(rounding, Rounding) or rounding.saturation is not (
+            Saturation.WRAP
+        ):
+            continue
+        precision, emin = rounding.code[:2]
+        limit = math.ldexp(1.0, emin - precision + 52)
+        wrong = (terms.abs() >= limit) & terms.isfinite()
+        if bool(wrong.any()):
+            raise ValueError(
+                f"lowprec.sum wraps exactly for terms below {limit:g}, got "
+                f"{terms[wrong].flatten()[0].item()!r}: round the terms first"
+            )
+
+
 @overridable
 def sum(
     input: Tensor,
@@ -143,8 +175,9 @@ def sum(
         TypeError: if the input is not a float32 or float64 tensor, or ``dim`` is no
             int.
         ValueError: if the dtype cannot hold the accumulator's values, or float64 those
-            of its ``within``, a dimension is named twice, or both ``generator`` and
-            ``seed`` are given.
+            of its ``within``, a dimension is named twice, both ``generator`` and
+            ``seed`` are given, or terms are so large that sums lose bits before they
+            wrap.
         IndexError: if there is no such dimension.
         NotImplementedError: for accumulators of more than 53 significant bits, of more
             than 51 in stochastic modes and of fixed point, or of levels, or mid-points
@@ -169,6 +202,7 @@ def sum(
     dims = _dims(input, dim)
     key = as_seed(seed, generator) if adder.stochastic else None
     terms = input.detach().to(torch.float64)
+    _check_wrapping(terms, adder)
     value = sum_over(terms, dims, adder, key, offset).to(input.dtype)
     if keepdim:
         for one in dims:

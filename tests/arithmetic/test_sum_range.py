@@ -299,3 +299,17 @@ def test_compiles_without_graph_breaks():
 def test_refusals(accumulator, kind, message):
     with pytest.raises(kind, match=message):
         lp.sum(torch.ones(2, 3).double(), accumulator=accumulator)
+
+
+def test_terms_that_would_lose_bits_before_they_wrap_are_refused():
+    wrapping = lp.Rounding("int8", saturation="wrap")
+    terms = torch.tensor([62.0, 2.0**51], dtype=torch.float64)
+    with pytest.raises(ValueError, match="wraps exactly for terms below"):
+        lp.sum(terms, accumulator=wrapping)
+    inside = {"order": "blocked", "block_size": 2, "within": wrapping}
+    with pytest.raises(ValueError, match="wraps exactly"):
+        lp.sum(terms, accumulator=lp.Accumulator("int16", **inside))
+    terms = torch.tensor([62.25, -(2.0**50) - 2.5, 100.0], dtype=torch.float64)
+    assert lp.sum(terms, accumulator=wrapping).item() == exact_sum(
+        terms.tolist(), lp.Accumulator(wrapping)
+    )
