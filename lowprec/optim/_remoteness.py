@@ -394,11 +394,11 @@ class Skew(NamedTuple):
         """Return whether a weight is in a cell where psi is negative nowhere.
 
         There rounding would leave psi = 0 beside the mid-point, which no weight could
-        pass. The slack is stretched by what rounding a largest one may take from it.
+        pass. What rounding may add to a cell's width counts as nothing.
         """
-        half = (cell[1] - cell[0]) / 2
-        most = half * half
-        if self.kind != "quadratic":
-            most = most * most
-        slack = self.epsilon * (1 + 4 * torch.finfo(w.dtype).eps)
-        return (most > 0) & (most <= slack) & (w >= hull[0]) & (w <= hull[1])
+        root = math.sqrt(self.epsilon)
+        half = root if self.kind == "quadratic" else math.sqrt(root)
+        widest = 2 * half * (1 + 2 * torch.finfo(w.dtype).eps)
+        width = cell[1] - cell[0]
+        inside = (w >= hull[0]) & (w <= hull[1])
+        return inside & (width > 0) & (width <= widest)

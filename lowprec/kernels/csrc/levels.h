@@ -123,14 +123,14 @@ template <class C, int64_t operation>
 struct LevelFunction {
   using Float = typename C::Float;
   LevelRow<C> row;
-  Float scale, epsilon, slack, rate, clip, factor, divisor, low, high;
+  Float scale, epsilon, widest, rate, clip, factor, divisor, low, high;
   bool clip_by_size, midpoint_moves, all_free;
 
   LevelFunction(const LevelTask& task, LevelRow<C> levels, Float s)
       : row(levels),
         scale(s),
         epsilon(Float(task.epsilon)),
-        slack(Float(task.epsilon * (1 + 4 * kUlp))),
+        widest(Float(2 * free_root(task.epsilon) * (1 + 2 * kUlp))),
         rate(Float(-task.alpha)),
         clip(Float(task.clip)),
         factor(Float(task.factor)),
@@ -139,18 +139,15 @@ struct LevelFunction {
         high((task.high == task.high ? Float(task.high) : levels.last()) * s),
         clip_by_size(task.clip_by_size != 0),
         midpoint_moves(task.midpoint_moves != 0),
-        all_free(levels.equal() && is_free(levels.first_cell())) {}
+        all_free(levels.equal() && levels.first_cell() <= widest) {}
 
   // Distance of 1 and the next larger number.
   static constexpr double kUlp = C::width == 32 ? 0x1p-23 : 0x1p-52;
 
-  // Whether psi is negative nowhere in a cell of this width, for numbers and vectors.
-  template <class T>
-  LOWPREC_INLINE auto is_free(T width) const {
-    const T half = width / 2;
-    const T square = half * half;
-    const T most = operation == kSkewQuadratic ? square : square * square;
-    return (most > 0) & (most <= slack);
+  // Half the width of the cells of which only the mid-point is not inside the slack.
+  static double free_root(double epsilon) {
+    const double root = __builtin_sqrt(epsilon);
+    return operation == kSkewQuadratic ? root : __builtin_sqrt(root);
   }
 
   LOWPREC_INLINE VFloat<C> in_units(VFloat<C> w) const {
@@ -211,8 +208,8 @@ struct LevelFunction {
     VInt<C> free = {};
     if (all_free)
       free = (z >= row.first()) & (z <= row.last());
-    else if (!row.equal())
-      free = (z >= row.first()) & (z <= row.last()) & is_free(upper - lower);
+    else if (!row.equal() && row.count() > 1)
+      free = (z >= row.first()) & (z <= row.last()) & (upper - lower <= widest);
     direct |= (psi > Float(0)) | free;
     const VInt<C> middle = flat & (psi < Float(0)) & ~free;
     if (midpoint_moves) {
@@ -329,10 +326,15 @@ void level_run(const LevelTask& task, const LevelFunction<C, operation>& shared,
     const uint32_t* next = words + skip;
     int64_t i = start;
     for (; i + C::lanes <= stop; i += C::lanes) {
-      VFloat<C> w = load<VFloat<C>>(weights + i);
+      const VFloat<C> given = load<VFloat<C>>(weights + i);
+      VFloat<C> w = given;
       const VFloat<C> result = function(&w, load<VFloat<C>>(directions + i), next);
-      if (keeps_clamped) store(weights + i, w);
-      store(out + i, result);
+      // Few weights leave the hull, or their nearest level, in a step: what would be
+      // written is there already.
+      if (keeps_clamped && any_different<C>(w, given)) store(weights + i, w);
+      if (random || !keeps_clamped ||
+          any_different<C>(result, load<VFloat<C>>(out + i)))
+        store(out + i, result);
       if (random) next += C::lanes;
     }
     if (i < stop) {

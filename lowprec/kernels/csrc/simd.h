@@ -52,6 +52,17 @@ LOWPREC_INLINE bool any_greater(VBits<C> a, VBits<C> b) {
 #endif
 }
 
+// Whether any lane has other bits.
+template <class C>
+LOWPREC_INLINE bool any_different(VFloat<C> a, VFloat<C> b) {
+#if defined(__AVX512F__)
+  if (C::width == 32) return _mm512_cmpneq_epi32_mask((__m512i)a, (__m512i)b) != 0;
+  return _mm512_cmpneq_epi64_mask((__m512i)a, (__m512i)b) != 0;
+#else
+  return any<VInt<C> >((VInt<C>)a != (VInt<C>)b);
+#endif
+}
+
 // Whether every lane of `a` is greater than that of `b`, so that none is NaN.
 template <class C>
 LOWPREC_INLINE bool all_greater(VFloat<C> a, VFloat<C> b) {
