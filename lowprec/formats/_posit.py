@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 from ._encoding import decode_value, encode_value
 from ._exact import Real, exact_or_special
@@ -22,6 +24,7 @@ __all__ = ["Posit"]
 _MOST_BITS, _MOST_LISTED_BITS = 32, 16
 _MOST_EXPONENT_BITS = 4
 _BINARY32_BITS, _BINARY32_EXPONENT = 24, 126
+T = TypeVar("T")
 _NAME = re.compile(r"posit(\d{1,2})(?:_(\d))?")
 
 
@@ -142,20 +145,12 @@ class Posit:
     def eps(self) -> float:
         """Distance from 1 to the next larger value."""
         one = 1 << (self.bits - 2)
-        return self._number(min(one + 1, 2 * one - 1)) - 1.0
+        return _decoded(min(one + 1, 2 * one - 1), self.bits, self.es) - 1.0
 
     @property
     def table(self) -> Table:
-        """The values and the ties between them, computed when asked for."""
-        last = (1 << (self.bits - 1)) - 1  # codes go from -last to last
-        ties = 2 * last
-        return Table(
-            values=Computed(ties + 1, lambda i: self._number(i - last)),
-            ties=Computed(ties, lambda i: self._tie(i - last)),
-            upper=Computed(ties, lambda i: (i - last) % 2 == 1),
-            odd=Computed(ties + 1, lambda i: (i - last) % 2 == 1),
-            infinite="nan",
-        )
+        """The values and the ties between them; many are computed when asked for."""
+        return _table(self)
 
     @property
     def in_binary32(self) -> bool:
@@ -167,17 +162,6 @@ class Posit:
     def _reach(self) -> int:
         """The exponent of the largest value, which is a power of two."""
         return (self.bits - 2) << self.es
-
-    def _number(self, code: int) -> float:
-        """Return the value of a code from 1 - 2^(bits-1) to 2^(bits-1) - 1."""
-        return _decoded(code, self.bits, self.es)
-
-    def _tie(self, code: int) -> Fraction:
-        """Return the tie above a code: between both, a posit with one bit more."""
-        # Only zero is zero, so that both ties beside it are zero themselves.
-        if code in (-1, 0):
-            return Fraction(0)
-        return Fraction(_decoded(2 * code + 1, self.bits + 1, self.es))
 
     def values(self) -> list[float]:
         """Return every value in ascending order.
@@ -247,7 +231,8 @@ class Posit:
         nar = 1 << (self.bits - 1)
         if code == nar:
             return math.nan
-        return self._number(code - 2 * nar if code > nar else code)
+        signed = code - 2 * nar if code > nar else code
+        return _decoded(signed, self.bits, self.es)
 
 
 def _decoded(code: int, bits: int, es: int) -> float:
@@ -262,3 +247,28 @@ def _decoded(code: int, bits: int, es: int) -> float:
     exponent, fraction = divmod(behind, 1 << rest)
     # Exact: a fraction has at most 30 bits, that of a tie included.
     return math.ldexp((1 << rest) + fraction, (regime << es) + exponent - rest)
+
+
+def _tie(code: int, bits: int, es: int) -> Fraction:
+    """Return the tie above a code: between both, a posit with one bit more."""
+    # Only zero is zero, so that both ties beside it are zero themselves.
+    near_zero = code in (-1, 0)
+    return Fraction(0 if near_zero else _decoded(2 * code + 1, bits + 1, es))
+
+
+@functools.lru_cache(maxsize=64)
+def _table(posit: Posit) -> Table:
+    bits, es = posit.bits, posit.es
+    last = (1 << (bits - 1)) - 1  # codes go from -last to last
+
+    def items(count: int, item: Callable[[int], T]) -> Sequence[T]:
+        every = Computed(count, lambda place: item(place - last))
+        return tuple(every) if bits <= _MOST_LISTED_BITS else every
+
+    return Table(
+        values=items(2 * last + 1, lambda code: _decoded(code, bits, es)),
+        ties=items(2 * last, lambda code: _tie(code, bits, es)),
+        upper=items(2 * last, lambda code: code % 2 == 1),
+        odd=items(2 * last + 1, lambda code: code % 2 == 1),
+        infinite="nan",
+    )

@@ -23,11 +23,12 @@ from lowprec.testing import (
 )
 
 SEED = 20261126
-WIDE = [
-    *(lp.Posit(32), lp.Posit(32, 0), lp.Posit(32, 4), lp.Posit(24), lp.Posit(20, 1)),
-    *(lp.Posit(17, 3), lp.Posit(28), lp.Posit(26, 0), lp.Posit(27, 1), lp.Posit(29)),
-]
+SOME = [lp.Posit(32), lp.Posit(32, 4), lp.Posit(28), lp.Posit(17, 3)]
+OTHERS = [lp.Posit(32, 0), lp.Posit(29), lp.Posit(27, 1), lp.Posit(26, 0)]
+OTHERS += [lp.Posit(24), lp.Posit(20, 1)]
+WIDE = [*SOME, *OTHERS]
 each_posit = pytest.mark.parametrize("target", WIDE, ids=lambda one: one.name)
+slowly = [pytest.param(target, marks=pytest.mark.slow) for target in OTHERS]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -114,12 +115,14 @@ def test_codes_round_trip(target, backend):
                 narrow = lp.encode(x, target, dtype=torch.uint32)
                 assert narrow.to(torch.int64).tolist() == codes
                 assert_bit_equal(lp.decode(narrow, target, dtype=carrier), x)
+                unpacked = lp.unpack(lp.pack(narrow, target), target, len(codes))
+                assert unpacked.tolist() == codes
 
 
 def decisive(target, carrier):
     """Values, ties, their neighbours in the carrier, five sixteenths, and the ends."""
     nar, table = 1 << (target.bits - 1), target.table
-    places = {(c + nar) % (2 * nar) - 1 for c in some_codes(target, 12)}
+    places = {(c + nar) % (2 * nar) - 1 for c in some_codes(target, 6)}
     places = sorted(place for place in places if 0 <= place < len(table.ties))
     exact = [Fraction(table.values[place]) for place in places]
     above = [Fraction(table.values[place + 1]) for place in places]
@@ -134,7 +137,7 @@ def decisive(target, carrier):
     return torch.cat([x, torch.tensor(ends, dtype=carrier)])
 
 
-@each_posit
+@pytest.mark.parametrize("target", [*SOME, *slowly], ids=lambda one: one.name)
 def test_rounding_equals_the_oracle(target):
     for carrier in CARRIERS:
         if not fits(target, carrier):
@@ -144,16 +147,17 @@ def test_rounding_equals_the_oracle(target):
         for mode in MODES:
             stochastic = mode == "stochastic"
             for variant in VARIANTS if stochastic else VARIANTS[:1]:
-                rounding = TableRounding(target, mode, 5 if stochastic else 32, variant)
-                y = [
-                    exact_table_round(value, rounding, word)
-                    for value, word in zip(x.tolist(), words, strict=True)
-                ]
-                expected = torch.tensor(y, dtype=carrier)
-                seed = SEED if rounding.stochastic else None
-                for backend in BACKENDS:
-                    with kernels.using(backend):
-                        assert_bit_equal(lp.round(x, rounding, seed=seed), expected)
+                for random_bits in (5, 32) if stochastic else (32,):
+                    rounding = TableRounding(target, mode, random_bits, variant)
+                    y = [
+                        exact_table_round(value, rounding, word)
+                        for value, word in zip(x.tolist(), words, strict=True)
+                    ]
+                    expected = torch.tensor(y, dtype=carrier)
+                    seed = SEED if rounding.stochastic else None
+                    for backend in BACKENDS:
+                        with kernels.using(backend):
+                            assert_bit_equal(lp.round(x, rounding, seed=seed), expected)
 
 
 def test_ties_are_those_of_the_code():
@@ -189,7 +193,7 @@ def operands(target, count, arity):
 )
 def test_arithmetic(name, backend):
     arity = {"fma": 3, "add": 2, "sub": 2, "mul": 2, "div": 2}.get(name, 1)
-    count = 40 if name in ("exp", "log", "tanh", "sigmoid") else 150
+    count = 40 if name in ("exp", "log", "tanh", "sigmoid") else 80
     for target in (lp.Posit(32), lp.Posit(27, 1)):
         for mode in (MODES[0], *random.Random(name).sample(MODES[1:], 2)):
             rounding = TableRounding(target, mode)
@@ -217,8 +221,8 @@ def test_arithmetic(name, backend):
 def test_sums_and_products(order, backend):
     torch.manual_seed(SEED)
     for target, carrier in ((lp.Posit(32), CARRIERS[1]), (lp.Posit(28), CARRIERS[0])):
-        a = torch.randn(4, 9, dtype=torch.float64).mul(2.0**9).to(carrier)
-        b = torch.randn(9, 3, dtype=torch.float64).to(carrier)
+        a = torch.randn(4, 6, dtype=torch.float64).mul(2.0**9).to(carrier)
+        b = torch.randn(6, 2, dtype=torch.float64).to(carrier)
         a[0, 0], a[1, 3], a[2, 2] = -0.0, 1e30, 1e-30
         for mode in ("nearest_even", "toward_negative", "stochastic"):
             for product in ("exact", "accumulator"):
@@ -235,7 +239,7 @@ def test_sums_and_products(order, backend):
                 assert_bit_equal(total, torch.tensor(wanted, dtype=carrier))
                 wanted = [
                     [
-                        exact_dot(row, column, accumulator, SEED, 3 * i + j)
+                        exact_dot(row, column, accumulator, SEED, 2 * i + j)
                         for j, column in enumerate(columns)
                     ]
                     for i, row in enumerate(rows)
