@@ -301,6 +301,25 @@ def test_what_does_not_fit_is_refused(backend):
     assert len(code) == 9
 
 
+@each_backend
+@pytest.mark.parametrize("es", range(5))
+def test_float32_takes_exactly_the_posits_that_it_holds(es, backend):
+    x = torch.tensor([1.7, 0.0])
+    with kernels.using(backend):
+        for bits in range(2, 33):
+            target = lp.Posit(bits, es)
+            decisive = [target.max, target.smallest_positive, 1 + target.eps]
+            exact = torch.tensor(decisive, dtype=torch.float64)
+            held = torch.equal(exact.float().double(), exact)
+            assert fits(target, torch.float32) == held, target
+            if held:
+                expected = lp.round(x.double(), target).float()
+                assert_bit_equal(lp.round(x, target), expected)
+                continue
+            with pytest.raises(ValueError, match="float32 carrier cannot hold every"):
+                lp.round(x, target)
+
+
 @pytest.mark.parametrize("name", ["posit33", "posit64", "posit64_0"])
 def test_wider_posits_are_refused(name):
     with pytest.raises(ValueError, match=r"from 2 to 32, got .* values that float64"):

@@ -45,9 +45,11 @@ struct Tapered {
            code.emax == (code.precision - 2) << exponent_bits_of(code);
   }
 
-  // Whether carrier C has the significant bits of the posits that have most of them.
+  // Whether carrier C has the ends, as normal numbers, and all bits of the posits near
+  // 1, which have most.
   static bool fits(const Code& code) {
-    return code.precision - 2 - exponent_bits_of(code) <= C::precision;
+    return code.emax < C::bias &&
+           code.precision - 2 - exponent_bits_of(code) <= C::precision;
   }
 
   static Bits power(int64_t exponent) {
