@@ -14,7 +14,12 @@ from hypothesis import assume, find, given
 from hypothesis import strategies as st
 
 import lowprec as lp
-from lowprec.testing import assert_bit_equal, exact_block_scale, exact_tensor_scale
+from lowprec.testing import (
+    assert_bit_equal,
+    exact_block_scale,
+    exact_round,
+    exact_tensor_scale,
+)
 from lowprec.testing import strategies as lps
 
 MONOTONE = ["nearest_even", "nearest_away", "nearest_zero", "toward_zero"]
@@ -54,6 +59,19 @@ def test_tables_idempotent(case, seed):
     again = lp.round(y, rounding, seed=seed_of(rounding, seed // 2))
     assert_bit_equal(again, y)
     assert bool(torch.isin(y[~y.isnan()].double(), members(rounding)).all())
+
+
+@given(
+    table_cases(lps.posits(max_bits=32, carrier=torch.float64), torch.float64), SEEDS
+)
+def test_posits_of_any_width_idempotent_and_equal_to_the_oracle(case, seed):
+    rounding, x = case
+    key = seed_of(rounding, seed)
+    y = lp.round(x, rounding, seed=key)
+    assert_bit_equal(lp.round(y, rounding, seed=seed_of(rounding, seed // 2)), y)
+    if not rounding.stochastic:
+        wanted = [exact_round(value, rounding) for value in x.tolist()]
+        assert_bit_equal(y, torch.tensor(wanted, dtype=torch.float64))
 
 
 @given(lps.table_roundings(), SEEDS)

@@ -12,7 +12,7 @@ from ..table_rounding import TableFormat
 from ._codec import as_coded
 from ._overrides import overridable
 
-_MOST_BITS = 16
+_MOST_BITS, _MOST_SHORT_BITS = 32, 16
 _GROUP = 8  # codes of b bits fill b bytes
 
 
@@ -55,7 +55,7 @@ def pack(codes: Tensor, bits: int | Format | TableFormat | str) -> Tensor:
 
     Args:
         codes: integer tensor with values in [0, 2^bits) and at least one dimension.
-        bits: width of a code, 1 to 16, or the format whose codes they are.
+        bits: width of a code, 1 to 32, or the format whose codes they are.
 
     Returns:
         uint8 tensor; the last dimension n has become ceil(n bits / 8).
@@ -86,7 +86,7 @@ def pack(codes: Tensor, bits: int | Format | TableFormat | str) -> Tensor:
         return codes.to(torch.uint8).contiguous()
     count = codes.shape[-1]
     groups = -(-count // _GROUP)
-    wide: Tensor = codes.to(torch.int32)
+    wide: Tensor = codes.to(_lane(width))
     wide = torch.nn.functional.pad(wide, (0, groups * _GROUP - count))
     wide = wide.unflatten(-1, (groups, _GROUP))
     result = wide.new_zeros((*wide.shape[:-1], width))
@@ -107,7 +107,7 @@ def unpack(
 
     Args:
         packed: uint8 tensor with at least one dimension.
-        bits: width of a code, 1 to 16, or the format whose codes they are.
+        bits: width of a code, 1 to 32, or the format whose codes they are.
         count: codes per row.
 
     Returns:
@@ -134,7 +134,7 @@ def unpack(
             f"{count} codes of {width} bits fill {size} bytes, got {packed.shape[-1]}"
         )
     groups = -(-count // _GROUP)
-    wide = packed.to(torch.int32)
+    wide = packed.to(_lane(width))
     wide = torch.nn.functional.pad(wide, (0, groups * width - size))
     wide = wide.unflatten(-1, (groups, width))
     result = wide.new_zeros((*wide.shape[:-1], _GROUP))
@@ -150,6 +150,11 @@ def unpack(
             "other codes, or more"
         )
     return codes[..., :count].to(torch.int64)
+
+
+def _lane(width: int) -> torch.dtype:
+    """Return an integer type for a code between bits of its neighbours."""
+    return torch.int32 if width <= _MOST_SHORT_BITS else torch.int64
 
 
 def _bytes(place: int, width: int) -> list[tuple[int, int]]:

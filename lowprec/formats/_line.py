@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -125,10 +126,10 @@ class FormatLine:
 
 @dataclass(frozen=True)
 class TableLine:
-    """Numbers that a list has: posits and levels."""
+    """Numbers that a sequence has: posits and levels."""
 
     title: str
-    numbers: tuple[float, ...]
+    numbers: Sequence[float]
     unit: str = ""
 
     @property
@@ -156,20 +157,21 @@ class TableLine:
 
     def gaps(self) -> list[tuple[Real, Real]]:
         """Return the first number of each binade and the distance to the next one."""
-        above = [Fraction(value) for value in self.numbers if value > 0]
-        last = len(above) - 1
-        found: dict[int, tuple[Real, Real]] = {}
-        for i, value in enumerate(above):
-            # Behind the largest there is nothing: what is before it stands there.
-            gap = above[i + 1] - value if i < last else value - _before(above, i)
-            found.setdefault(floor_log2(value), (simplest(value), simplest(gap)))
-        return list(found.values())
+        numbers, last = self.numbers, len(self.numbers) - 1
+        first = place = bisect_right(numbers, 0)
+        found: list[tuple[Real, Real]] = []
+        while place <= last:
+            value = Fraction(numbers[place])
+            if place < last:
+                gap = Fraction(numbers[place + 1]) - value
+            else:  # behind it there is nothing: what is before it stands there
+                gap = value - (Fraction(numbers[place - 1]) if place > first else 0)
+            found.append((simplest(value), simplest(gap)))
+            next_power = power_of_two(floor_log2(value) + 1)
+            place = bisect_left(numbers, next_power, place + 1)
+        return found
 
     def positive(self, count: int) -> Real:
         """Return the positive number of this rank, or the largest."""
-        above = [value for value in self.numbers if value > 0]
-        return above[min(count, len(above)) - 1] if above else self.numbers[-1]
-
-
-def _before(numbers: Sequence[Fraction], i: int) -> Fraction:
-    return numbers[i - 1] if i else Fraction(0)
+        above = bisect_right(self.numbers, 0)
+        return self.numbers[min(above + count, len(self.numbers)) - 1]

@@ -22,10 +22,11 @@ _STANDARD, _FIRST = "posit standard 2022", "Gustafson and Yonemoto 2017"
 _POSITS = (
     (Posit(8), _STANDARD),
     (Posit(16), _STANDARD),
+    (Posit(32), _STANDARD),
     (Posit(8, 0), _FIRST),
     (Posit(16, 1), _FIRST),
 )
-_FAMILY = ("positN_ES", "2 .. 16", "0 .. 4; left out: 2", "", "", "", "the family")
+_FAMILY = ("positN_ES", "2 .. 32", "0 .. 4; left out: 2", "", "", "", "the family")
 
 
 def _element(element: Format) -> str:

@@ -1,26 +1,30 @@
-"""Posits: tapered precision, exact, up to 16 bits."""
+"""Posits: tapered precision, exact, up to 32 bits."""
 
 from __future__ import annotations
 
 import functools
 import math
 import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 from ._encoding import decode_value, encode_value
-from ._exact import Real, exact_or_special, power_of_two
+from ._exact import Real, exact_or_special
 from ._html import page
 from ._line import Line, TableLine
-from ._table import Table
+from ._table import Computed, Table
 from ._text import columns
 from ._validation import check_integer
 
 __all__ = ["Posit"]
 
-_MOST_BITS = 16
+_MOST_BITS, _MOST_LISTED_BITS = 32, 16
 _MOST_EXPONENT_BITS = 4
+_BINARY32_BITS, _BINARY32_EXPONENT = 24, 126
+T = TypeVar("T")
 _NAME = re.compile(r"posit(\d{1,2})(?:_(\d))?")
 
 
@@ -41,16 +45,17 @@ class Posit:
         ends the largest and the smallest positive posit stand.
 
     Args:
-        bits: width of a code, 2 to 16.
+        bits: width of a code, 2 to 32.
         es: exponent bits, 0 to 4; the standard of 2022 has 2.
 
     Raises:
         TypeError: if a width is not an int.
-        ValueError: if it is out of range.
+        ValueError: if it is out of range: posits of 64 bits have up to 60 significant
+            bits, more than float64.
 
     Example:
-        >>> Posit(8, 0).max, Posit(16).max == 2.0**56
-        (64.0, True)
+        >>> Posit(8, 0).max, Posit(16).max == 2.0**56, Posit(32).max == 2.0**120
+        (64.0, True, True)
 
     References:
         Standard for Posit Arithmetic, 2022; Gustafson and Yonemoto 2017.
@@ -68,8 +73,15 @@ class Posit:
             value = getattr(self, name)
             check_integer(name, value)
             if not least <= value <= most:
+                reason = ""
+                if name == "bits" and value > most:
+                    reason = (
+                        ": wider ones, as posit64 with up to 60 significant bits, have "
+                        "values that float64 does not hold"
+                    )
                 raise ValueError(
-                    f"{name} of a posit must be from {least} to {most}, got {value}"
+                    f"{name} of a posit must be from {least} to {most}, got "
+                    f"{value}{reason}"
                 )
 
     @classmethod
@@ -117,36 +129,51 @@ class Posit:
     @property
     def max(self) -> float:
         """Largest value."""
-        return self.table.values[-1]
+        return 2.0**self._reach
 
     @property
     def min(self) -> float:
         """Least value, -max."""
-        return self.table.values[0]
+        return -self.max
 
     @property
     def smallest_positive(self) -> float:
         """Smallest positive value, 1/max."""
-        return self.table.values[len(self.table.values) // 2 + 1]
+        return 2.0**-self._reach
 
     @property
     def eps(self) -> float:
         """Distance from 1 to the next larger value."""
-        one = self.table.values.index(1.0)
-        return self.table.values[min(one + 1, len(self.table.values) - 1)] - 1.0
+        one = 1 << (self.bits - 2)
+        return _decoded(min(one + 1, 2 * one - 1), self.bits, self.es) - 1.0
 
     @property
     def table(self) -> Table:
-        """The values and the ties between them."""
+        """The values and the ties between them; many are computed when asked for."""
         return _table(self)
 
     @property
     def in_binary32(self) -> bool:
-        """Whether binary32 holds every value: the ends, that is, which are powers."""
-        return (self.bits - 2) << self.es <= 127
+        """Whether binary32 holds every value: the ends, and the bits of those at 1."""
+        significant = self.bits - 2 - self.es
+        return self._reach <= _BINARY32_EXPONENT and significant <= _BINARY32_BITS
+
+    @property
+    def _reach(self) -> int:
+        """The exponent of the largest value, which is a power of two."""
+        return (self.bits - 2) << self.es
 
     def values(self) -> list[float]:
-        """Return every value in ascending order."""
+        """Return every value in ascending order.
+
+        Raises:
+            ValueError: beyond 16 bits, of which there are too many.
+        """
+        if self.bits > _MOST_LISTED_BITS:
+            raise ValueError(
+                f"{self.name} has 2^{self.bits} - 1 values, too many for a list: "
+                "decode the codes that you need"
+            )
         return list(self.table.values)
 
     def encode(self, x: Any) -> Any:
@@ -192,55 +219,56 @@ class Posit:
         exact = exact_or_special(x)
         if isinstance(exact, float) and math.isnan(exact):
             return 1 << (self.bits - 1)
+        values = self.table.values
+        place = bisect_left(values, exact)
         negative_zero = isinstance(exact, float) and exact == 0
-        code = None if negative_zero else _codes(self).get(exact)
-        if code is None:
+        if negative_zero or place == len(values) or values[place] != exact:
             raise ValueError(f"{x!r} is not a value of {self.name}: round it first")
-        return code
+        return (place - len(values) // 2) % (1 << self.bits)
 
     def value_of(self, code: int) -> Real:
         """Return the value of a single code, which is in range."""
-        if code == 1 << (self.bits - 1):
+        nar = 1 << (self.bits - 1)
+        if code == nar:
             return math.nan
-        return float(_decoded(code, self.bits, self.es))
+        signed = code - 2 * nar if code > nar else code
+        return _decoded(signed, self.bits, self.es)
 
 
-def _decoded(code: int, bits: int, es: int) -> Fraction:
-    """Return the value of a code that is not NaR."""
-    if code == 0:
-        return Fraction(0)
-    if code >> (bits - 1):
-        return -_decoded((1 << bits) - code, bits, es)
-    text = f"{code:0{bits}b}"[1:]
-    run = len(text) - len(text.lstrip(text[0]))
-    regime = run - 1 if text[0] == "1" else -run
-    rest = text[run + 1 :]
-    exponent = int(rest[:es].ljust(es, "0") or "0", 2)
-    fraction = rest[es:]
-    significand = 1 + Fraction(int(fraction or "0", 2), 1 << len(fraction))
-    return significand * power_of_two(regime * (1 << es) + exponent)
+def _decoded(code: int, bits: int, es: int) -> float:
+    """Return the value of a code, which is negative for negative values."""
+    if code <= 0:
+        return -_decoded(-code, bits, es) if code else 0.0
+    ones = code >> (bits - 2)  # the first bit of the regime, and all bits like it
+    other = (1 << (bits - 1)) - 1 - code if ones else code
+    rest = max(other.bit_length() - 1, 0)  # bits behind the regime
+    regime = bits - 2 - other.bit_length() if ones else other.bit_length() - bits + 1
+    behind = (code & ((1 << rest) - 1)) << es
+    exponent, fraction = divmod(behind, 1 << rest)
+    # Exact: a fraction has at most 30 bits, that of a tie included.
+    return math.ldexp((1 << rest) + fraction, (regime << es) + exponent - rest)
 
 
-@functools.lru_cache(maxsize=64)
-def _codes(posit: Posit) -> dict[Real, int]:
-    values = posit.table.values
-    first = -(len(values) // 2)
-    return {x: (first + i) % (1 << posit.bits) for i, x in enumerate(values)}
+def _tie(code: int, bits: int, es: int) -> Fraction:
+    """Return the tie above a code: between both, a posit with one bit more."""
+    # Only zero is zero, so that both ties beside it are zero themselves.
+    near_zero = code in (-1, 0)
+    return Fraction(0 if near_zero else _decoded(2 * code + 1, bits + 1, es))
 
 
 @functools.lru_cache(maxsize=64)
 def _table(posit: Posit) -> Table:
     bits, es = posit.bits, posit.es
-    last = (1 << (bits - 1)) - 1
-    positive = [_decoded(code, bits, es) for code in range(1, last + 1)]
-    # Only zero is zero, so that both ties beside it are zero themselves.
-    between = [_decoded(2 * code + 1, bits + 1, es) for code in range(1, last)]
-    upper = [Fraction(0), *between]
-    codes = range(-last, last + 1)
+    last = (1 << (bits - 1)) - 1  # codes go from -last to last
+
+    def items(count: int, item: Callable[[int], T]) -> Sequence[T]:
+        every = Computed(count, lambda place: item(place - last))
+        return tuple(every) if bits <= _MOST_LISTED_BITS else every
+
     return Table(
-        values=tuple(map(float, (*[-x for x in reversed(positive)], 0, *positive))),
-        ties=(*[-x for x in reversed(upper)], *upper),
-        upper=tuple((code + 1) % 2 == 0 for code in codes[:-1]),
-        odd=tuple(code % 2 == 1 for code in codes),
+        values=items(2 * last + 1, lambda code: _decoded(code, bits, es)),
+        ties=items(2 * last, lambda code: _tie(code, bits, es)),
+        upper=items(2 * last, lambda code: code % 2 == 1),
+        odd=items(2 * last + 1, lambda code: code % 2 == 1),
         infinite="nan",
     )

@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Generic, TypeVar, overload
 
-__all__ = ["Table"]
+__all__ = ["Computed", "Table"]
+
+T = TypeVar("T")
+
+
+class Computed(Sequence[T], Generic[T]):
+    """Items that are computed when asked for: there may be very many.
+
+    Args:
+        count: how many.
+        item: returns the one at a place from 0.
+    """
+
+    def __init__(self, count: int, item: Callable[[int], T]) -> None:
+        """Remember how to compute."""
+        self._places = range(count)
+        self._item = item
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[T]: ...
+    def __getitem__(self, place: int | slice) -> T | list[T]:
+        """Return the item at a place, or a list of those in a slice."""
+        places = self._places[place]
+        if isinstance(places, range):
+            return [self._item(one) for one in places]
+        return self._item(places)
 
 
 @dataclass(frozen=True)
@@ -21,8 +54,8 @@ class Table:
         infinite: what infinity becomes: ``"end"``, the last number, or ``"nan"``.
     """
 
-    values: tuple[float, ...]
-    ties: tuple[Fraction, ...]
-    upper: tuple[bool, ...]
-    odd: tuple[bool, ...] | None
+    values: Sequence[float]
+    ties: Sequence[Fraction]
+    upper: Sequence[bool]
+    odd: Sequence[bool] | None
     infinite: str

@@ -114,7 +114,7 @@ def save_file(
     Contract:
         `load_file` returns the same bits, NaN payloads aside. Formats of torch's own
         dtypes (bfloat16, float8_e4m3fn, float32, int32 ...) are stored as such, so that
-        other programs read them; others, of at most 16 bits, as `lowprec.pack` packs
+        other programs read them; others, of at most 32 bits, as `lowprec.pack` packs
         the codes of the flattened tensor. A tensor in a block format is what
         `lowprec.encode_blocks` returns and comes back as that: it is stored as
         ``name.codes``, ``name.scales`` and, if it has one, ``name.tensor_scale``.

@@ -80,6 +80,13 @@ def exponent_bits(code: RoundingCode) -> int:
     return max(code.emax // max(code.precision - 2, 1), 1).bit_length() - 1
 
 
+def significant_bits(code: RoundingCode) -> int:
+    """Return how many bits the values have that have most: of posits those near 1."""
+    if code.flags & TAPERED:
+        return max(code.precision - 2 - exponent_bits(code), 1)
+    return code.precision
+
+
 def is_portable_only(code: Sequence[int]) -> bool:
     """Whether only the portable kernels know what a code asks for."""
     return code[4] >= ASYMMETRIC or code[6] == SATURATE_WRAP

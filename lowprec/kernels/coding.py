@@ -54,6 +54,16 @@ class Encoding(NamedTuple):
         return self.precision == 0
 
     @property
+    def wide(self) -> bool:
+        """Whether binary32 is too short for a significand or for what stands for it.
+
+        Exponents of a posit's bits as a number tell its regime.
+        """
+        return (
+            self.bits > 32 or self.precision > 24 or (self.tapered and self.bits > 24)
+        )
+
+    @property
     def sign(self) -> int:
         """The sign bit, as the int64 with that bit."""
         if not self.signed:
@@ -125,7 +135,7 @@ def _encode_on_cpu(x: Tensor, encoding: Sequence[int], dtype: torch.dtype) -> Te
     code = Encoding(*encoding)
     if not native_serves():
         return portable_encode(x, encoding, dtype)
-    if x.dtype == torch.float32 and (code.bits > 32 or code.precision > 24):
+    if x.dtype == torch.float32 and code.wide:
         x = x.double()
     return native_coding.encode(x, code, dtype)
 
@@ -136,7 +146,7 @@ def _decode_on_cpu(
     code = Encoding(*encoding)
     if not native_serves():
         return portable_decode(codes, encoding, dtype)
-    wide = dtype == torch.float64 or code.bits > 32 or code.precision > 24
+    wide = dtype == torch.float64 or code.wide
     result = native_coding.decode(codes, code, torch.float64 if wide else torch.float32)
     return result.to(dtype)
 

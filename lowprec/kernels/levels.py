@@ -123,7 +123,7 @@ def check_decidable(code: Sequence[int]) -> None:
         A number rounded to odd to 53 bits lies on the same side as before of every
         number of at most 52 bits, and equals it only if it did. Levels are compared
         with, and their ties in nearest modes; more bits are refused. Posits, of at most
-        16 bits, and their ties have at most 15.
+        32 bits, and their ties have at most 31.
 
     Raises:
         NotImplementedError: saying which number has too many bits, or is too large or

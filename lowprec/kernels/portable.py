@@ -67,13 +67,16 @@ def max_bits(code: RoundingCode, carrier: Carrier) -> int:
     """
     width = code.max_significand.bit_length()
     fits_below = code.emin <= carrier.bias
-    if code.emax > carrier.bias and code.precision >= carrier.precision and fits_below:
+    tapered = bool(code.flags & codes.TAPERED)
+    long = tapered and codes.significant_bits(code) > carrier.precision
+    unbounded = code.emax > carrier.bias and not tapered
+    if unbounded and code.precision >= carrier.precision and fits_below:
         return carrier.infinity - 1  # nothing in the carrier can overflow or round up
     excess = max(width - carrier.precision, 0)
     inexact = code.max_significand & ((1 << excess) - 1)
     name = "float32" if carrier.width == 32 else "float64"
     advice = ": use a float64 carrier" if carrier.width == 32 else ""
-    if code.emax > carrier.bias or not fits_below or inexact:
+    if code.emax > carrier.bias or not fits_below or inexact or long:
         raise ValueError(
             f"a {name} carrier cannot hold every value of the format with precision "
             f"{code.precision}, emin {code.emin}, emax {code.emax}{advice}"

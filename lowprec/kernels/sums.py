@@ -80,7 +80,7 @@ def check_result_dtype(code: RoundingCode, dtype: torch.dtype) -> None:
     carrier = CARRIERS[dtype]
     lowest_quantum = 2 - carrier.bias - carrier.precision
     fits = (
-        code.precision <= carrier.precision
+        codes.significant_bits(code) <= carrier.precision
         and code.emax <= carrier.bias
         and code.emin - code.precision + 1 >= lowest_quantum
     )

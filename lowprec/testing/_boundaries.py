@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
@@ -134,15 +135,20 @@ def _listed(target: Posit | Levels, most: int) -> Iterator[Fraction]:
     count = len(table.values)
     chosen: Iterable[int] = range(count)
     if count > 2 * most:
-        firsts = {value for value, _ in line_of(target).gaps()}
-        places = [i for i, value in enumerate(table.values) if abs(value) in firsts]
-        near = [place + step for place in [0, *places, count - 1] for step in (-1, 0)]
+        firsts = [value for value, _ in line_of(target).gaps()]
+        signed = [*(-value for value in reversed(firsts)), *firsts]
+        places = [0, *(bisect_left(table.values, x) for x in signed), count - 1]
+        thirds = [a + (b - a) // 3 for a, b in itertools.pairwise(places)]
+        near = [place + step for place in places + thirds for step in (-1, 0)]
         chosen = sorted({min(max(i, 0), count - 1) for i in near})
     for i in chosen:
         yield Fraction(table.values[i])
         if i + 1 < count:
             yield table.ties[i]
-    sizes = [abs(Fraction(x)) for x in table.values if x != 0] or [Fraction(1)]
+    zero = bisect_left(table.values, 0)  # beside which the smallest ones are
+    ends = {*table.values[max(zero - 1, 0) : zero + 2], table.values[0]}
+    ends |= {table.values[-1]}
+    sizes = [abs(Fraction(x)) for x in ends if x != 0] or [Fraction(1)]
     for factor in (2**i for i in range(1, _BEYOND + 1)):
         yield max(sizes) * factor
         yield min(sizes) / factor

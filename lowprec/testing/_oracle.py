@@ -213,7 +213,7 @@ def exact_table_round(x: Any, rounding: TableRounding, random_word: int = 0) -> 
             return math.nan
         return table.values[-1 if x > 0 else 0]
     exact = Fraction(x)
-    i = bisect_left(table.values, exact) - 1  # the last that is below
+    i = bisect_left(table.values, x) - 1  # the last that is below
     if i < 0 or i + 1 == len(table.values) or table.values[i + 1] == exact:
         return table.values[min(i + 1, len(table.values) - 1)]
     low, high = Fraction(table.values[i]), Fraction(table.values[i + 1])

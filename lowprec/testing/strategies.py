@@ -198,13 +198,20 @@ def roundings(
 
 
 @st.composite
-def posits(draw: st.DrawFn, *, max_bits: int = 12, max_es: int = 3) -> Posit:
+def posits(
+    draw: st.DrawFn,
+    *,
+    max_bits: int = 12,
+    max_es: int = 3,
+    carrier: torch.dtype = torch.float32,
+) -> Posit:
     """Generate posits; they shrink to few bits.
 
     Args:
         draw: supplied by hypothesis.
-        max_bits: largest width of a code (bits), from 2 to 16.
+        max_bits: largest width of a code (bits), from 2 to 32.
         max_es: largest number of exponent bits, from 0 to 4.
+        carrier: torch.float32 or torch.float64, which holds every value.
 
     Returns:
         A strategy of `Posit`.
@@ -215,7 +222,7 @@ def posits(draw: st.DrawFn, *, max_bits: int = 12, max_es: int = 3) -> Posit:
     """
     bits = draw(st.integers(2, max_bits))
     made = Posit(bits, draw(st.integers(0, max_es)))
-    assume(fits(made, torch.float32))
+    assume(fits(made, carrier))
     return made
 
 

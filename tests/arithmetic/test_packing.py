@@ -9,7 +9,7 @@ import lowprec as lp
 from lowprec.testing import assert_bit_equal, boundary_inputs
 
 
-@pytest.mark.parametrize("bits", range(1, 17))
+@pytest.mark.parametrize("bits", [*range(1, 18), 23, 24, 25, 31, 32])
 def test_packed_codes_are_one_long_number(bits):
     for count in (0, 1, 5, 7, 8, 9, 16, 31):
         codes = torch.randint(0, 2**bits, (2, 3, count))
@@ -54,9 +54,9 @@ BYTES = torch.zeros(3, dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: lp.pack(CODES, 0), ValueError, "packed in 1 to 16 bits, got 0"),
-        (lambda: lp.pack(CODES, 17), ValueError, "packed in 1 to 16 bits, got 17"),
-        (lambda: lp.pack(CODES, "binary32"), ValueError, "1 to 16 bits, got 32"),
+        (lambda: lp.pack(CODES, 0), ValueError, "packed in 1 to 32 bits, got 0"),
+        (lambda: lp.pack(CODES, 33), ValueError, "packed in 1 to 32 bits, got 33"),
+        (lambda: lp.pack(CODES, "binary64"), ValueError, "1 to 32 bits, got 64"),
         (lambda: lp.pack(CODES, True), TypeError, "bits must be an int or a format"),
         (lambda: lp.pack(CODES, 1), ValueError, "from 0 to 1, got values from 0 to 3"),
         (lambda: lp.pack(CODES - 1, 2), ValueError, "got values from -1 to 2"),

@@ -259,8 +259,8 @@ def test_operands_of_products():
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ((1, 2), ValueError, "bits of a posit must be from 2 to 16, got 1"),
-        ((32, 2), ValueError, "bits of a posit must be from 2 to 16, got 32"),
+        ((1, 2), ValueError, "bits of a posit must be from 2 to 32, got 1"),
+        ((64, 2), ValueError, "from 2 to 32, got 64: wider ones, as posit64"),
         ((8, -1), ValueError, "es of a posit must be from 0 to 4, got -1"),
         ((8.0, 2), TypeError, "bits must be an int, got 8.0"),
     ],

@@ -40,7 +40,9 @@ def test_files_keep_every_bit(tensors, tmp_path):
     tensors["plain"] = torch.arange(4)
     tensors["scalar"] = torch.tensor(-1.5, dtype=torch.float64)
     tensors["empty"] = torch.zeros(0, 3)
+    tensors["wide"] = lp.round(torch.randn(7, dtype=torch.float64), "posit32")
     formats = {**IN_FILES, "scalar": "e5m2", "empty": "e2m1fn"}
+    formats["wide"] = lp.Posit(32)
     safetensors.save_file(tensors, path, formats, {"author": "me"})
     loaded = safetensors.load_file(path)
     assert loaded.tensors.keys() == tensors.keys()

@@ -87,6 +87,39 @@ def test_right_kernels_pass_in_float64():
     assert failures(Wide(lp.round)) == set()
 
 
+def test_right_kernels_of_wide_posits_pass():
+    class WideRounds(Rounds):
+        dtype = torch.float64
+        modes = ("nearest_even",)
+
+    class WideCodes(Codes):
+        dtype = torch.float64
+
+    class WideOperations(OperationSuite):
+        formats, dtype, count = ("posit32", "posit20_1"), torch.float64, 60
+        modes = ("nearest_even", "toward_positive")
+
+        def compute(self, operation, operands, rounding):
+            return getattr(lp, operation)(*operands, rounding)
+
+    assert failures(WideRounds(lp.round, ("posit20_1",))) == set()
+    assert failures(WideCodes(formats=("posit20_1",))) == set()
+    assert failures(WideOperations()) == set()
+
+
+def test_kernels_of_wide_posits_that_round_through_float32_fail():
+    class WideRounds(Rounds):
+        dtype = torch.float64
+        modes = ("nearest_even",)
+
+    def rounds_through_float32(x, rounding):
+        return lp.round(x.float().double(), rounding)
+
+    assert "test_decisive_numbers" in failures(
+        WideRounds(rounds_through_float32, ("posit32",))
+    )
+
+
 # Each of these is a bug that a kernel could have, and the formats that show it.
 def flushes_small_numbers(x, rounding):
     y = lp.round(x, rounding)

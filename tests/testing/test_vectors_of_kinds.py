@@ -181,3 +181,19 @@ def test_what_makes_no_sense_is_refused(capsys, arguments, message):
 def test_vectors_of_numbers_refuse_blocks():
     with pytest.raises(TypeError, match="is a block format, which codes no single"):
         vectors("round", lp.BlockRounding("mxfp4"))
+
+
+@pytest.mark.parametrize("operation", ["add", "mul", "fma", "exp", "round"])
+def test_vectors_of_wide_posits(operation):
+    target = lp.Posit(32)
+    every = list(vectors(operation, lp.TableRounding(target), count=60, seed=3))
+    assert len(every) == 60
+    given = lp.format("binary32") if operation == "round" else target
+    columns = zip(*(vector.operands for vector in every), strict=True)
+    operands = [
+        lp.decode(torch.tensor(column), given, dtype=torch.float64)
+        for column in columns
+    ]
+    results = lp.encode(getattr(lp, operation)(*operands, "posit32"), target)
+    assert results.tolist() == [vector.result for vector in every]
+    assert len(set(results.tolist())) > 20

@@ -11,7 +11,7 @@
 LOWPREC_BEGIN
 
 inline bool valid(const Encoding& c) {
-  if (tapered(c)) return c.bits >= 2 && c.bits <= 16 && c.emin >= 0 && c.emin <= 4;
+  if (tapered(c)) return c.bits >= 2 && c.bits <= 32 && c.emin >= 0 && c.emin <= 4;
   return c.precision >= 1 && c.precision <= 63 && c.bits >= 1 && c.bits <= 64 &&
          c.emin >= -(1 << 21) && c.emin <= 1 << 21;
 }
@@ -154,7 +154,9 @@ Status code_array(const Coding& task) {
 
 template <class C>
 Status code_array_of(const Coding& task) {
-  if (!valid(task.encoding) || task.encoding.bits > C::width ||
+  // Exponents of a posit's bits tell its regime, so that it is converted exactly.
+  const int64_t widest = tapered(task.encoding) ? C::precision : C::width;
+  if (!valid(task.encoding) || task.encoding.bits > widest ||
       (task.decoding && task.encoding.precision > C::precision)) {
     return kBadArgument;
   }

@@ -77,6 +77,7 @@ struct Task {
         (tapered && !Tapered<C>::valid(code)) || code.flags >= 2 * kTapered) {
       return kBadArgument;
     }
+    if (tapered && !Tapered<C>::fits(code)) return kCarrierTooNarrow;
     const bool parity = code.mode == kNearestEven || code.mode == kToOdd;
     plan.alternating = parity && code.flags & kAlternating;
     finished = wraps || !(code.flags & kFinished);

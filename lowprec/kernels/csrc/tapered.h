@@ -36,14 +36,20 @@ struct Tapered {
 
   static Int exponent_bits_of(const Code& code) {
     Int bits = 0;
-    while (((code.precision - 2) << bits) < code.emax) ++bits;
+    while (bits < 4 && ((code.precision - 2) << bits) < code.emax) ++bits;
     return bits;
   }
 
   static bool valid(const Code& code) {
-    return code.precision >= 2 && code.precision <= 16 && code.emin == -code.emax &&
-           code.emax == (code.precision - 2) << exponent_bits_of(code) &&
-           exponent_bits_of(code) <= 4;
+    return code.precision >= 2 && code.precision <= 32 && code.emin == -code.emax &&
+           code.emax == (code.precision - 2) << exponent_bits_of(code);
+  }
+
+  // Whether carrier C has the ends, as normal numbers, and all bits of the posits near
+  // 1, which have most.
+  static bool fits(const Code& code) {
+    return code.emax < C::bias &&
+           code.precision - 2 - exponent_bits_of(code) <= C::precision;
   }
 
   static Bits power(int64_t exponent) {
