@@ -297,8 +297,9 @@ LOWPREC_INLINE void random_words(uint64_t block, uint64_t seed, uint32_t step,
     philox_groups<kGroups, true>(block, seed, step, kPurposeRound, words);
 }
 
-// Elements begin .. begin + count - 1, which one row and one scale serve.
-template <class C, int64_t operation>
+// Elements begin .. begin + count - 1, which one row and one scale serve; `keeps` the
+// clamped weights, and what `out` holds already.
+template <class C, int64_t operation, bool keeps>
 void level_run(const LevelTask& task, const LevelFunction<C, operation>& shared,
                int64_t begin, int64_t count) {
   using Float = typename C::Float;
@@ -308,11 +309,12 @@ void level_run(const LevelTask& task, const LevelFunction<C, operation>& shared,
   Float* weights = (Float*)task.weights + begin;
   const Float* directions = directed ? (const Float*)task.directions + begin : weights;
   Float* out = (Float*)task.out + begin;
-  const bool keeps_clamped = task.keeps_clamped;
   // As many elements as a group of counters serves: then the processor makes the words
   // of the next ones while it works on these.
   constexpr int64_t group = 4 * kLanes * kGroups;
   alignas(64) uint32_t words[random ? group + C::lanes : 1];
+  // The lanes behind the last element read words that no counter has made.
+  if (random) memset(words + group, 0, C::lanes * sizeof(uint32_t));
   for (int64_t start = 0, stop; start < count; start = stop) {
     int64_t skip = 0;
     if (random) {
@@ -331,9 +333,8 @@ void level_run(const LevelTask& task, const LevelFunction<C, operation>& shared,
       const VFloat<C> result = function(&w, load<VFloat<C>>(directions + i), next);
       // Few weights leave the hull, or their nearest level, in a step: what would be
       // written is there already.
-      if (keeps_clamped && any_different<C>(w, given)) store(weights + i, w);
-      if (random || !keeps_clamped ||
-          any_different<C>(result, load<VFloat<C>>(out + i)))
+      if (keeps && any_different<C>(w, given)) store(weights + i, w);
+      if (random || !keeps || any_different<C>(result, load<VFloat<C>>(out + i)))
         store(out + i, result);
       if (random) next += C::lanes;
     }
@@ -343,10 +344,19 @@ void level_run(const LevelTask& task, const LevelFunction<C, operation>& shared,
       load_some(&w, weights + i, some);
       if (directed) load_some(&d, directions + i, some);
       const VFloat<C> result = function(&w, d, next);
-      if (keeps_clamped) store_some(weights + i, w, some);
+      if (keeps) store_some(weights + i, w, some);
       store_some(out + i, result, some);
     }
   }
+}
+
+template <class C, int64_t operation>
+void level_run(const LevelTask& task, const LevelFunction<C, operation>& function,
+               int64_t begin, int64_t count) {
+  if constexpr (operation == kNearestLevel || operation == kSampledLevel)
+    if (task.keeps_clamped)
+      return level_run<C, operation, true>(task, function, begin, count);
+  level_run<C, operation, false>(task, function, begin, count);
 }
 
 // Calls `part` with a function of levels, and those of the elements begin .. begin +
