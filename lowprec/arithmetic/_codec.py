@@ -12,7 +12,7 @@ from .. import kernels
 from ..formats import BlockFormat, Format, Levels, Posit, table_format
 from ..formats import format as as_format
 from ..kernels.portable import CARRIERS
-from ..rounding import Rounding
+from ..rounding import as_scalar_rounding
 from ..table_rounding import TableFormat
 from ._block import holds
 from ._round import apply, check_carrier
@@ -215,11 +215,14 @@ def _viewed(x: Tensor, target: Format | TableFormat, dtype: torch.dtype) -> Tens
 
 def _encoded(x: Tensor, target: Format | TableFormat, dtype: torch.dtype) -> Tensor:
     _check_integer(dtype, target)
-    if not isinstance(target, Format):
-        return encode_table(x, target, dtype)
-    _check_width(target)
-    _check_members(x, target)
-    return _coded(x.detach(), target, dtype)
+    x = x.detach()
+    if isinstance(target, Format):
+        _check_width(target)
+        _check_members(x, target, target.nans)
+        return _coded(x, target, dtype)
+    x = x if fits(target, x.dtype) else x.to(torch.float64)
+    _check_members(x, target, isinstance(target, Posit))
+    return encode_table(x.contiguous(), target, dtype)
 
 
 def _wrapped(code: int) -> int:
@@ -227,17 +230,18 @@ def _wrapped(code: int) -> int:
     return code - 2**64 if code >= 2**63 else code
 
 
-def _check_members(x: Tensor, target: Format) -> None:
-    rounded = apply(x.detach(), Rounding(target), None, 0)
+def _check_members(x: Tensor, target: Format | TableFormat, nans: bool) -> None:
+    """Refuse what rounding changes, but for bits of NaN where there are ``nans``."""
+    rounded = apply(x, as_scalar_rounding(target), None, 0)
     integer = CARRIERS[x.dtype].integer
-    kept = torch.equal(rounded.view(integer), x.detach().contiguous().view(integer))
-    if kept and (target.nans or not bool(x.isnan().any())):
+    kept = torch.equal(rounded.view(integer), x.contiguous().view(integer))
+    if kept and (nans or not bool(x.isnan().any())):
         return
     same = (rounded == x) & ((x != 0) | (rounded.signbit() == x.signbit()))
-    if target.nans:
+    if nans:
         same = same | x.isnan()
     if not bool(same.all()):
-        first = x.detach()[~same].flatten()[0].item()
+        first = x[~same].flatten()[0].item()
         raise ValueError(
             f"{int((~same).sum())} of {x.numel()} elements are not values of "
             f"{target.name or target!r}, the first is {first!r}: round the tensor first"

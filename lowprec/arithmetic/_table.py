@@ -1,8 +1,6 @@
-"""Rounding of tensors to posits and levels, and their codes."""
+"""Codes of posits and levels as tensors."""
 
 from __future__ import annotations
-
-import functools
 
 import torch
 from torch import Tensor
@@ -10,35 +8,13 @@ from torch import Tensor
 from .. import kernels
 from ..formats import Levels, Posit
 from ..kernels import Encoding
-from ..kernels.portable import CARRIERS
+from ..kernels.codes import NEAREST_EVEN, numbers_of
+from ..kernels.levels import prepared
 from ..table_rounding import TableFormat, TableRounding
 
 
-@functools.lru_cache(maxsize=64)
-def _levels(format: Levels, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return levels as a tensor.
-
-    Raises:
-        ValueError: if ``dtype`` does not hold them.
-    """
-    _check_held(format, dtype)
-    return torch.tensor(format.values, dtype=dtype, device=device)
-
-
 def encode_table(x: Tensor, format: TableFormat, dtype: torch.dtype) -> Tensor:
-    """Return the codes of values of the set.
-
-    Raises:
-        ValueError: if an element is no value.
-    """
-    x = x.detach().contiguous()
-    if not fits(format, x.dtype):
-        x = x.to(torch.float64)
-    rounded = kernels.eager_round(x, TableRounding(format).code)
-    integer = CARRIERS[x.dtype].integer
-    kept = torch.equal(rounded.view(integer), x.view(integer))
-    if not kept or (isinstance(format, Levels) and bool(x.isnan().any())):
-        _check_members(x, rounded, format)
+    """Return the codes of numbers that the caller has checked to be of the set."""
     if isinstance(format, Posit):
         result: Tensor = kernels.encode(x, list(_encoding(format)), dtype)
         return result
@@ -46,37 +22,30 @@ def encode_table(x: Tensor, format: TableFormat, dtype: torch.dtype) -> Tensor:
     return torch.bucketize(x, levels[1:], right=True, out_int32=True).to(dtype)
 
 
-def _check_members(x: Tensor, rounded: Tensor, format: TableFormat) -> None:
-    """Refuse what rounding changes, but for the bits of NaN, and NaN where none is."""
-    known = (rounded == x) & ~((x == 0) & x.signbit())
-    if isinstance(format, Posit):
-        known = known | x.isnan()
-    if not bool(known.all()):
-        first = x[~known].flatten()[0].item()
-        raise ValueError(
-            f"{int((~known).sum())} of {x.numel()} elements are not values of "
-            f"{format.name or format!r}, the first is {first!r}: round the tensor first"
-        )
-
-
 def decode_table(codes: Tensor, format: TableFormat, dtype: torch.dtype) -> Tensor:
-    """Return the values of codes that are in range."""
+    """Return the values of codes that are in range.
+
+    Raises:
+        ValueError: if ``dtype`` does not hold the numbers.
+    """
+    if not fits(format, dtype):
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(f"{name} cannot hold every value of {format!r}: use float64")
     if isinstance(format, Levels):
-        return _levels(format, dtype, codes.device)[codes.to(torch.int64)].to(dtype)
-    _check_held(format, dtype)
+        return _levels(format, dtype, codes.device)[codes.to(torch.int64)]
     result: Tensor = kernels.decode(codes, list(_encoding(format)), dtype)
     return result
+
+
+def _levels(format: Levels, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return levels as the tensor that roundings to nearest keep."""
+    code = TableRounding(format).code
+    return prepared(numbers_of(code), NEAREST_EVEN, dtype, device).levels
 
 
 def fits(format: TableFormat, dtype: torch.dtype) -> bool:
     """Whether a carrier holds every number of the set."""
     return dtype == torch.float64 or format.in_binary32
-
-
-def _check_held(format: TableFormat, dtype: torch.dtype) -> None:
-    if not fits(format, dtype):
-        name = str(dtype).removeprefix("torch.")
-        raise ValueError(f"{name} cannot hold every value of {format!r}: use float64")
 
 
 def _encoding(format: Posit) -> Encoding:

@@ -9,10 +9,9 @@ from typing import Any
 
 from ._exact import floor_log2
 from ._format import Format
-from ._html import page
+from ._html import Shown
 from ._line import FormatLine, Line
 from ._parse import format as as_format
-from ._text import columns
 from ._validation import check_name
 
 __all__ = ["BlockFormat", "ScaleRule", "SharedExponent"]
@@ -113,7 +112,7 @@ def _as_scale(value: Any) -> SharedExponent | Format:
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class BlockFormat:
+class BlockFormat(Shown):
     """Numbers q s: elements q of a small format, one scale s per block of them.
 
     With ``tensor_scale`` the numbers are q s t, t being one more scale for the whole
@@ -222,14 +221,6 @@ class BlockFormat:
         if self.name is not None:
             parts.append(f"name={self.name!r}")
         return f"BlockFormat({', '.join(parts)})"
-
-    def __str__(self) -> str:
-        """Return the properties as a small text table."""
-        return "\n".join(columns(self.properties().items()))
-
-    def _repr_html_(self) -> str:
-        """Return a number line of the elements and the properties for notebooks."""
-        return page(self.line, self.properties())
 
     @property
     def line(self) -> Line:

@@ -16,7 +16,7 @@ from ._encoding import (
     total_bits,
 )
 from ._exact import Real, exact_or_special, power_of_two, simplest
-from ._html import page
+from ._html import Shown
 from ._line import FormatLine, Line
 from ._numbers import all_values, is_value, largest, quantum, smallest
 from ._text import describe, properties
@@ -26,7 +26,7 @@ __all__ = ["Format"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Format:
+class Format(Shown):
     """A set of binary floating-point numbers, and the codes that denote them.
 
     The finite values are +-k 2^(e-p+1) with integers e from ``emin`` to ``emax`` and k
@@ -266,10 +266,6 @@ class Format:
     def __str__(self) -> str:
         """Return the properties as a small text table."""
         return describe(self)
-
-    def _repr_html_(self) -> str:
-        """Return a number line and the properties for notebooks."""
-        return page(self.line, self.properties())
 
     @property
     def line(self) -> Line:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from fractions import Fraction
 from html import escape
 
 from ._exact import Real, floor_log2, power_of_two
 from ._line import Line
-from ._text import decimal
+from ._text import columns, decimal
 
-__all__ = ["page"]
+__all__ = ["Shown", "page"]
 
 _WIDTH, _MARGIN, _AXIS = 640, 36, 34
 # Ratios of the largest to the smallest value that a linear scale shows.
@@ -127,3 +128,24 @@ def page(line: Line, rows: Mapping[str, str]) -> str:
         for label, text in rows.items()
     )
     return f"<div>{number_line_svg(line)}<table>{cells}</table></div>"
+
+
+class Shown:
+    """What shows itself by its properties, and in notebooks with a number line."""
+
+    @property
+    @abstractmethod
+    def line(self) -> Line:
+        """The numbers as pictures ask for them."""
+
+    @abstractmethod
+    def properties(self) -> dict[str, str]:
+        """Return the properties as text by their labels."""
+
+    def __str__(self) -> str:
+        """Return the properties as a small text table."""
+        return "\n".join(columns(self.properties().items()))
+
+    def _repr_html_(self) -> str:
+        """Return a number line and the properties for notebooks."""
+        return page(self.line, self.properties())

@@ -15,10 +15,9 @@ from typing import Any
 
 from ._encoding import decode_value, encode_value
 from ._exact import exact_or_special
-from ._html import page
+from ._html import Shown
 from ._line import Line, TableLine
 from ._table import Table
-from ._text import columns
 
 __all__ = ["Levels"]
 
@@ -28,7 +27,7 @@ _OF_BITS = re.compile(r"(int_bits|symmetric_int)\((\d{1,4})\)")
 
 
 @dataclass(frozen=True)
-class Levels:
+class Levels(Shown):
     r"""A quantization set Q of levels q_1 < ... < q_K.
 
     .. math::
@@ -170,14 +169,6 @@ class Levels:
     def name(self) -> str | None:
         """The name by which `from_name` makes the set; None if it has none."""
         return _name(self)
-
-    def __str__(self) -> str:
-        """Return the properties as a small text table."""
-        return "\n".join(columns(self.properties().items()))
-
-    def _repr_html_(self) -> str:
-        """Return a number line and the properties for notebooks."""
-        return page(self.line, self.properties())
 
     @property
     def line(self) -> Line:

@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 
 from ._encoding import decode_value, encode_value
 from ._exact import Real, exact_or_special
-from ._html import page
+from ._html import Shown
 from ._line import Line, TableLine
 from ._table import Computed, Table
-from ._text import columns
 from ._validation import check_integer
 
 __all__ = ["Posit"]
@@ -29,7 +28,7 @@ _NAME = re.compile(r"posit(\d{1,2})(?:_(\d))?")
 
 
 @dataclass(frozen=True)
-class Posit:
+class Posit(Shown):
     """The posits of ``bits`` bits with ``es`` exponent bits.
 
     A positive code is a zero, a run of k equal bits with the opposite bit behind it
@@ -100,14 +99,6 @@ class Posit:
     def name(self) -> str:
         """``"posit8_0"``; ``es`` is left out where the standard of 2022 has it."""
         return f"posit{self.bits}" + ("" if self.es == 2 else f"_{self.es}")
-
-    def __str__(self) -> str:
-        """Return the properties as a small text table."""
-        return "\n".join(columns(self.properties().items()))
-
-    def _repr_html_(self) -> str:
-        """Return a number line and the properties for notebooks."""
-        return page(self.line, self.properties())
 
     @property
     def line(self) -> Line:

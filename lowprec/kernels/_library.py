@@ -141,10 +141,10 @@ def mark_written(out: Tensor) -> None:
         increment_version(out)
 
 
-def _is_portable_only(arguments: tuple[Any, ...]) -> bool:
-    """Whether a rounding code among the arguments is known to no faster kernel."""
+def _has_special(arguments: tuple[Any, ...]) -> bool:
+    """Whether a rounding code among the arguments is not for kernels of GPUs."""
     return any(
-        isinstance(value, (list, tuple)) and value and codes.is_portable_only(value)
+        isinstance(value, (list, tuple)) and value and codes.is_special(value)
         for value in arguments
     )
 
@@ -157,7 +157,7 @@ def _on_cpu(portable_kernel: Callable[..., Tensor], name: str) -> Callable[..., 
     def choose(*arguments: Any) -> Tensor:
         if native_serves():
             return native_kernel(*arguments)
-        if _interpreter_serves() and not _is_portable_only(arguments):
+        if _interpreter_serves() and not _has_special(arguments):
             return triton_kernel(*arguments)
         return portable_kernel(*arguments)
 
@@ -172,7 +172,7 @@ def _on_cuda(
 
     def choose(*arguments: Any) -> Tensor:
         allowed = _forced.get() != "portable" and not triton.interpreted()
-        if allowed and triton.available() and not _is_portable_only(arguments):
+        if allowed and triton.available() and not _has_special(arguments):
             return triton_kernel(*arguments)
         return portable_kernel(*arguments)
 

@@ -87,8 +87,8 @@ def significant_bits(code: RoundingCode) -> int:
     return code.precision
 
 
-def is_portable_only(code: Sequence[int]) -> bool:
-    """Whether only the portable kernels know what a code asks for."""
+def is_special(code: Sequence[int]) -> bool:
+    """Whether products, and kernels of GPUs, leave a code to the portable kernels."""
     return code[4] >= ASYMMETRIC or code[6] == SATURATE_WRAP
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import codes
 from .codes import RoundingCode
+from .exact import two_product, two_sum
 
 # Shifts of int64 are defined up to 63; 62 leaves room for one more bit, and a
 # significand of 53 bits shifted by 62 is below a quarter already.
@@ -108,3 +109,37 @@ def stochastic_threshold(
     # Half a unit lower; the tie of C is rounded to even, up where `missing` is even.
     strict = (missing & 1) == 1 if variant == codes.VARIANT_C else never
     return 2 * missing - 1, r + 1, strict
+
+
+def up_between(
+    x: Tensor,
+    low: Tensor,
+    high: Tensor,
+    code: RoundingCode,
+    words: Tensor,
+) -> Tensor:
+    """Decide at random between any neighbours, by exact comparisons.
+
+    The fraction is counted from the neighbour nearer to 0.
+
+    Args:
+        x: float64 numbers.
+        low: the largest numbers of the set that are not above them; not equal to
+            ``high`` and, like their distance, exact in float64.
+        high: the next ones.
+        code: a stochastic rounding code.
+        words: random 32-bit words.
+    """
+    below = high <= 0
+    if code.mode == codes.STOCHASTIC_EQUAL:
+        return (words >= 1 << 31) ^ below
+    count, bits, strict = stochastic_threshold(code.random_bits, code.variant, words)
+    start = torch.where(below, high, low)
+    distance, error = two_sum(x, -start)
+    sign = torch.where(below, -1.0, 1.0)
+    distance, error = distance * sign, error * sign
+    reached, rest = two_product(high - low, count.to(torch.float64) * 2.0**-bits)
+    equal = distance == reached
+    away = (distance > reached) | (equal & (error > rest))
+    away = away | (equal & (error == rest) & ~strict)
+    return away ^ below

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from . import codes
 from .codes import RoundingCode
-from .deciding import stochastic_threshold
-from .exact import two_product, two_sum
+from .deciding import up_between
 
 # Beyond these, distances and their products may be no normal float64 numbers.
 _FARTHEST, _NEAREST = 2.0**960, 2.0**-900
@@ -192,29 +191,6 @@ def round_to_levels(
         index = index.clamp(max=last - 1)
         low, high = levels[index], levels[index + 1]
         inside = x.clamp(levels[0], levels[-1])
-        up = _up_at_random(inside.double(), low.double(), high.double(), code, words)
+        up = up_between(inside.double(), low.double(), high.double(), code, words)
         result = torch.where((up & (inside != low)) | (inside == high), high, low)
     return torch.where(x.isnan(), x, result)
-
-
-def _up_at_random(
-    x: Tensor,
-    low: Tensor,
-    high: Tensor,
-    code: RoundingCode,
-    words: Tensor,
-) -> Tensor:
-    """Decide between neighbours: the fraction is counted from the end nearer to 0."""
-    below = high <= 0
-    if code.mode == codes.STOCHASTIC_EQUAL:
-        return (words >= 1 << 31) ^ below
-    count, bits, strict = stochastic_threshold(code.random_bits, code.variant, words)
-    start = torch.where(below, high, low)
-    distance, error = two_sum(x, -start)
-    sign = torch.where(below, -1.0, 1.0)
-    distance, error = distance * sign, error * sign
-    reached, rest = two_product(high - low, count.to(torch.float64) * 2.0**-bits)
-    equal = distance == reached
-    away = (distance > reached) | (equal & (error > rest))
-    away = away | (equal & (error == rest) & ~strict)
-    return away ^ below

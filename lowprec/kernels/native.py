@@ -4,7 +4,7 @@
 which instruction set it runs. The functions below take CPU tensors (float32 or float64,
 any strides, no autograd) and the integers of `lowprec.kernels.codes`, and return what
 the portable kernels return, bit for bit; products of codes that are not for them
-(`codes.is_portable_only`) are left to these::
+(`codes.is_special`) are left to these::
 
     round(x, code, out=None) -> Tensor
     round_stochastic(x, code, seed, offset=0, out=None) -> Tensor
@@ -162,7 +162,7 @@ def key_of(seed: int | Tensor) -> int:
     return int(seed) & _MASK
 
 
-def signed(key: int) -> int:
+def _signed(key: int) -> int:
     """Return the int64 with the bits of a 64-bit key."""
     return key - (1 << 64) if key >> 63 else key
 
@@ -261,16 +261,19 @@ def _serve_rest(
     if code[4] & codes.LEVELS:
         from .native_level_rounding import round_into_levels  # which imports this
 
-        round_into_levels(x, code, seed, offset, target)
-        return
-    portable.max_bits(codes.decode(code), portable.CARRIERS[x.dtype])
-    if not codes.is_portable_only(code):
-        raise ValueError(f"not a valid rounding code for this operation: {list(code)}")
+        if round_into_levels(x, code, seed, offset, target):
+            return
+    else:
+        portable.max_bits(codes.decode(code), portable.CARRIERS[x.dtype])
+        if not codes.is_special(code):
+            raise ValueError(
+                f"not a valid rounding code for this operation: {list(code)}"
+            )
     with torch.no_grad():  # as the library, torch's operations leave no trace
         if seed is None:
             target.copy_(portable.round(x, code))
         else:
-            key = torch.tensor(signed(key_of(seed)))
+            key = torch.tensor(_signed(key_of(seed)))
             target.copy_(portable.round_stochastic(x, code, key, offset))
 
 
@@ -447,8 +450,8 @@ def matmul(
         _check_size(batch, *sizes)
     out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype)
     chosen = (accumulate, product, within)
-    if any(len(code) and codes.is_portable_only(code) for code in chosen):
-        key = torch.tensor(signed(key_of(seed)))
+    if any(len(code) and codes.is_special(code) for code in chosen):
+        key = torch.tensor(_signed(key_of(seed)))
         return sums.matmul(a, b, *chosen, order, block_size, key, offset)
     random = any(len(code) > 0 and code[5] >= codes.STOCHASTIC for code in chosen)
     wrong = library.lowprec_matmul(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import codes, native, native_levels, portable
+from . import codes, native, native_levels
 from .codes import RoundingCode
 from .levels import Table, prepared
 
@@ -16,8 +16,8 @@ def round_into_levels(
     seed: int | Tensor | None,
     offset: int,
     target: Tensor,
-) -> None:
-    """Round to levels.
+) -> bool:
+    """Round to levels, or return False where products of their distances may overflow.
 
     Args:
         x: contiguous float32 or float64 CPU tensor.
@@ -25,6 +25,9 @@ def round_into_levels(
         seed: key of the random words; None in deterministic modes.
         offset: linear index of the first element.
         target: where to write, as `native.target_for` returns it.
+
+    Returns:
+        Whether it is done.
 
     Raises:
         ValueError: if the dtype does not hold the levels, or float64 not their
@@ -39,11 +42,10 @@ def round_into_levels(
         )
         native_levels.map_levels(native_levels.NEAREST, x, rows, target)
     elif named.mode == codes.STOCHASTIC and not table.moderate:
-        with torch.no_grad():
-            key = torch.tensor(native.signed(native.key_of(seed)))
-            target.copy_(portable.round_stochastic(x, code, key, offset))
+        return False
     else:
         _sample(x, named, table, seed, offset, target)
+    return True
 
 
 def _sample(

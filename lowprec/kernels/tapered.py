@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import codes
 from .codes import RoundingCode
-from .deciding import bit_length, power_of_two, round_up, stochastic_threshold
+from .deciding import bit_length, power_of_two, round_up, up_between
 
 if TYPE_CHECKING:
     from .portable import Carrier
@@ -73,10 +73,10 @@ def round_tapered(
     if code.mode <= codes.NEAREST_ZERO:  # nothing but zero becomes zero
         up = torch.where(tiny, magnitude != 0, up)
     if code.mode == codes.STOCHASTIC and words is not None:
+        # Between powers of two that are not neighbours exponent bits are dropped.
         wide = ~tiny & (shift > fraction_bits)
-        up = torch.where(
-            wide, _stochastic_up(code, carrier, inside, kept, unit, words), up
-        )
+        x, low, high = (_number(y, carrier) for y in (inside, kept, kept + unit))
+        up = torch.where(wide, up_between(x, low, high, code, words) & (x != low), up)
     low = torch.where(tiny, 0, kept)
     result = low + torch.where(up, torch.where(tiny, smallest, unit), 0)
     sign = -(1 << (carrier.width - 1))
@@ -84,38 +84,9 @@ def round_tapered(
     return torch.where(magnitude >= carrier.infinity, carrier.nan, result)
 
 
-def _stochastic_up(
-    code: RoundingCode,
-    carrier: Carrier,
-    x: Tensor,
-    low: Tensor,
-    unit: Tensor,
-    words: Tensor,
-) -> Tensor:
-    """Decide between powers of two that are not neighbours, by exact comparisons.
-
-    Args:
-        code: a stochastic rounding code.
-        carrier: what the bits are of.
-        x: bits of positive numbers.
-        low: bits of the posits below.
-        unit: distance of the posits around in bits.
-        words: random 32-bit words.
-    """
-
-    def number(bits: Tensor) -> Tensor:
-        return bits.to(carrier.integer).view(carrier.dtype).to(torch.float64)
-
-    start = number(low)
-    count, bits, strict = stochastic_threshold(code.random_bits, code.variant, words)
-    # The gap has as many bits as 2^es, and its products with counts are exact.
-    reached = (number(low + unit) - start) * (count.to(torch.float64) * 2.0**-bits)
-    size = number(x)
-    distance = size - start
-    error = (size - distance) - start  # exact: start <= x
-    equal = distance == reached
-    up = (distance > reached) | (equal & (error > 0)) | (equal & (error == 0) & ~strict)
-    return up & (size != start)
+def _number(bits: Tensor, carrier: Carrier) -> Tensor:
+    """Return the float64 numbers with these bits of the carrier."""
+    return bits.to(carrier.integer).view(carrier.dtype).to(torch.float64)
 
 
 def encode_tapered(x: Tensor, width: int, es: int, carrier: Carrier) -> Tensor:

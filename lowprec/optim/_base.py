@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
 from ..random import draw_seed, philox_words
 from ..rounding import Rounding, as_rounding
 from ._exact import check_storage
+from ._stepping import AbstractSteppingOptimizer
 from ._update import Purpose, Seeds, check_update, step_size
 
 Group = dict[str, Any]
-Closure = Callable[[], Any]
 
 # Reserved by lowprec.random for deriving seeds; no rounding uses it.
 _PURPOSE_SPLIT = 0xFFFFFFFF
@@ -69,7 +68,7 @@ class Change(NamedTuple):
     state: dict[str, Tensor]
 
 
-class AbstractRoundedOptimizer(Optimizer):
+class AbstractRoundedOptimizer(AbstractSteppingOptimizer):
     """An optimizer that rounds what it stores.
 
     ``rounding_seed`` and ``rounding_step`` in the groups are the whole state of its
@@ -124,32 +123,6 @@ class AbstractRoundedOptimizer(Optimizer):
                 if isinstance(tensor, Tensor):
                     self._check_storage(key, rounding, tensor)
         super().add_param_group(group)
-
-    @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:
-        """Perform one step.
-
-        Args:
-            closure: reevaluates the model and returns the loss.
-
-        Returns:
-            The closure's result, or None.
-
-        Raises:
-            RuntimeError: for gradients that are sparse, or that the optimizer says it
-                refuses; nothing has changed then.
-            ValueError: if the group's values are out of range; likewise.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self._step()
-        return loss
-
-    @abstractmethod
-    def _step(self) -> None:
-        """Step along the gradients; if it raises, nothing has changed."""
 
     def _commit(self, changes: list[Change], seeds: Seeds | None) -> None:
         """Do what has been computed, which used the seeds of this step."""

@@ -190,7 +190,7 @@ class BinaryConnect(AbstractQuantizingOptimizer):
                 return True
         return False
 
-    def _step(self, scales: dict[Tensor, Tensor]) -> None:
+    def _step_and_quantize(self, scales: dict[Tensor, Tensor]) -> None:
         with self._latent_data():
             self.base.step()
         for group in self.param_groups:

@@ -155,7 +155,7 @@ class ProxQuant(AbstractQuantizingOptimizer):
         if freeze_at < 1:
             raise ValueError(f"freeze_at must be at least 1 step, got {freeze_at}")
 
-    def _step(self, scales: dict[Tensor, Tensor]) -> None:
+    def _step_and_quantize(self, scales: dict[Tensor, Tensor]) -> None:
         frozen = [p for p, group in self._pairs() if _is_frozen(group)]
         gradients = [p.grad for p in frozen]
         for p in frozen:

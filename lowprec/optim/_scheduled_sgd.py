@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..rounding import Rounding, RoundingLike
 from ..schedules import Coefficients, Iteration, Method, ScheduleLike
-from ._base import AbstractRoundedOptimizer, Change, Closure, Group
+from ._base import AbstractRoundedOptimizer, Change, Group
 from ._quantized import check_gradients
 from ._rounded_sum import rounded_sum
 from ._update import Purpose, Seeds
@@ -134,26 +134,11 @@ class ScheduledSGD(AbstractRoundedOptimizer):
             for group in self.param_groups
         ]
 
-    @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:
-        """Perform one step.
-
-        Args:
-            closure: reevaluates the model and returns the loss.
-
-        Returns:
-            The closure's result, or None.
-
-        Raises:
-            RuntimeError: for gradients that are sparse or not finite, and inside `x`;
-                nothing has changed then.
-            ValueError: if a schedule's value is out of range; likewise.
-        """
+    def _check_ready(self) -> None:
         if self._at_x:
             raise RuntimeError(
                 "step() inside x() would be undone when the block ends: leave it first"
             )
-        return super().step(closure)
 
     def _step(self) -> None:
         check_gradients(self.param_groups)

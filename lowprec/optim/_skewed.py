@@ -112,7 +112,7 @@ class Skewed(AbstractQuantizingOptimizer):
         check_choice("mode", group["mode"], _MODES)
         check_skew_group(group)
 
-    def _step(self, scales: dict[Tensor, Tensor]) -> None:
+    def _step_and_quantize(self, scales: dict[Tensor, Tensor]) -> None:
         pairs = [(p, group) for p, group in self._pairs() if p.grad is not None]
         gradients = [cast(Tensor, p.grad) for p, _ in pairs]
         skewings = {p: Skewing(group, scales[p], p) for p, group in pairs}

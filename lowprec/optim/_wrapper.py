@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ._base import Closure, Group, refuse_sparse
+from ._base import Group, refuse_sparse
 from ._quantized import QuantizedMixin, check_gradients, check_levels
+from ._stepping import AbstractSteppingOptimizer
 
 
-class AbstractQuantizingOptimizer(QuantizedMixin, Optimizer):
+class AbstractQuantizingOptimizer(QuantizedMixin, AbstractSteppingOptimizer):
     """A quantization around a base optimizer, whose groups it shares.
 
     The groups are the very dictionaries of the base, so that schedulers may be given
     either; the base's state is in ``state_dict`` under ``"base"``. Levels that differ
     between groups are given in the groups of the base: ``levels=None`` leaves the
-    parameters of a group to the base alone.
+    parameters of a group to the base alone. A step is refused where groups were added
+    to the base alone, or loaded into it.
     """
 
     def __init__(self, base: Optimizer, defaults: Group) -> None:
@@ -141,38 +141,19 @@ class AbstractQuantizingOptimizer(QuantizedMixin, Optimizer):
         # The dictionaries are shared, not the list, to which both append.
         self.base.param_groups = list(self.param_groups)
 
-    @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:
-        """Perform one step.
-
-        Args:
-            closure: reevaluates the model and returns the loss.
-
-        Returns:
-            The closure's result, or None.
-
-        Raises:
-            RuntimeError: for gradients that are not finite, or sparse where there are
-                levels, and if groups were added to the base, or loaded into it;
-                nothing has changed then.
-            TypeError: if a value of a group is of a wrong type; likewise.
-            ValueError: if one is out of range; likewise.
-        """
+    def _check_ready(self) -> None:
         self._check_shared()
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+
+    def _step(self) -> None:
         for group in self.param_groups:
             self._check_group(group)
         for p, _ in self._pairs():
             refuse_sparse(p, self)
         check_gradients(self.param_groups)
         scales = self._pending_scales()
-        self._step(scales)
+        self._step_and_quantize(scales)
         self._keep_scales(scales)
-        return loss
 
     @abstractmethod
-    def _step(self, scales: dict[Tensor, Tensor]) -> None:
+    def _step_and_quantize(self, scales: dict[Tensor, Tensor]) -> None:
         """Step the base and quantize."""
